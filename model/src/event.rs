@@ -1,0 +1,123 @@
+//! Events: what happened, in the order of the log. Every write is a command; the fold decides.
+
+use crate::{
+    cursor::Cursor,
+    hash::{BodyHash, ContentHash, RequestHash},
+    ids::{CommandId, DeviceId, MessageId, UserId},
+    message::{Body, InvalidCode},
+    role::{OrgRole, Role},
+    scope::ScopeKey,
+    time::Timestamp,
+};
+
+/// The version of the fold's rules, and with it of the schemas that decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RulesVersion(pub u32);
+
+impl RulesVersion {
+    /// What a log begins with, and the latest that this build knows.
+    pub const CURRENT: Self = Self(1);
+}
+
+/// A record of the log, decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Command(Command),
+    /// Time passes on an idle partition.
+    Tick,
+    /// From here on these rules fold the partition. A build that does not know them stops.
+    RulesChanged { version: RulesVersion },
+}
+
+/// Somebody wants something of a scope.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    pub id: CommandId,
+    pub scope: ScopeKey,
+    pub actor: UserId,
+    pub org_role: OrgRole,
+    pub device: Option<DeviceId>,
+    pub request_hash: RequestHash,
+    pub action: Action,
+}
+
+/// What a command wants. Named as the events it makes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    MessagesPushed { changes: Vec<PushedChange>, rejected: Vec<Rejected> },
+    ScopeCreated,
+    MemberSet { user: UserId, role: Role },
+    MemberRemoved { user: UserId },
+}
+
+/// One valid message of a push, with its place in the request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushedChange {
+    pub index: u32,
+    pub change: Change,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Write(Write),
+    Delete { id: MessageId, base_cursor: Cursor },
+}
+
+/// A message to create, or a version of one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub id: Option<MessageId>,
+    pub body: Body,
+    /// The writer's time: `updated_at`, or (only without an id) `metadata.timestamp`.
+    pub updated_at: Option<Timestamp>,
+    /// The cursor of the version that the writer had seen.
+    pub base_cursor: Option<Cursor>,
+    /// Never recomputed by the fold, so that order and digests outlive an erased content.
+    pub content_hash: ContentHash,
+    pub body_hash: BodyHash,
+}
+
+/// One message of a push that was refused before the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejected {
+    pub index: u32,
+    pub code: InvalidCode,
+    pub detail: String,
+}
+
+/// The event contradicts itself; it never came from ingest. It becomes a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unappliable {
+    #[error("the record's key is not the event's scope")]
+    OtherKey,
+    #[error("a scope of this kind is not created and has no members")]
+    NoMembersInScope,
+    #[error("no such role in a scope of this kind")]
+    NoSuchRole,
+    #[error("the org scope is not its tenant's")]
+    NotItsTenant,
+}
+
+impl Command {
+    /// Checks what no state is needed for.
+    pub fn check(&self) -> Result<(), Unappliable> {
+        let kind = self.scope.kind;
+        match &self.action {
+            Action::MessagesPushed { .. } => {}
+            Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. }
+                if !kind.has_members() =>
+            {
+                return Err(Unappliable::NoMembersInScope);
+            }
+            Action::MemberSet { role, .. } if !role.exists_in(kind) => {
+                return Err(Unappliable::NoSuchRole);
+            }
+            Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. } => {}
+        }
+        let org = kind == crate::ScopeKind::Org;
+        if org && self.scope.name.as_str() != self.scope.tenant.as_str() {
+            return Err(Unappliable::NotItsTenant);
+        }
+        Ok(())
+    }
+}

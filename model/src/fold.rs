@@ -1,0 +1,435 @@
+//! The fold of one scope: `(state, command, time) -> outcome`. The same function in the projector,
+//! the tests and the tools; every copy that folded the same log agrees, cursors included.
+//!
+//! It touches only what a command names ([`Touched`]), so that a projector need load no more.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    cursor::Cursor,
+    event::{Action, Change, Command, PushedChange, Rejected, Unappliable, Write},
+    hash::{ContentHash, Digest, Version},
+    ids::{CommandId, MessageId, UserId},
+    limits::{COMMAND_KNOWN_MICROS, UPDATED_AT_AHEAD_MAX_MICROS},
+    message::Entry,
+    outcome::{Outcome, PushAnswer, PushResult, Refusal, Status, Verdict},
+    role::{OrgRole, Role, Standing},
+    scope::ScopeKey,
+    time::Timestamp,
+};
+
+/// What a scope sums up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heading {
+    /// Teams and projects: `ScopeCreated` was accepted. Others: a push was.
+    pub exists: bool,
+    /// The cursor of the last change.
+    pub head: Cursor,
+    /// Tombstones up to this cursor have expired.
+    pub floor: Cursor,
+    /// The time of the last event.
+    pub clock: Timestamp,
+    /// Live messages, and their [`crate::Body::bytes`].
+    pub count: u64,
+    pub bytes: u64,
+    pub digest: Digest,
+    /// Members whose role is owner.
+    pub owners: u32,
+}
+
+/// A user's membership; removed ones are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// `None`: removed.
+    pub role: Option<Role>,
+    /// When the role was given, or taken.
+    pub since: Timestamp,
+}
+
+/// A command folded before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownCommand {
+    pub folded_at: Timestamp,
+    pub outcome: Arc<Outcome>,
+}
+
+/// The state of one scope, or the part of it that some commands touch.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    pub key: ScopeKey,
+    pub heading: Heading,
+    pub messages: HashMap<MessageId, Entry>,
+    /// Live messages by content: at most one each.
+    pub live: HashMap<ContentHash, MessageId>,
+    pub members: HashMap<UserId, Member>,
+    pub commands: HashMap<CommandId, KnownCommand>,
+}
+
+/// What folding one command did.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub outcome: Arc<Outcome>,
+    /// The command was known; nothing changed, and the outcome is the stored one.
+    pub repeated: bool,
+    /// Changed messages, in the order of their cursors.
+    pub changes: Vec<Changed>,
+    /// The user whose membership changed.
+    pub member: Option<UserId>,
+}
+
+/// A message that took the next cursor. Its new entry is in the scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub id: MessageId,
+    pub cursor: Cursor,
+    /// Which of the push's `changes` made it.
+    pub change: usize,
+    /// No message had this id before.
+    pub is_new: bool,
+}
+
+/// What a command names: all that folding it may read or write, beside the scope's heading.
+#[derive(Clone, Debug, Default)]
+pub struct Touched {
+    pub messages: Vec<MessageId>,
+    pub contents: Vec<ContentHash>,
+    pub users: Vec<UserId>,
+}
+
+impl Touched {
+    pub fn by(command: &Command) -> Self {
+        let mut touched = Self { users: vec![command.actor.clone()], ..Self::default() };
+        match &command.action {
+            Action::MessagesPushed { changes, .. } => {
+                for PushedChange { index, change } in changes {
+                    touched.add_change(command, *index, change);
+                }
+            }
+            Action::ScopeCreated => {}
+            Action::MemberSet { user, .. } | Action::MemberRemoved { user } => {
+                touched.users.push(user.clone());
+            }
+        }
+        touched
+    }
+
+    fn add_change(&mut self, command: &Command, index: u32, change: &Change) {
+        match change {
+            Change::Delete { id, .. } => self.messages.push(*id),
+            Change::Write(write) => {
+                let hash = write.content_hash;
+                self.contents.push(hash);
+                match write.id {
+                    Some(id) => self.messages.push(id),
+                    None => self.messages.extend([
+                        MessageId::of_content(&command.scope, &hash),
+                        MessageId::of_content_again(&command.scope, &hash, command.id, index),
+                    ]),
+                }
+            }
+        }
+    }
+}
+
+impl Scope {
+    /// A scope that nothing has happened to.
+    pub fn new(key: ScopeKey) -> Self {
+        Self {
+            key,
+            heading: Heading::default(),
+            messages: HashMap::new(),
+            live: HashMap::new(),
+            members: HashMap::new(),
+            commands: HashMap::new(),
+        }
+    }
+
+    /// Puts a stored entry in place, as when loading.
+    pub fn insert(&mut self, id: MessageId, entry: Entry) {
+        if entry.is_live() {
+            self.live.insert(entry.content_hash, id);
+        }
+        self.messages.insert(id, entry);
+    }
+
+    /// Folds one command. `time` is the log's: the running maximum of append times in the partition.
+    pub fn apply(&mut self, command: &Command, time: Timestamp) -> Result<Applied, Unappliable> {
+        command.check()?;
+        self.heading.clock = self.heading.clock.max(time);
+        if let Some(known) = self.known(command.id) {
+            let outcome = known.outcome.clone();
+            return Ok(Applied { outcome, repeated: true, changes: Vec::new(), member: None });
+        }
+        let mut changes = Vec::new();
+        let mut member = None;
+        let verdict = match &command.action {
+            Action::MessagesPushed { changes: pushed, rejected } => {
+                self.push(command, pushed, rejected, &mut changes)
+            }
+            Action::ScopeCreated => self.create(command, &mut member),
+            Action::MemberSet { user, role } => self.set_member(command, user, *role, &mut member),
+            Action::MemberRemoved { user } => self.remove_member(command, user, &mut member),
+        };
+        let outcome = Arc::new(Outcome {
+            actor: command.actor.clone(),
+            request_hash: command.request_hash,
+            folded_at: self.heading.clock,
+            verdict,
+        });
+        let known = KnownCommand { folded_at: self.heading.clock, outcome: outcome.clone() };
+        self.commands.insert(command.id, known);
+        Ok(Applied { outcome, repeated: false, changes, member })
+    }
+
+    fn known(&self, id: CommandId) -> Option<&KnownCommand> {
+        let clock = self.heading.clock;
+        self.commands
+            .get(&id)
+            .filter(|known| clock.micros_since(known.folded_at) < COMMAND_KNOWN_MICROS)
+    }
+
+    fn standing(&self, user: &UserId, org_role: OrgRole) -> Standing {
+        let member = self.members.get(user).map(|member| member.role);
+        Standing::of(&self.key, user, org_role, self.heading.exists, member)
+    }
+
+    fn push(
+        &mut self,
+        command: &Command,
+        pushed: &[PushedChange],
+        rejected: &[Rejected],
+        changes: &mut Vec<Changed>,
+    ) -> Verdict {
+        let standing = self.standing(&command.actor, command.org_role);
+        if !standing.may_push() {
+            return refused(standing);
+        }
+        self.heading.exists = true;
+        let previous = self.heading.head;
+        let mut results: Vec<PushResult> = Vec::with_capacity(pushed.len() + rejected.len());
+        for (place, PushedChange { index, change }) in pushed.iter().enumerate() {
+            let (status, id) = match change {
+                Change::Write(write) => self.write(command.id, *index, write),
+                Change::Delete { id, base_cursor } => self.delete(*id, *base_cursor),
+            };
+            let entry = self.messages.get(&id).filter(|_| status != Status::Absent);
+            if status.is_synced() {
+                changes.push(Changed {
+                    id,
+                    cursor: self.heading.head,
+                    change: place,
+                    is_new: status == Status::Created,
+                });
+            }
+            results.push(PushResult {
+                index: *index,
+                status,
+                id: Some(id),
+                cursor: entry.map(|entry| entry.cursor),
+                updated_at: entry.map(|entry| entry.version.updated_at),
+                code: None,
+                detail: None,
+            });
+        }
+        results.extend(rejected.iter().map(invalid_result));
+        let clock = self.heading.clock;
+        let head = self.heading.head;
+        Verdict::Pushed(PushAnswer::new(command.id, clock, previous, head, results))
+    }
+
+    /// The table of writes: the first row that fits decides.
+    fn write(&mut self, push: CommandId, index: u32, write: &Write) -> (Status, MessageId) {
+        let hash = write.content_hash;
+        if let Some(same) = self.live.get(&hash).filter(|same| write.id.is_none_or(|id| id != **same))
+        {
+            return (Status::Duplicate, *same);
+        }
+        let id = write.id.unwrap_or_else(|| MessageId::of_content(&self.key, &hash));
+        let edited_since = self.messages.get(&id).is_some_and(Entry::is_live);
+        if write.id.is_none() && edited_since {
+            let again = MessageId::of_content_again(&self.key, &hash, push, index);
+            return (self.write_with_id(again, write), again);
+        }
+        (self.write_with_id(id, write), id)
+    }
+
+    fn write_with_id(&mut self, id: MessageId, write: &Write) -> Status {
+        let version = self.version_of(write);
+        let Some(old) = self.messages.get(&id).cloned() else {
+            self.put(id, write, version, version.updated_at);
+            return Status::Created;
+        };
+        if !old.is_live() {
+            if version.updated_at <= old.version.updated_at {
+                return Status::Stale;
+            }
+            self.put(id, write, version, old.created_at);
+            return Status::Revived;
+        }
+        if old.version.body == version.body {
+            return Status::Duplicate;
+        }
+        if self.base(write.base_cursor) >= old.cursor {
+            let updated_at = version.updated_at.max(old.version.updated_at.plus_micros(1));
+            self.put(id, write, Version { updated_at, ..version }, old.created_at);
+            return Status::Updated;
+        }
+        if version <= old.version {
+            return Status::Stale;
+        }
+        self.put(id, write, version, old.created_at);
+        Status::Updated
+    }
+
+    fn delete(&mut self, id: MessageId, base_cursor: Cursor) -> (Status, MessageId) {
+        let Some(old) = self.messages.get(&id).filter(|entry| entry.is_live()).cloned() else {
+            return (Status::Absent, id);
+        };
+        if self.base(Some(base_cursor)) < old.cursor {
+            return (Status::Superseded, id);
+        }
+        self.take_away(id, &old);
+        self.heading.head = self.heading.head.next();
+        let tombstone =
+            Entry { cursor: self.heading.head, deleted_at: Some(self.heading.clock), ..old };
+        self.messages.insert(id, tombstone);
+        (Status::Deleted, id)
+    }
+
+    /// What the writer had seen: nothing, if the cursor it names was never given out.
+    fn base(&self, base_cursor: Option<Cursor>) -> Cursor {
+        base_cursor.filter(|base| *base <= self.heading.head).unwrap_or(Cursor::ZERO)
+    }
+
+    fn version_of(&self, write: &Write) -> Version {
+        let clock = self.heading.clock;
+        let latest = clock.plus_micros(UPDATED_AT_AHEAD_MAX_MICROS);
+        Version {
+            updated_at: write.updated_at.unwrap_or(clock).min(latest),
+            body: write.body_hash,
+        }
+    }
+
+    /// Makes this the live version of the message, at the next cursor.
+    fn put(&mut self, id: MessageId, write: &Write, version: Version, created_at: Timestamp) {
+        if let Some(old) = self.messages.get(&id).filter(|entry| entry.is_live()).cloned() {
+            self.take_away(id, &old);
+        }
+        let heading = &mut self.heading;
+        heading.head = heading.head.next();
+        heading.count += 1;
+        heading.bytes += write.body.bytes();
+        heading.digest.add(version.item(id));
+        let entry = Entry {
+            cursor: heading.head,
+            version,
+            content_hash: write.content_hash,
+            created_at,
+            bytes: write.body.bytes(),
+            deleted_at: None,
+        };
+        self.insert(id, entry);
+    }
+
+    /// Takes a live version out of the sums and the contents.
+    fn take_away(&mut self, id: MessageId, old: &Entry) {
+        let heading = &mut self.heading;
+        heading.count = heading.count.saturating_sub(1);
+        heading.bytes = heading.bytes.saturating_sub(old.bytes);
+        heading.digest.remove(old.version.item(id));
+        self.live.remove(&old.content_hash);
+    }
+
+    fn create(&mut self, command: &Command, member: &mut Option<UserId>) -> Verdict {
+        if self.heading.exists {
+            let role = self.standing(&command.actor, command.org_role).role();
+            return Verdict::Refused(Refusal::Exists { role });
+        }
+        self.heading.exists = true;
+        self.set_role(&command.actor, Some(Role::Owner), member);
+        Verdict::ScopeCreated
+    }
+
+    fn set_member(
+        &mut self,
+        command: &Command,
+        user: &UserId,
+        role: Role,
+        member: &mut Option<UserId>,
+    ) -> Verdict {
+        let standing = self.standing(&command.actor, command.org_role);
+        let old = self.role_of(user);
+        let about_owner = role == Role::Owner || old == Some(Role::Owner);
+        if standing.role() < Some(if about_owner { Role::Owner } else { Role::Admin }) {
+            return refused(standing);
+        }
+        if role != Role::Owner && self.is_last_owner(user) {
+            return Verdict::Refused(Refusal::LastOwner);
+        }
+        if old != Some(role) {
+            self.set_role(user, Some(role), member);
+        }
+        let since = self.members.get(user).map_or(self.heading.clock, |member| member.since);
+        Verdict::MemberSet { user: user.clone(), role, since }
+    }
+
+    fn remove_member(
+        &mut self,
+        command: &Command,
+        user: &UserId,
+        member: &mut Option<UserId>,
+    ) -> Verdict {
+        let standing = self.standing(&command.actor, command.org_role);
+        let old = self.role_of(user);
+        let oneself = *user == command.actor && old.is_some();
+        let needed = if old == Some(Role::Owner) { Role::Owner } else { Role::Admin };
+        if !oneself && standing.role() < Some(needed) {
+            return refused(standing);
+        }
+        if old.is_none() {
+            return Verdict::Refused(Refusal::NoSuchMember);
+        }
+        if self.is_last_owner(user) {
+            return Verdict::Refused(Refusal::LastOwner);
+        }
+        self.set_role(user, None, member);
+        Verdict::MemberRemoved { user: user.clone() }
+    }
+
+    fn role_of(&self, user: &UserId) -> Option<Role> {
+        self.members.get(user).and_then(|member| member.role)
+    }
+
+    fn is_last_owner(&self, user: &UserId) -> bool {
+        self.heading.owners == 1 && self.role_of(user) == Some(Role::Owner)
+    }
+
+    fn set_role(&mut self, user: &UserId, role: Option<Role>, member: &mut Option<UserId>) {
+        let was_owner = self.role_of(user) == Some(Role::Owner);
+        let is_owner = role == Some(Role::Owner);
+        match (was_owner, is_owner) {
+            (false, true) => self.heading.owners += 1,
+            (true, false) => self.heading.owners = self.heading.owners.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
+        self.members.insert(user.clone(), Member { role, since: self.heading.clock });
+        *member = Some(user.clone());
+    }
+}
+
+fn refused(standing: Standing) -> Verdict {
+    let purge = standing == Standing::Stranger { former: true };
+    Verdict::Refused(Refusal::PermissionDenied { purge })
+}
+
+fn invalid_result(rejected: &Rejected) -> PushResult {
+    PushResult {
+        index: rejected.index,
+        status: Status::Invalid,
+        id: None,
+        cursor: None,
+        updated_at: None,
+        code: Some(rejected.code),
+        detail: Some(rejected.detail.clone()),
+    }
+}

@@ -1,0 +1,144 @@
+//! The fold of a whole log in memory: the oracle that every other copy is compared with.
+
+use std::collections::HashMap;
+
+use crate::{
+    event::{Action, Change, Command, Event, RulesVersion, Unappliable},
+    fold::{Applied, Changed, Scope},
+    ids::MessageId,
+    message::Message,
+    place::{Partition, Place},
+    scope::ScopeKey,
+    time::Timestamp,
+};
+
+/// Where a partition's fold stands, beside its scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionClock {
+    /// The running maximum of append times.
+    pub time: Timestamp,
+    pub rules: RulesVersion,
+}
+
+/// The log asks for rules that this build does not know: it must not fold on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the log changes to rules version {}, this build knows up to {}: upgrade it",
+    .0.0,
+    RulesVersion::CURRENT.0
+)]
+pub struct UnknownRules(pub RulesVersion);
+
+impl PartitionClock {
+    /// Of a partition without records.
+    pub const START: Self = Self { time: Timestamp::EPOCH, rules: RulesVersion(1) };
+
+    /// Advances to a record; its command, if it is one, is to be folded at the resulting time.
+    pub fn advance(&mut self, append_time: Timestamp, event: &Event) -> Result<(), UnknownRules> {
+        if let Event::RulesChanged { version } = event {
+            if *version > RulesVersion::CURRENT {
+                return Err(UnknownRules(*version));
+            }
+            self.rules = self.rules.max(*version);
+        }
+        self.time = self.time.max(append_time);
+        Ok(())
+    }
+}
+
+/// A scope's state and its messages.
+#[derive(Clone, Debug)]
+pub struct FoldedScope {
+    pub scope: Scope,
+    pub messages: HashMap<MessageId, Message>,
+}
+
+/// Everything that a log folds to.
+#[derive(Clone, Debug, Default)]
+pub struct LogFold {
+    pub partitions: HashMap<Partition, PartitionClock>,
+    pub scopes: HashMap<ScopeKey, FoldedScope>,
+    /// Records that do not decode or apply.
+    pub dead_letters: Vec<Place>,
+}
+
+impl LogFold {
+    /// Folds the next record of its partition. `key` is the record's; `event` is `None` where the
+    /// value does not decode.
+    pub fn apply(
+        &mut self,
+        place: Place,
+        append_time: Timestamp,
+        key: &[u8],
+        event: Option<&Event>,
+    ) -> Result<Option<Applied>, UnknownRules> {
+        let clock = self.partitions.entry(place.partition).or_insert(PartitionClock::START);
+        let Some(event) = event else {
+            clock.time = clock.time.max(append_time);
+            self.dead_letters.push(place);
+            return Ok(None);
+        };
+        clock.advance(append_time, event)?;
+        let time = clock.time;
+        let Event::Command(command) = event else { return Ok(None) };
+        let applied = check_key(key, command).and_then(|()| self.apply_command(command, time));
+        if applied.is_err() {
+            self.dead_letters.push(place);
+        }
+        Ok(applied.ok())
+    }
+
+    /// Folds a command at a time, wherever it stood.
+    pub fn apply_command(
+        &mut self,
+        command: &Command,
+        time: Timestamp,
+    ) -> Result<Applied, Unappliable> {
+        command.check()?;
+        let folded = self.scopes.entry(command.scope.clone()).or_insert_with(|| FoldedScope {
+            scope: Scope::new(command.scope.clone()),
+            messages: HashMap::new(),
+        });
+        let applied = folded.scope.apply(command, time)?;
+        for (changed, message) in images(&folded.scope, command, &applied.changes) {
+            folded.messages.insert(changed.id, message);
+        }
+        Ok(applied)
+    }
+}
+
+/// The record's key must be the scope of the command in it, else two scopes' orders would mix.
+pub fn check_key(key: &[u8], command: &Command) -> Result<(), Unappliable> {
+    if key == command.scope.to_string().as_bytes() { Ok(()) } else { Err(Unappliable::OtherKey) }
+}
+
+/// The messages that a command changed, as they stand after it: each once, at its last change.
+pub fn images(scope: &Scope, command: &Command, changes: &[Changed]) -> Vec<(Changed, Message)> {
+    let Action::MessagesPushed { changes: pushed, .. } = &command.action else {
+        return Vec::new();
+    };
+    let image = |changed: &Changed| {
+        let entry = scope.messages.get(&changed.id).filter(|e| e.cursor == changed.cursor)?;
+        let body = match &pushed.get(changed.change)?.change {
+            Change::Write(write) => Some(write.body.clone()),
+            Change::Delete { .. } => None,
+        };
+        Some((*changed, message(changed.id, entry, body, command)))
+    };
+    changes.iter().filter_map(image).collect()
+}
+
+fn message(
+    id: MessageId,
+    entry: &crate::Entry,
+    body: Option<crate::Body>,
+    command: &Command,
+) -> Message {
+    Message {
+        id,
+        entry: entry.clone(),
+        body,
+        contributed_by: command.actor.clone(),
+        device: command.device.clone(),
+    }
+}
