@@ -1,0 +1,188 @@
+//! The bytes on the log are a contract: golden records decode for ever, and encode to the same bytes.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p schemas` writes golden files that are missing; it never changes one.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use model::{
+    Action, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, DeviceId, Event,
+    InvalidCode, MessageId, MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash,
+    Role, RulesVersion, ScopeKey, Timestamp, UserId, Write,
+};
+use proptest::prelude::*;
+use schemas::{Undecodable, decode, encode, fingerprint};
+use uuid::Uuid;
+
+fn command(scope: &str, action: Action) -> Event {
+    Event::Command(Command {
+        id: CommandId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001)),
+        scope: scope.parse().unwrap(),
+        actor: UserId::new("ann").unwrap(),
+        org_role: OrgRole::Admin,
+        device: Some(DeviceId::new("device-uuid-123").unwrap()),
+        request_hash: RequestHash([7; 32]),
+        action,
+    })
+}
+
+fn write(id: Option<u128>, content: &str, updated_at: Option<&str>, base: Option<u64>) -> Change {
+    let metadata = Metadata::from_canonical(r#"{"source":"session-abc"}"#.into());
+    Change::Write(Write {
+        id: id.map(|id| MessageId(Uuid::from_u128(id))),
+        updated_at: updated_at.map(|text| Timestamp::parse_rfc3339(text).unwrap()),
+        base_cursor: base.map(|base| Cursor::new(base).unwrap()),
+        content_hash: ContentHash::of(content),
+        body_hash: BodyHash::of("decision", content, metadata.as_str()),
+        body: Body {
+            message_type: MessageType::new("decision").unwrap(),
+            content: content.into(),
+            metadata,
+        },
+    })
+}
+
+fn samples() -> Vec<(&'static str, Event)> {
+    let bob = UserId::new("bob").unwrap();
+    let delete =
+        Change::Delete { id: MessageId(Uuid::from_u128(5)), base_cursor: Cursor::new(9).unwrap() };
+    let changes = [
+        write(None, "Use PostgreSQL RLS for tenant isolation", Some("2025-12-30T10:00:00Z"), None),
+        write(Some(4), "naïve – 東京 😀", None, Some(3)),
+        delete,
+    ];
+    let changes = (0u32..)
+        .zip(changes)
+        .map(|(index, change)| PushedChange { index: 2 * index, change })
+        .collect();
+    let rejected = InvalidCode::ALL
+        .into_iter()
+        .zip([1, 3, 5])
+        .map(|(code, index)| Rejected { index, code, detail: "content takes a string".into() })
+        .collect();
+    vec![
+        ("messages-pushed.v1", command("acme/user/ann", Action::MessagesPushed { changes, rejected })),
+        ("scope-created.v1", command("acme/team/platform", Action::ScopeCreated)),
+        (
+            "member-set.v1",
+            command("acme/project/api", Action::MemberSet { user: bob.clone(), role: Role::Viewer }),
+        ),
+        ("member-removed.v1", command("acme/team/platform", Action::MemberRemoved { user: bob })),
+        ("tick.v1", Event::Tick),
+        ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
+    ]
+}
+
+fn path(of: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(of)
+}
+
+fn names_in(folder: &str, ending: &str) -> BTreeSet<String> {
+    fs::read_dir(path(folder))
+        .unwrap()
+        .filter_map(|file| file.unwrap().file_name().into_string().unwrap().strip_suffix(ending).map(String::from))
+        .collect()
+}
+
+#[test]
+fn golden_records_decode_and_encode_to_the_same_bytes() {
+    for (name, event) in samples() {
+        let file = path(&format!("golden/{name}.avro"));
+        if !file.exists() && std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, encode(&event).unwrap()).unwrap();
+        }
+        let golden = fs::read(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(decode(&golden).unwrap(), event, "{name} decodes");
+        assert_eq!(encode(&event).unwrap(), golden, "{name} encodes");
+    }
+}
+
+#[test]
+fn every_schema_is_registered_and_has_a_golden_record_and_a_pinned_fingerprint() {
+    let registered: BTreeSet<String> =
+        schemas::schemas().iter().map(|schema| schema.name.to_owned()).collect();
+    assert_eq!(names_in("avro", ".avsc"), registered);
+    assert_eq!(names_in("golden", ".avro"), registered);
+    let sampled: BTreeSet<String> = samples().iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(sampled, registered);
+    // A released schema never changes: a change here is a mistake, another version is another file.
+    let pinned: Vec<String> = schemas::schemas()
+        .iter()
+        .map(|schema| format!("{} {:016x}", schema.name, schema.fingerprint))
+        .collect();
+    assert_eq!(pinned, fs::read_to_string(path("fingerprints.txt")).unwrap().lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_no_event_is_refused_and_says_why() {
+    let good = encode(&samples()[0].1).unwrap();
+    let mut unknown = good.clone();
+    unknown[5] ^= 1;
+    let mut longer = good.clone();
+    longer.push(0);
+    assert!(matches!(decode(b""), Err(Undecodable::NotSingleObject)));
+    assert!(matches!(decode(b"{\"json\": true}"), Err(Undecodable::NotSingleObject)));
+    assert!(matches!(decode(&good[..9]), Err(Undecodable::NotSingleObject)));
+    assert!(matches!(decode(&good[..good.len() - 1]), Err(Undecodable::Body(_))));
+    assert!(matches!(decode(&unknown), Err(Undecodable::UnknownSchema(_))));
+    assert!(matches!(decode(&longer), Err(Undecodable::TrailingBytes(1))));
+    let with_slash = encode(&command("acme/user/ann", Action::ScopeCreated)).unwrap();
+    let at = with_slash.windows(4).position(|four| four == b"acme").unwrap();
+    let mut with_slash = with_slash;
+    with_slash[at] = b'/';
+    assert!(matches!(decode(&with_slash), Err(Undecodable::Field(_))));
+}
+
+#[test]
+fn a_new_field_with_a_default_reads_old_bytes() {
+    // How a version 2 will come: another file whose schema resolves the old bytes.
+    let (name, event) = samples().swap_remove(1);
+    let old = schemas::schemas().iter().find(|schema| schema.name == name).unwrap();
+    let mut json: String = old.json.into();
+    let end = json.rfind(']').unwrap();
+    json.insert_str(end, r#", {"name": "reason", "type": "string", "default": "none"}"#);
+    let writer = apache_avro::Schema::parse_str(old.json).unwrap();
+    let reader = apache_avro::Schema::parse_str(&json).unwrap();
+    apache_avro::schema_compatibility::SchemaCompatibility::can_read(&writer, &reader).unwrap();
+    let bytes = encode(&event).unwrap();
+    let value = apache_avro::reader::datum::GenericDatumReader::builder(&writer)
+        .reader_schema(&reader)
+        .build()
+        .unwrap()
+        .read_value(&mut &bytes[10..])
+        .unwrap();
+    let apache_avro::types::Value::Record(fields) = value else { panic!("no record") };
+    assert!(fields.iter().any(|(name, _)| name == "reason"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn damaged_bytes_never_panic(kind in 0usize..6, at in 0usize..400, to: u8, cut in 0usize..400) {
+        let mut bytes = encode(&samples()[kind].1).unwrap();
+        let length = bytes.len();
+        bytes[at % length] = to;
+        bytes.truncate(length - cut % length);
+        let _ = decode(&bytes);
+        let _ = fingerprint(&bytes);
+    }
+
+    #[test]
+    fn pushes_survive_the_trip(contents in prop::collection::vec("\\PC{1,40}", 0..20), at in 0i64..4_000_000_000_000_000) {
+        let changes = (0u32..).zip(&contents).map(|(index, content)| {
+            let mut change = write((index % 3 == 0).then_some(index.into()), content, None, None);
+            if let Change::Write(write) = &mut change {
+                write.updated_at = Some(Timestamp::from_micros(at));
+            }
+            PushedChange { index, change }
+        }).collect();
+        let event = command("t/org/t", Action::MessagesPushed { changes, rejected: Vec::new() });
+        prop_assert_eq!(decode(&encode(&event).unwrap()).unwrap(), event);
+    }
+}
+
+#[test]
+fn a_key_is_a_scope() {
+    assert!("acme/team/x".parse::<ScopeKey>().is_ok());
+    assert!("acme/squad/x".parse::<ScopeKey>().is_err());
+}
