@@ -1,1 +1,22 @@
-//! readmodel
+//! The read model: what the log folds to, as rows in Postgres.
+//!
+//! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
+//! [`outcomes`] read it, [`feed`] and [`asker`] tell who waits that it moved. The tables, their constraints and who
+//! may see what stand, with their reasons, in `migrations/`.
+
+pub mod access;
+pub mod asker;
+pub mod config;
+pub mod connect;
+pub mod error;
+pub mod feed;
+pub mod load;
+pub mod outcomes;
+pub mod projection;
+pub mod pull;
+pub mod write;
+
+pub use config::DatabaseConfig;
+pub use connect::{DatabaseRole, migrate, pool};
+pub use error::ReadModelError;
+pub use sqlx::PgPool;

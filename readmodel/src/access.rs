@@ -1,0 +1,95 @@
+//! Who is who in a scope: what requests are authorised by before the log.
+
+use model::{OrgRole, Role, ScopeKey, Standing, TenantId, Timestamp, UserId};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::error::ReadModelError;
+
+/// A user and a scope, and what the user's token says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AccessQuery {
+    pub scope: ScopeKey,
+    pub user: UserId,
+    pub org_role: OrgRole,
+}
+
+/// The users' standings in the scopes, in the order asked: one round trip for all.
+pub async fn standings(
+    pool: &PgPool,
+    asked: &[AccessQuery],
+) -> Result<Vec<Standing>, ReadModelError> {
+    let scopes: Vec<Uuid> = asked.iter().map(|query| query.scope.reference().0).collect();
+    let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
+    let rows = sqlx::query_as::<_, (bool, bool, Option<String>)>(
+        "select s.scope is not null, r.user_id is not null, r.role
+         from unnest($1::uuid[], $2::text[]) with ordinality as asked (scope, user_id, place)
+             left join scopes s on s.scope = asked.scope
+             left join members r on r.scope = asked.scope and r.user_id = asked.user_id
+         order by asked.place",
+    )
+    .bind(scopes)
+    .bind(users)
+    .fetch_all(pool)
+    .await?;
+    let standing = |(query, (exists, is_member, role)): (&AccessQuery, (bool, bool, Option<String>))| {
+        let member = is_member.then(|| role.as_deref().and_then(Role::parse));
+        Standing::of(&query.scope, &query.user, query.org_role, exists, member)
+    };
+    Ok(asked.iter().zip(rows).map(standing).collect())
+}
+
+/// A row of a scope's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRow {
+    pub user: String,
+    pub role: Role,
+    pub since: Timestamp,
+}
+
+/// A scope's present members, by user id; and the asker's standing.
+pub async fn members(
+    pool: &PgPool,
+    asked: &AccessQuery,
+) -> Result<(Standing, Vec<MemberRow>), ReadModelError> {
+    let mut transaction = pool.begin().await?;
+    set_tenant(&mut transaction, &asked.scope.tenant).await?;
+    let rows = sqlx::query_as::<_, (String, Option<String>, i64)>(
+        "select user_id, role, since_us from members
+         where scope = $1 and tenant_id = $2 and (role is not null or user_id = $3)
+         order by user_id",
+    )
+    .bind(asked.scope.reference().0)
+    .bind(asked.scope.tenant.as_str())
+    .bind(asked.user.as_str())
+    .fetch_all(&mut *transaction)
+    .await?;
+    let exists: bool = sqlx::query_scalar(
+        "select exists (select from scopes where scope = $1 and tenant_id = $2)",
+    )
+    .bind(asked.scope.reference().0)
+    .bind(asked.scope.tenant.as_str())
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let own = rows.iter().find(|(user, ..)| user == asked.user.as_str());
+    let member = own.map(|(_, role, _)| role.as_deref().and_then(Role::parse));
+    let standing = Standing::of(&asked.scope, &asked.user, asked.org_role, exists, member);
+    let row = |(user, role, since): (String, Option<String>, i64)| {
+        let role = role.as_deref().and_then(Role::parse)?;
+        Some(MemberRow { user, role, since: Timestamp::from_micros(since) })
+    };
+    Ok((standing, rows.into_iter().filter_map(row).collect()))
+}
+
+/// Row level security shows this tenant's rows until the transaction ends.
+pub(crate) async fn set_tenant(
+    connection: &mut sqlx::PgConnection,
+    tenant: &TenantId,
+) -> Result<(), ReadModelError> {
+    sqlx::query("select set_config('context_sync.tenant', $1, true)")
+        .bind(tenant.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Connecting in a role of the read model, and migrating it.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{config::DatabaseConfig, error::ReadModelError};
+
+/// Every table, function and type of the read model is in this schema, and nothing else is.
+const SCHEMA: &str = "context_sync";
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// What a connection may do: a role of the database, taken when connecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseRole {
+    /// Writes everything, of all tenants.
+    Projector,
+    /// Asks for roles and outcomes of all tenants; sees no message.
+    Ingest,
+    /// Reads one tenant at a time.
+    Api,
+}
+
+impl DatabaseRole {
+    const fn set_role(self) -> &'static str {
+        match self {
+            Self::Projector => "set role context_sync_projector",
+            Self::Ingest => "set role context_sync_ingest",
+            Self::Api => "set role context_sync_api",
+        }
+    }
+}
+
+fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> {
+    let url = config.database_url.as_deref().ok_or(ReadModelError::NotConfigured)?;
+    let options = PgConnectOptions::from_str(url).map_err(|_| ReadModelError::InvalidUrl)?;
+    Ok(options.application_name("context-sync").options([
+        ("search_path", SCHEMA),
+        ("statement_timeout", &config.database_statement_timeout_ms.to_string()),
+        // A client that stands still inside a transaction must not hold its locks for ever.
+        ("idle_in_transaction_session_timeout", "5000"),
+    ]))
+}
+
+/// A pool whose every connection has the role. Connects lazily: a database that is down is an error
+/// of the queries, not of the start.
+pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadModelError> {
+    Ok(PgPoolOptions::new()
+        .max_connections(config.database_connections)
+        .acquire_timeout(Duration::from_millis(config.database_acquire_timeout_ms))
+        // A broken connection shows in the query, which is retried or answered with 503; asking
+        // before each would cost a round trip.
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                sqlx::query(role.set_role()).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options(config)?))
+}
+
+/// One connection of the projector's own.
+pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
+    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
+    // Every read of a batch is a look-up by a unique key; a plan made while the tables were small
+    // must not scan them when they are large.
+    sqlx::raw_sql(
+        "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
+         set lock_timeout = '2s'",
+    )
+    .execute(&mut connection)
+    .await?;
+    Ok(connection)
+}
+
+/// Creates the read model, or brings it to this version. Safe to run at any time, by many at once.
+/// The login must be able to create roles, or the roles must exist and be granted to it.
+pub async fn migrate(config: &DatabaseConfig) -> Result<(), ReadModelError> {
+    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    // Two processes that migrate a new database at once both find no schema.
+    sqlx::raw_sql(
+        "select pg_advisory_lock(hashtext('context_sync migrate')); \
+         create schema if not exists context_sync",
+    )
+    .execute(&mut connection)
+    .await?;
+    let migrated = MIGRATIONS.run(&mut connection).await.map_err(ReadModelError::Migration);
+    connection.close().await.ok();
+    migrated
+}

@@ -1,0 +1,76 @@
+//! What can go wrong with the read model, by what the caller can do about it.
+
+use model::{LogId, Partition};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadModelError {
+    /// Try again: the database is down, busy, or gave up on a deadlock.
+    #[error("Postgres cannot be used now: {0}")]
+    Unavailable(#[source] sqlx::Error),
+
+    /// The database refuses this data, whatever the number of tries.
+    #[error("Postgres refuses the data: {0}")]
+    Refused(#[source] sqlx::Error),
+
+    /// A position is not where the batch began: another projector got there first, or an earlier
+    /// commit of one's own lost its answer. Reload the positions and go on from there.
+    #[error("a partition's position is not the expected one: another projector moved it")]
+    PositionMoved,
+
+    #[error("no database is configured: set DATABASE_URL or --database-url")]
+    NotConfigured,
+
+    #[error("--database-url is no Postgres URL; it takes postgres://user:password@host:port/database")]
+    InvalidUrl,
+
+    #[error("the database holds no read model of this version: run `context-sync migrate`")]
+    NotMigrated,
+
+    #[error("migrating failed: {0}")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+
+    /// The rows were folded from a different log; going on would mix two histories.
+    #[error(
+        "the read model was built from log {stored}, this log is {found}: \
+         give the read model a database of its own, or drop its schema to rebuild it from this log"
+    )]
+    OtherLog { stored: LogId, found: LogId },
+
+    #[error("the read model was built with {stored} partitions, the log has {found}")]
+    OtherPartitionCount { stored: u32, found: u32 },
+
+    #[error("the read model has no position of partition {0}: it is damaged, drop its schema to rebuild it")]
+    NoPosition(Partition),
+
+    /// A row holds what no fold writes.
+    #[error("the read model is damaged: {0}")]
+    Damaged(String),
+}
+
+impl ReadModelError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl From<sqlx::Error> for ReadModelError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                // 22: data exception, 23: integrity constraint violation.
+                Some(code) if code.starts_with("22") || code.starts_with("23") => {
+                    Self::Refused(error)
+                }
+                // Undefined table, schema or function: not migrated.
+                Some("42P01" | "3F000" | "42883" | "42704") => Self::NotMigrated,
+                _ => Self::Unavailable(error),
+            },
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Self::Damaged(error.to_string())
+            }
+            sqlx::Error::Encode(_) => Self::Refused(error),
+            _ => Self::Unavailable(error),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Advancing the positions and loading what a batch touches: one statement.
+
+use std::collections::{HashMap, HashSet};
+
+use model::{
+    BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Member,
+    MessageId, Role, Scope, ScopeKey, ScopeRef, Timestamp, Touched, UserId, Version,
+};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{error::ReadModelError, outcomes::outcome, projection::Advance};
+
+/// What a batch of commands touches, by scope.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    scopes: HashMap<ScopeKey, HashSet<CommandId>>,
+    messages: HashSet<(Uuid, Uuid)>,
+    contents: HashSet<(Uuid, ContentHash)>,
+    users: HashSet<(Uuid, UserId)>,
+}
+
+impl Wanted {
+    pub fn add(&mut self, scope: &ScopeKey, reference: ScopeRef, id: CommandId, touched: Touched) {
+        self.scopes.entry(scope.clone()).or_default().insert(id);
+        let scope = reference.0;
+        self.messages.extend(touched.messages.into_iter().map(|id| (scope, id.0)));
+        self.contents.extend(touched.contents.into_iter().map(|hash| (scope, hash)));
+        self.users.extend(touched.users.into_iter().map(|user| (scope, user)));
+    }
+}
+
+/// The touched part of every scope that a batch names, as the rows have it.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub scopes: HashMap<ScopeKey, Scope>,
+    /// Scopes whose events wait for an operator.
+    pub parked: HashSet<ScopeKey>,
+}
+
+/// The first statement of a batch's transaction. Advancing the positions compares them with what the
+/// batch began at; reading in the same statement is safe, since whoever holds a position's row alone
+/// changes the scopes of its partition. A row is of one kind, and fills what columns that kind needs.
+const ADVANCE_AND_LOAD: &str = "
+with advanced as (
+    update positions p
+    set next_offset = a.next_offset, time_us = a.time_us, rules = a.rules,
+        last_offset = a.last_offset, last_hash = a.last_hash
+    from unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::bytea[])
+        as a (partition, expected, next_offset, time_us, rules, last_offset, last_hash)
+    where p.partition = a.partition and p.next_offset = a.expected
+    returning p.partition
+)
+select 0::int2 as kind, null::uuid as scope, null::uuid as id, null::text as name, null::text as body,
+    partition::bigint as n1, null::bigint as n2, null::bigint as n3, null::bigint as n4,
+    null::bigint as n5, null::bigint as n6, null::bytea as b1, null::bytea as b2
+from advanced
+union all
+select 1::int2, s.scope, null, null, null,
+    s.head, s.floor, s.clock_us, s.live_count, s.live_bytes, s.owners::bigint, s.digest, null
+from unnest($8::uuid[]) as w (scope) join scopes s on s.scope = w.scope
+union all
+select 2::int2, m.scope, m.id, null, null,
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
+from unnest($9::uuid[], $10::uuid[]) as w (scope, id)
+    join messages m on m.scope = w.scope and m.id = w.id
+union all
+select 2::int2, m.scope, m.id, null, null,
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
+from unnest($11::uuid[], $12::bytea[]) as w (scope, content_hash)
+    join messages m on m.scope = w.scope and m.content_hash = w.content_hash and m.deleted_at_us is null
+union all
+select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
+from unnest($13::uuid[], $14::text[]) as w (scope, user_id)
+    join members r on r.scope = w.scope and r.user_id = w.user_id
+union all
+select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
+from unnest($15::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
+union all
+select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
+from unnest($8::uuid[]) as w (scope)
+where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
+
+pub(crate) async fn advance_and_load(
+    connection: &mut PgConnection,
+    advances: &[Advance],
+    wanted: &Wanted,
+) -> Result<Loaded, ReadModelError> {
+    let rows = bind(advances, wanted).fetch_all(connection).await?;
+    let keys: HashMap<Uuid, &ScopeKey> =
+        wanted.scopes.keys().map(|key| (key.reference().0, key)).collect();
+    let mut loaded = Loaded {
+        scopes: keys.values().map(|key| ((*key).clone(), Scope::new((*key).clone()))).collect(),
+        parked: HashSet::new(),
+    };
+    let mut advanced = 0;
+    for row in &rows {
+        let kind: i16 = row.try_get("kind")?;
+        if kind == 0 {
+            advanced += 1;
+            continue;
+        }
+        let key = keys.get(&row.try_get::<Uuid, _>("scope")?).copied();
+        let Some((key, scope)) = key.and_then(|key| Some((key, loaded.scopes.get_mut(key)?)))
+        else {
+            continue; // a command id of another scope: its outcome is none of ours
+        };
+        match kind {
+            1 => scope.heading = heading(row)?,
+            2 => {
+                let (id, entry) = entry(row)?;
+                scope.insert(id, entry);
+            }
+            3 => {
+                let (user, member) = member(row)?;
+                scope.members.insert(user, member);
+            }
+            4 => {
+                let (id, command) = known_command(row)?;
+                scope.commands.insert(id, command);
+            }
+            _ => {
+                loaded.parked.insert(key.clone());
+            }
+        }
+    }
+    if advanced == advances.len() { Ok(loaded) } else { Err(ReadModelError::PositionMoved) }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
+    fn each<T>(advances: &[Advance], part: impl Fn(&Advance) -> T) -> Vec<T> {
+        advances.iter().map(part).collect()
+    }
+    let scopes: Vec<Uuid> = wanted.scopes.keys().map(|key| key.reference().0).collect();
+    let (message_scopes, messages): (Vec<Uuid>, Vec<Uuid>) = wanted.messages.iter().copied().unzip();
+    let (content_scopes, contents): (Vec<Uuid>, Vec<Vec<u8>>) =
+        wanted.contents.iter().map(|(scope, hash)| (*scope, hash.0.to_vec())).unzip();
+    let (user_scopes, users): (Vec<Uuid>, Vec<String>) =
+        wanted.users.iter().map(|(scope, user)| (*scope, user.to_string())).unzip();
+    let commands: Vec<Uuid> = wanted.scopes.values().flatten().map(|id| id.0).collect();
+    sqlx::query(ADVANCE_AND_LOAD)
+        .bind(each(advances, |a| a.partition.get() as i32))
+        .bind(each(advances, |a| a.from.as_i64()))
+        .bind(each(advances, |a| a.to.next_offset.as_i64()))
+        .bind(each(advances, |a| a.to.clock.time.as_micros()))
+        .bind(each(advances, |a| a.to.clock.rules.0 as i32))
+        .bind(each(advances, |a| a.to.last.map(|last| last.offset.as_i64())))
+        .bind(each(advances, |a| a.to.last.map(|last| last.hash.to_vec())))
+        .bind(scopes)
+        .bind(message_scopes)
+        .bind(messages)
+        .bind(content_scopes)
+        .bind(contents)
+        .bind(user_scopes)
+        .bind(users)
+        .bind(commands)
+}
+
+fn heading(row: &PgRow) -> Result<Heading, ReadModelError> {
+    let number = |column: &str| row.try_get::<i64, _>(column);
+    Ok(Heading {
+        exists: true,
+        head: Cursor::from_i64(number("n1")?),
+        floor: Cursor::from_i64(number("n2")?),
+        clock: Timestamp::from_micros(number("n3")?),
+        count: number("n4")?.unsigned_abs(),
+        bytes: number("n5")?.unsigned_abs(),
+        owners: u32::try_from(number("n6")?).unwrap_or_default(),
+        digest: Digest::from_bytes(&hash32(row.try_get("b1")?)?),
+    })
+}
+
+fn entry(row: &PgRow) -> Result<(MessageId, Entry), ReadModelError> {
+    let number = |column: &str| row.try_get::<i64, _>(column);
+    let entry = Entry {
+        cursor: Cursor::from_i64(number("n1")?),
+        version: Version {
+            updated_at: Timestamp::from_micros(number("n2")?),
+            body: BodyHash(hash32(row.try_get("b2")?)?),
+        },
+        content_hash: ContentHash(hash32(row.try_get("b1")?)?),
+        created_at: Timestamp::from_micros(number("n3")?),
+        bytes: number("n4")?.unsigned_abs(),
+        deleted_at: row.try_get::<Option<i64>, _>("n5")?.map(Timestamp::from_micros),
+    };
+    Ok((MessageId(row.try_get("id")?), entry))
+}
+
+fn member(row: &PgRow) -> Result<(UserId, Member), ReadModelError> {
+    let name: &str = row.try_get("name")?;
+    let user = UserId::new(name)
+        .map_err(|_| ReadModelError::Damaged(format!("a member's user id is {name:?}")))?;
+    let role: Option<&str> = row.try_get("body")?;
+    let since = Timestamp::from_micros(row.try_get("n1")?);
+    Ok((user, Member { role: role.and_then(Role::parse), since }))
+}
+
+fn known_command(row: &PgRow) -> Result<(CommandId, KnownCommand), ReadModelError> {
+    let known = KnownCommand {
+        folded_at: Timestamp::from_micros(row.try_get("n1")?),
+        outcome: outcome(row.try_get("body")?)?,
+    };
+    Ok((CommandId(row.try_get("id")?), known))
+}
+
+pub(crate) fn hash32(bytes: &[u8]) -> Result<[u8; 32], ReadModelError> {
+    bytes
+        .try_into()
+        .map_err(|_| ReadModelError::Damaged(format!("a hash has {} bytes", bytes.len())))
+}

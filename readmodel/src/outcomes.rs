@@ -1,0 +1,111 @@
+//! Outcomes, as they are asked for.
+
+use std::sync::Arc;
+
+use model::{CommandId, Offset, Outcome, Partition, Place, TenantId, UserId};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{access::set_tenant, error::ReadModelError};
+
+/// Whether a command was decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decided {
+    /// The read model has not come to its place.
+    NotYet,
+    /// It is past that place.
+    Outcome(Arc<Outcome>),
+    /// It is past that place, and the record became no outcome: a dead letter.
+    Nothing,
+}
+
+pub(crate) fn outcome(body: &str) -> Result<Arc<Outcome>, ReadModelError> {
+    serde_json::from_str(body)
+        .map(Arc::new)
+        .map_err(|e| ReadModelError::Damaged(format!("an outcome does not parse: {e}")))
+}
+
+/// What became of these commands, in the order asked: one round trip for all (the ingest role).
+pub async fn decided(
+    pool: &PgPool,
+    asked: &[(CommandId, Place)],
+) -> Result<Vec<Decided>, ReadModelError> {
+    let ids: Vec<Uuid> = asked.iter().map(|(id, _)| id.0).collect();
+    let partitions: Vec<i32> = asked.iter().map(|(_, at)| at.partition.get() as i32).collect();
+    let offsets: Vec<i64> = asked.iter().map(|(_, at)| at.offset.as_i64()).collect();
+    // One statement, one snapshot: a position past the place comes with the outcome.
+    let rows = sqlx::query_as::<_, (bool, Option<String>)>(
+        "select coalesce(p.next_offset > asked.record_offset, false), o.body
+         from unnest($1::uuid[], $2::int[], $3::bigint[]) with ordinality
+                 as asked (command_id, partition, record_offset, place)
+             left join positions p on p.partition = asked.partition
+             left join outcomes o on o.command_id = asked.command_id
+         order by asked.place",
+    )
+    .bind(ids)
+    .bind(partitions)
+    .bind(offsets)
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter()
+        .map(|(past, body)| match (past, body) {
+            (false, _) => Ok(Decided::NotYet),
+            (true, Some(body)) => Ok(Decided::Outcome(outcome(&body)?)),
+            (true, None) => Ok(Decided::Nothing),
+        })
+        .collect()
+}
+
+/// The stored outcome of a command, if it was folded already (the ingest role).
+pub async fn known(pool: &PgPool, id: CommandId) -> Result<Option<Arc<Outcome>>, ReadModelError> {
+    let body: Option<String> = sqlx::query_scalar("select body from outcomes where command_id = $1")
+        .bind(id.0)
+        .fetch_optional(pool)
+        .await?;
+    body.as_deref().map(outcome).transpose()
+}
+
+/// What became of a command of this tenant and user (the api role).
+pub async fn decided_for(
+    pool: &PgPool,
+    tenant: &TenantId,
+    actor: &UserId,
+    id: CommandId,
+    at: Option<Place>,
+) -> Result<Decided, ReadModelError> {
+    let mut transaction = pool.begin().await?;
+    set_tenant(&mut transaction, tenant).await?;
+    let (next, body): (Option<i64>, Option<String>) = sqlx::query_as(
+        "select (select next_offset from positions where partition = $4),
+             (select body from outcomes where command_id = $1 and tenant_id = $2 and actor = $3)",
+    )
+    .bind(id.0)
+    .bind(tenant.as_str())
+    .bind(actor.as_str())
+    .bind(at.map(|at| at.partition.get() as i32))
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    match (body, at) {
+        (Some(body), _) => Ok(Decided::Outcome(outcome(&body)?)),
+        (None, Some(at)) if next.is_some_and(|next| next <= at.offset.as_i64()) => {
+            Ok(Decided::NotYet)
+        }
+        (None, _) => Ok(Decided::Nothing),
+    }
+}
+
+/// How far each partition is folded: the offset to fold next.
+pub async fn positions(pool: &PgPool) -> Result<Vec<(Partition, Offset)>, ReadModelError> {
+    let rows = sqlx::query_as::<_, (i32, i64)>(
+        "select partition, next_offset from positions order by partition",
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(partition, next)| {
+            Some((Partition::new(u32::try_from(partition).ok()?), Offset::from_i64(next)?))
+        })
+        .collect())
+}

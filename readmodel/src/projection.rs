@@ -1,0 +1,177 @@
+//! The projector's side: positions, and batches that commit with them.
+
+use model::{
+    Epoch, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp,
+    limits::OUTCOME_KEPT_MICROS,
+};
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use crate::{
+    config::DatabaseConfig,
+    connect,
+    error::ReadModelError,
+    load::{Loaded, Wanted, advance_and_load, hash32},
+    write::Writes,
+};
+
+/// How far a partition is folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub partition: Partition,
+    /// The offset to fold next.
+    pub next_offset: Offset,
+    pub clock: PartitionClock,
+    /// The last record folded, to recognise the log by.
+    pub last: Option<LastRecord>,
+}
+
+/// A record that was folded: its offset, and the SHA-256 of its key and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    pub offset: Offset,
+    pub hash: [u8; 32],
+}
+
+/// A partition's step from one position to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Advance {
+    pub partition: Partition,
+    /// Where the batch began. If the stored position is another one, the batch is not ours to write.
+    pub from: Offset,
+    pub to: Position,
+}
+
+/// The writer of the read model: one connection, one batch at a time.
+pub struct Projection {
+    connection: PgConnection,
+}
+
+impl Projection {
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
+        Ok(Self { connection: connect::projector(config).await? })
+    }
+
+    /// Makes this the read model of the log, if it is of none yet; refuses if it is of another one.
+    pub async fn adopt_log(
+        &mut self,
+        log: LogId,
+        partitions: u32,
+    ) -> Result<Vec<Position>, ReadModelError> {
+        let epoch = Epoch::of_log(log, RulesVersion::CURRENT);
+        let mut transaction = self.connection.begin().await?;
+        sqlx::query(
+            "insert into source (log_id, partitions, epoch) values ($1, $2, $3)
+             on conflict (one) do nothing",
+        )
+        .bind(log.0)
+        .bind(partitions as i32)
+        .bind(epoch.0)
+        .execute(&mut *transaction)
+        .await?;
+        let (stored, count): (Uuid, i32) =
+            sqlx::query_as("select log_id, partitions from source").fetch_one(&mut *transaction).await?;
+        if stored != log.0 {
+            return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
+        }
+        let count = count.unsigned_abs();
+        if count != partitions {
+            return Err(ReadModelError::OtherPartitionCount { stored: count, found: partitions });
+        }
+        sqlx::query(
+            "insert into positions (partition, next_offset, time_us, rules)
+             select partition, 0, 0, $2 from generate_series(0, $1 - 1) as partition
+             on conflict (partition) do nothing",
+        )
+        .bind(partitions as i32)
+        .bind(PartitionClock::START.rules.0 as i32)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        self.positions().await
+    }
+
+    /// The stored positions, of every partition.
+    pub async fn positions(&mut self) -> Result<Vec<Position>, ReadModelError> {
+        let rows = sqlx::query(
+            "select partition, next_offset, time_us, rules, last_offset, last_hash
+             from positions order by partition",
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let hash: Option<&[u8]> = row.try_get("last_hash")?;
+                let offset = row.try_get::<Option<i64>, _>("last_offset")?.and_then(Offset::from_i64);
+                let last = match (offset, hash) {
+                    (Some(offset), Some(hash)) => Some(LastRecord { offset, hash: hash32(hash)? }),
+                    _ => None,
+                };
+                let rules = row.try_get::<i32, _>("rules")?.unsigned_abs();
+                let time = Timestamp::from_micros(row.try_get("time_us")?);
+                Ok(Position {
+                    partition: Partition::new(row.try_get::<i32, _>("partition")?.unsigned_abs()),
+                    next_offset: Offset::from_i64(row.try_get("next_offset")?)
+                        .unwrap_or(Offset::ZERO),
+                    clock: PartitionClock { time, rules: RulesVersion(rules) },
+                    last,
+                })
+            })
+            .collect()
+    }
+
+    /// Begins a batch: advances the positions, comparing them with where the batch began, and loads
+    /// what its commands touch. Dropping the batch undoes it.
+    pub async fn begin(
+        &mut self,
+        advances: &[Advance],
+        wanted: &Wanted,
+    ) -> Result<Batch<'_>, ReadModelError> {
+        let mut transaction = self.connection.begin().await?;
+        let loaded = advance_and_load(&mut transaction, advances, wanted).await?;
+        Ok(Batch { transaction, loaded })
+    }
+
+    /// Tells other processes how far the partitions are folded. Only a hint: they also ask.
+    pub async fn notify(&mut self, partitions: &[Position]) -> Result<(), ReadModelError> {
+        let places: Vec<String> =
+            partitions.iter().map(|p| format!("{}-{}", p.partition, p.next_offset)).collect();
+        sqlx::query("select pg_notify('context_sync', $1)")
+            .bind(places.join(" "))
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes outcomes that no command of their partition can repeat any more. By the log's time,
+    /// not the clock: a rebuild must find what was there the first time.
+    pub async fn expire_outcomes(&mut self, position: &Position) -> Result<u64, ReadModelError> {
+        let before = position.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
+        let done = sqlx::query("delete from outcomes where partition = $1 and folded_at_us < $2")
+            .bind(position.partition.get() as i32)
+            .bind(before)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// A batch under way: its positions are advanced, its rows not yet written, nothing committed.
+pub struct Batch<'a> {
+    transaction: sqlx::Transaction<'a, sqlx::Postgres>,
+    loaded: Loaded,
+}
+
+impl Batch<'_> {
+    /// What the batch's commands touch, as it was before the batch.
+    pub fn take_loaded(&mut self) -> Loaded {
+        std::mem::take(&mut self.loaded)
+    }
+
+    /// Writes the rows and commits them together with the positions.
+    pub async fn commit(mut self, writes: &Writes) -> Result<(), ReadModelError> {
+        writes.run(&mut self.transaction).await?;
+        self.transaction.commit().await?;
+        Ok(())
+    }
+}

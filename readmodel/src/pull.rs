@@ -1,0 +1,107 @@
+//! Pulls: pages of a scope's messages after a cursor.
+
+use model::{Cursor, Digest, Epoch, Role, ScopeKey, UserId};
+use sqlx::{PgPool, Row, postgres::PgRow};
+
+use crate::{error::ReadModelError, load::hash32};
+
+/// What a scope sums up to, as an answer says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub head: Cursor,
+    pub floor: Cursor,
+    pub count: u64,
+    pub digest: Digest,
+    pub epoch: Epoch,
+}
+
+/// A page of a pull, and all that goes with it: one snapshot.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// A team or project that was never created has no rows.
+    pub exists: bool,
+    /// The caller's row among the members: a role, or removed.
+    pub member: Option<Option<Role>>,
+    pub summary: Summary,
+    /// The messages' JSON, joined by commas; empty if there are none.
+    pub messages: String,
+    /// The cursor of the last message in the page.
+    pub last: Option<Cursor>,
+    /// A message lies beyond the page.
+    pub has_more: bool,
+}
+
+/// What to pull.
+#[derive(Clone, Debug)]
+pub struct PullQuery<'a> {
+    pub scope: &'a ScopeKey,
+    pub user: &'a UserId,
+    /// The caller may pull without being a member.
+    pub privileged: bool,
+    pub after: Cursor,
+    /// Messages in the page, at most.
+    pub limit: u32,
+    /// Bytes of the messages' JSON, at most (but one message at least).
+    pub bytes: u64,
+}
+
+/// Reads a page, in one round trip. A caller who is no member gets none of the messages.
+pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
+    let row = sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)")
+        .bind(query.scope.tenant.as_str())
+        .bind(query.scope.reference().0)
+        .bind(query.user.as_str())
+        .bind(query.privileged)
+        .bind(query.after.as_i64())
+        .bind(query.limit as i32)
+        .bind(query.bytes.min(i64::MAX as u64) as i64)
+        .fetch_optional(pool)
+        .await?;
+    // No row: no projector has said yet which log this is.
+    page(&row.ok_or(ReadModelError::NotMigrated)?)
+}
+
+fn page(row: &PgRow) -> Result<Page, ReadModelError> {
+    let number = |column: &str| -> Result<i64, ReadModelError> {
+        Ok(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0))
+    };
+    let digest: Option<&[u8]> = row.try_get("digest")?;
+    let digest = match digest {
+        Some(bytes) => Digest::from_bytes(&hash32(bytes)?),
+        None => Digest::EMPTY,
+    };
+    let membership: bool = row.try_get("membership")?;
+    let role: Option<&str> = row.try_get("role")?;
+    Ok(Page {
+        exists: row.try_get("known")?,
+        member: membership.then(|| role.and_then(Role::parse)),
+        summary: Summary {
+            head: Cursor::from_i64(number("head")?),
+            floor: Cursor::from_i64(number("floor")?),
+            count: number("live_count")?.unsigned_abs(),
+            digest,
+            epoch: Epoch(row.try_get("epoch")?),
+        },
+        messages: row.try_get::<Option<String>, _>("messages")?.unwrap_or_default(),
+        last: row.try_get::<Option<i64>, _>("last_cursor")?.map(Cursor::from_i64),
+        has_more: row.try_get("more")?,
+    })
+}
+
+/// Which of these scopes have gone past these cursors, and where they are.
+pub async fn moved(
+    pool: &PgPool,
+    asked: &[(model::ScopeRef, Cursor)],
+) -> Result<Vec<(model::ScopeRef, Cursor)>, ReadModelError> {
+    let scopes: Vec<uuid::Uuid> = asked.iter().map(|(scope, _)| scope.0).collect();
+    let cursors: Vec<i64> = asked.iter().map(|(_, cursor)| cursor.as_i64()).collect();
+    let rows = sqlx::query_as::<_, (uuid::Uuid, i64)>("select scope, head from moved($1, $2)")
+        .bind(scopes)
+        .bind(cursors)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(scope, head)| (model::ScopeRef(scope), Cursor::from_i64(head)))
+        .collect())
+}
