@@ -1,1 +1,91 @@
-//! projector
+//! The projector: folds the log into the read model.
+//!
+//! [`session`] is the loop: read ([`record`] decodes ahead), fold a batch ([`batch`], pure), commit rows
+//! and positions together, tell those who wait. When Postgres or the log fails, the session ends and
+//! another begins from the stored positions, for ever, with back-off. What no other session could mend
+//! ends the process.
+
+mod batch;
+mod config;
+mod lag;
+mod record;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use eventlog::EventLog;
+use readmodel::{DatabaseConfig, DatabaseRole, ReadModelError, feed::Feed};
+use service::ops::ComponentHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use config::ProjectorConfig;
+pub use session::ProjectorError;
+
+use session::Session;
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// The projector and what it works with.
+pub struct Projector {
+    pub config: ProjectorConfig,
+    pub database: DatabaseConfig,
+    pub log: Arc<dyn EventLog>,
+    pub feed: Arc<Feed>,
+    pub ready: ComponentHandle,
+}
+
+impl Projector {
+    /// Projects until shutdown.
+    ///
+    /// # Errors
+    /// What trying again cannot mend: another log than the read model's, missing records, rules that
+    /// this build does not know, a database that was never configured.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
+        let lag_pool = readmodel::pool(
+            &DatabaseConfig { database_connections: 1, ..self.database.clone() },
+            DatabaseRole::Projector,
+        )?;
+        tokio::spawn(lag::measure(self.log.clone(), lag_pool, shutdown.clone()));
+        let session = Session {
+            config: &self.config,
+            database: &self.database,
+            log: &self.log,
+            feed: &self.feed,
+            ready: &self.ready,
+        };
+        let mut back_off = BACK_OFF_MIN;
+        while !shutdown.is_cancelled() {
+            let began = tokio::time::Instant::now();
+            let error = match session.run(&shutdown).await {
+                Ok(()) => break,
+                Err(error) if error.is_retryable() => error,
+                Err(error) => {
+                    self.ready.set_not_ready(error.to_string());
+                    return Err(error);
+                }
+            };
+            if began.elapsed() > BACK_OFF_MAX {
+                back_off = BACK_OFF_MIN; // it worked for a while: this is a new failure
+            }
+            if !is_routine(&error) {
+                tracing::warn!(%error, "projecting stopped; trying again");
+                self.ready.set_not_ready(error.to_string());
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(back_off) => {}
+            }
+            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+        Ok(())
+    }
+}
+
+/// Another projector came or went: nothing is wrong.
+fn is_routine(error: &ProjectorError) -> bool {
+    matches!(
+        error,
+        ProjectorError::LeasesChanged | ProjectorError::ReadModel(ReadModelError::PositionMoved)
+    )
+}

@@ -105,3 +105,10 @@ pub async fn moved(
         .map(|(scope, head)| (model::ScopeRef(scope), Cursor::from_i64(head)))
         .collect())
 }
+
+/// The epoch in force: cursors of another one are not this read model's.
+pub async fn epoch(pool: &PgPool) -> Result<Epoch, ReadModelError> {
+    let epoch: Option<uuid::Uuid> =
+        sqlx::query_scalar("select epoch from source").fetch_optional(pool).await?;
+    epoch.map(Epoch).ok_or(ReadModelError::NotMigrated)
+}

@@ -1,0 +1,254 @@
+//! One batch of records: what it needs, and what it comes to. Pure; [`crate::session`] does the I/O.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use model::{
+    Applied, Command, CommandId, Event, Offset, Partition, PartitionClock, ScopeKey, ScopeRef,
+    Timestamp, Touched, UnknownRules, log_fold::images,
+};
+use readmodel::{
+    feed::Committed,
+    load::{Loaded, Wanted},
+    projection::{Advance, LastRecord, Position},
+    write::{DeadLetter, DeadLetterKind, MemberImage, MessageImage, OutcomeImage, Writes},
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::record::Decoded;
+
+/// Records in the order of their partitions, and the positions before and after them.
+pub(crate) struct Batch<'a> {
+    records: &'a [Decoded],
+    /// The log's time at each record.
+    times: Vec<Timestamp>,
+    pub(crate) advances: Vec<Advance>,
+}
+
+/// What a batch comes to.
+pub(crate) struct Folded {
+    pub(crate) writes: Writes,
+    pub(crate) committed: Committed,
+}
+
+/// SHA-256 of a record's key and value, to recognise the log by.
+pub(crate) fn record_hash(key: &[u8], value: &[u8]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update((key.len() as u64).to_be_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize().into()
+}
+
+impl<'a> Batch<'a> {
+    /// Takes records from their front on, up to one that asks for rules this build does not know.
+    pub(crate) fn new(
+        records: &'a [Decoded],
+        positions: &BTreeMap<Partition, Position>,
+    ) -> (Self, Option<UnknownRules>) {
+        let mut clocks: HashMap<Partition, PartitionClock> = HashMap::new();
+        let mut times = Vec::with_capacity(records.len());
+        let mut unknown = None;
+        for record in records {
+            let partition = record.place.partition;
+            let clock = clocks.entry(partition).or_insert_with(|| {
+                positions.get(&partition).map_or(PartitionClock::START, |p| p.clock)
+            });
+            match &record.event {
+                Ok(event) => {
+                    if let Err(rules) = clock.advance(record.append_time, event) {
+                        unknown = Some(rules);
+                        break;
+                    }
+                }
+                Err(_) => clock.time = clock.time.max(record.append_time),
+            }
+            times.push(clock.time);
+        }
+        let records = &records[..times.len()];
+        let advances = advances(records, positions, &clocks);
+        (Self { records, times, advances }, unknown)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn commands(&self) -> impl Iterator<Item = &'a Command> {
+        self.records.iter().filter_map(|record| match &record.event {
+            Ok(Event::Command(command)) => Some(command),
+            Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => None,
+        })
+    }
+
+    /// What must be loaded to fold the batch.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for command in self.commands() {
+            let scope = command.scope.reference();
+            wanted.add(&command.scope, scope, command.id, Touched::by(command));
+        }
+        wanted
+    }
+
+    /// Folds the batch into what was loaded.
+    pub(crate) fn fold(&self, loaded: Loaded) -> Folded {
+        let mut work = Work { loaded, ..Work::default() };
+        for (record, time) in self.records.iter().zip(&self.times) {
+            work.fold(record, *time);
+        }
+        work.finish(&self.advances)
+    }
+
+    /// The database refuses this one record: it waits for an operator, and its scope with it.
+    pub(crate) fn park(&self, reason: &str) -> Folded {
+        let mut work = Work::default();
+        for record in self.records {
+            work.dead_letter(record, DeadLetterKind::Parked, reason.to_owned());
+        }
+        work.finish(&self.advances)
+    }
+}
+
+fn advances(
+    records: &[Decoded],
+    positions: &BTreeMap<Partition, Position>,
+    clocks: &HashMap<Partition, PartitionClock>,
+) -> Vec<Advance> {
+    let mut last: BTreeMap<Partition, &Decoded> = BTreeMap::new();
+    for record in records {
+        last.insert(record.place.partition, record);
+    }
+    let advance = |(partition, record): (Partition, &Decoded)| {
+        let hash = record_hash(&record.key, &record.value);
+        let to = Position {
+            partition,
+            next_offset: record.place.offset.next(),
+            clock: clocks.get(&partition).copied().unwrap_or(PartitionClock::START),
+            last: Some(LastRecord { offset: record.place.offset, hash }),
+        };
+        let from = positions.get(&partition).map_or(Offset::ZERO, |p| p.next_offset);
+        Advance { partition, from, to }
+    };
+    last.into_iter().map(advance).collect()
+}
+
+/// A batch being folded.
+#[derive(Default)]
+struct Work {
+    loaded: Loaded,
+    /// Scopes that had an event, with their references.
+    scopes: HashMap<ScopeKey, ScopeRef>,
+    /// The final image of each message that changed.
+    messages: HashMap<(ScopeRef, model::MessageId), MessageImage>,
+    /// Messages that had no row before the batch.
+    created: HashSet<(ScopeRef, model::MessageId)>,
+    replaced: HashSet<(ScopeRef, model::MessageId)>,
+    members: HashMap<(ScopeRef, model::UserId), MemberImage>,
+    outcomes: HashMap<CommandId, OutcomeImage>,
+    dead_letters: Vec<DeadLetter>,
+    committed: Committed,
+}
+
+impl Work {
+    fn fold(&mut self, record: &Decoded, time: Timestamp) {
+        let command = match &record.event {
+            Ok(Event::Command(command)) => command,
+            Ok(Event::Tick | Event::RulesChanged { .. }) => return,
+            Err(reason) => {
+                return self.dead_letter(record, DeadLetterKind::Refused, reason.to_string());
+            }
+        };
+        if self.loaded.parked.contains(&command.scope) {
+            let reason = "an earlier event of its scope is parked".to_owned();
+            return self.dead_letter(record, DeadLetterKind::Parked, reason);
+        }
+        let scope = self
+            .loaded
+            .scopes
+            .entry(command.scope.clone())
+            .or_insert_with(|| model::Scope::new(command.scope.clone()));
+        match scope.apply(command, time) {
+            Ok(applied) => self.applied(record, command, &applied),
+            Err(reason) => {
+                self.dead_letter(record, DeadLetterKind::Refused, reason.to_string());
+            }
+        }
+    }
+
+    fn applied(&mut self, record: &Decoded, command: &Command, applied: &Applied) {
+        let key = &command.scope;
+        let reference = *self.scopes.entry(key.clone()).or_insert_with(|| key.reference());
+        let Some(scope) = self.loaded.scopes.get(key) else { return };
+        for (changed, message) in images(scope, command, &applied.changes) {
+            let place = (reference, changed.id);
+            if changed.is_new {
+                self.created.insert(place);
+            } else if !self.created.contains(&place) {
+                self.replaced.insert(place);
+            }
+            let image = MessageImage { scope: reference, tenant: key.tenant.clone(), message };
+            self.messages.insert(place, image);
+        }
+        if let Some(user) = &applied.member
+            && let Some(member) = scope.members.get(user)
+        {
+            let (tenant, user) = (key.tenant.clone(), user.clone());
+            self.committed.members.push((reference, user.clone()));
+            let image =
+                MemberImage { scope: reference, tenant, user: user.clone(), member: *member };
+            self.members.insert((reference, user), image);
+        }
+        self.committed.outcomes.push((command.id, applied.outcome.clone()));
+        if !applied.repeated {
+            let image = OutcomeImage {
+                id: command.id,
+                scope: reference,
+                tenant: key.tenant.clone(),
+                partition: record.place.partition,
+                offset: record.place.offset,
+                outcome: applied.outcome.clone(),
+            };
+            self.outcomes.insert(command.id, image);
+        }
+    }
+
+    fn dead_letter(&mut self, record: &Decoded, kind: DeadLetterKind, reason: String) {
+        let key = std::str::from_utf8(&record.key).ok();
+        let scope: Option<ScopeKey> = key.and_then(|key| key.parse().ok());
+        self.dead_letters.push(DeadLetter {
+            partition: record.place.partition,
+            offset: record.place.offset,
+            kind,
+            scope: scope.map(|scope| scope.reference()),
+            append_time: record.append_time,
+            key: record.key.to_vec(),
+            value: record.value.to_vec(),
+            reason,
+        });
+    }
+
+    fn finish(self, advances: &[Advance]) -> Folded {
+        let Self { loaded, scopes, messages, replaced, members, outcomes, dead_letters, .. } = self;
+        let mut committed = self.committed;
+        let mut headings = Vec::with_capacity(scopes.len());
+        for (key, reference) in scopes {
+            // A team that was never created has no row, whoever asked something of it.
+            let Some(scope) = loaded.scopes.get(&key).filter(|s| s.heading.exists) else { continue };
+            committed.scopes.push((reference, scope.heading.clone()));
+            headings.push((key, scope.heading.clone()));
+        }
+        committed.positions = advances.iter().map(|a| (a.partition, a.to.next_offset)).collect();
+        let mut messages: Vec<MessageImage> = messages.into_values().collect();
+        // A scope's rows lie in the order they are pulled in.
+        messages.sort_unstable_by_key(|image| (image.scope, image.message.entry.cursor));
+        let writes = Writes {
+            scopes: headings,
+            members: members.into_values().collect(),
+            replaced: replaced.into_iter().collect(),
+            messages,
+            outcomes: outcomes.into_values().collect(),
+            dead_letters,
+        };
+        Folded { writes, committed }
+    }
+}

@@ -1,0 +1,28 @@
+//! How the projector works.
+
+use model::Partition;
+
+/// Settings of the projector.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProjectorConfig {
+    /// Records in one transaction, at most.
+    #[arg(long, env = "CONTEXT_SYNC_BATCH_RECORDS_MAX", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_records_max: u32,
+
+    /// Bytes of records in one transaction, at most (but one record at least).
+    #[arg(long, env = "CONTEXT_SYNC_BATCH_BYTES_MAX", default_value_t = 8 << 20)]
+    pub batch_bytes_max: u64,
+
+    /// Partitions to work on, such as 0,1,2; all of the log's where none are named. Several projectors
+    /// share them out by leases; naming them fixes who does which.
+    #[arg(long, env = "CONTEXT_SYNC_PARTITIONS", value_delimiter = ',', value_parser = partition)]
+    pub partitions: Vec<Partition>,
+}
+
+fn partition(text: &str) -> Result<Partition, String> {
+    match text.parse() {
+        Ok(partition) if partition < Partition::COUNT_MAX => Ok(Partition::new(partition)),
+        _ => Err(format!("takes partition numbers below {}, such as 0,1,2", Partition::COUNT_MAX)),
+    }
+}

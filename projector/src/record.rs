@@ -1,0 +1,48 @@
+//! Records as the projector works on them: decoded off its loop.
+
+use bytes::Bytes;
+use eventlog::Record;
+use model::{Event, Place, Timestamp, event::Unappliable, log_fold::check_key};
+use schemas::Undecodable;
+
+/// Why a record is no event. It becomes a dead letter, the same in every copy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("the record does not decode: {0}")]
+    Undecodable(#[from] Undecodable),
+    #[error("the event does not apply: {0}")]
+    Unappliable(#[from] Unappliable),
+}
+
+/// A record and the event in it.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) place: Place,
+    pub(crate) append_time: Timestamp,
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    pub(crate) event: Result<Event, Unusable>,
+}
+
+impl Decoded {
+    pub(crate) fn new(record: Record) -> Self {
+        let place = record.place();
+        let event = decode(&record.key, &record.value);
+        let Record { append_time, key, value, .. } = record;
+        Self { place, append_time, key, value, event }
+    }
+
+    /// Of key and value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<Event, Unusable> {
+    let event = schemas::decode(value)?;
+    if let Event::Command(command) = &event {
+        check_key(key, command)?;
+        command.check()?;
+    }
+    Ok(event)
+}
