@@ -1,0 +1,391 @@
+//! `make bench`: what the product does a second, each figure beside its limit and its peer in the same run.
+//!
+//! Everything runs on one machine, the load too, on durable settings. Ratios travel from machine to
+//! machine; figures do not.
+
+mod http;
+mod limits;
+mod load;
+mod peer;
+mod scenarios;
+mod server;
+mod table;
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use dev::{
+    kafka::{Kafka, KafkaConfig},
+    postgres::{Postgres, PostgresConfig},
+};
+use eventlog::{EventLog, LogAddress, LogConfig};
+use load::Measured;
+use readmodel::DatabaseConfig;
+use server::Server;
+use table::Line;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measures Context Sync beside its limits.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+
+    /// The logs to measure
+    #[arg(long, value_delimiter = ',', default_value = "embedded,kafka")]
+    logs: Vec<String>,
+
+    /// A JSON object a line, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bytes of the record that a single push makes: what the bare log appends.
+const RECORD_BYTES: usize = 750;
+/// Rows that are inserted for the limit of inserts.
+const INSERT_ROWS_MAX: i64 = 50_000;
+
+fn main() -> ExitCode {
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(Args::parse())));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let directory = tempfile::tempdir()?;
+    let progress = dev::progress::for_stderr();
+    let postgres =
+        Postgres::start(PostgresConfig::new(directory.path().join("postgres")), progress.as_ref())
+            .await?;
+    let bench = Bench {
+        time: Duration::from_secs(args.seconds.max(1)),
+        directory: directory.path(),
+        postgres: &postgres,
+    };
+    let peer = bench.peer().await?;
+    let mut lines = Vec::new();
+    for log in &args.logs {
+        match log.as_str() {
+            "embedded" => bench.embedded(&mut lines, peer).await?,
+            "kafka" => {
+                let mut config = KafkaConfig::new(directory.path().join("kafka"));
+                config.full_jit = true;
+                let kafka = Kafka::start(config, progress.as_ref()).await?;
+                bench.kafka(&kafka, &mut lines, peer).await?;
+                kafka.stop().await?;
+            }
+            other => return Err(format!("--logs takes embedded and kafka, not {other}").into()),
+        }
+    }
+    if args.json {
+        table::print_json(&lines)
+    } else {
+        table::print(&lines)
+    }
+    postgres.stop().await?;
+    Ok(())
+}
+
+/// What the peer does, where it is installed.
+#[derive(Clone, Copy, Default)]
+struct PeerFigures {
+    single: Option<f64>,
+    hundreds: Option<f64>,
+    pull: Option<f64>,
+}
+
+struct Bench<'a> {
+    time: Duration,
+    directory: &'a Path,
+    postgres: &'a Postgres,
+}
+
+impl Bench<'_> {
+    /// A database of its own on the same server.
+    async fn database(&self, name: &str) -> Result<String, Failure> {
+        let url = self.postgres.url();
+        let mut connection = limits::connect(url).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut connection)
+            .await?;
+        let (base, _) = url.rsplit_once('/').ok_or("the URL names no database")?;
+        Ok(format!("{base}/{name}"))
+    }
+
+    async fn migrated(&self, name: &str) -> Result<String, Failure> {
+        let url = self.database(name).await?;
+        readmodel::migrate(&database_config(&url)).await?;
+        Ok(url)
+    }
+
+    async fn peer(&self) -> Result<PeerFigures, Failure> {
+        let url = self.database("atuin").await?;
+        let Some(peer) = peer::start(&url, self.directory).await? else {
+            eprintln!(
+                "bench: no atuin-server here; install it to measure beside it (cargo install atuin-server --locked)"
+            );
+            return Ok(PeerFigures::default());
+        };
+        step("the peer: atuin-server");
+        let single = peer.push(32, 1, self.time).await?.rate;
+        let hundreds = peer.push(8, 100, self.time).await?.rate * 100.0;
+        let pull = peer.pull(16, self.time).await?.rate;
+        Ok(PeerFigures { single: Some(single), hundreds: Some(hundreds), pull: Some(pull) })
+    }
+
+    async fn embedded(&self, lines: &mut Vec<Line>, peer: PeerFigures) -> Result<(), Failure> {
+        let config = LogConfig::new(LogAddress::Embedded);
+        let bare = eventlog::open(&config, &self.directory.join("bare-log")).await?;
+        let data = self.directory.join("embedded");
+        let url = self.migrated("embedded").await?;
+        let data_dir = data.display().to_string();
+        let log_dir = data.join("log").display().to_string();
+        let dev = ["dev", "--data-dir", &data_dir, "--database-url", &url];
+        let server = Server::start(&server::binary()?, &dev, self.directory).await?;
+        self.figures("embedded", &server, &bare, &url, 3.0, peer, lines).await?;
+        lines.push(
+            Line::new(
+                "embedded",
+                "memory of all roles in one process",
+                server.resident_mb()?,
+                "MB",
+            )
+            .below(100.0),
+        );
+        server.stop()?;
+        bare.close().await?;
+        let log = eventlog::open(&config, &data.join("log")).await?;
+        let ends = ends(&log).await?;
+        log.close().await?;
+        drop(log);
+        self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await
+    }
+
+    async fn kafka(
+        &self,
+        kafka: &Kafka,
+        lines: &mut Vec<Line>,
+        peer: PeerFigures,
+    ) -> Result<(), Failure> {
+        let address = format!("kafka://{}", kafka.bootstrap());
+        let mut config = LogConfig::new(address.parse()?);
+        config.log_topic_prefix = "bare".to_owned();
+        let bare = eventlog::open(&config, self.directory).await?;
+        let data = self.directory.join("on-kafka").display().to_string();
+        let url = self.migrated("kafka").await?;
+        let dev = ["dev", "--data-dir", &data, "--database-url", &url, "--log", &address];
+        let server = Server::start(&server::binary()?, &dev, self.directory).await?;
+        self.figures("kafka", &server, &bare, &url, 1.5, peer, lines).await?;
+        server.stop()?;
+        bare.close().await?;
+        config.log_topic_prefix = "context".to_owned();
+        let log = eventlog::open(&config, self.directory).await?;
+        let ends = ends(&log).await?;
+        log.close().await?;
+        self.rebuild("kafka", &["--log", &address], &ends, &url, lines).await?;
+        self.roles(&address, lines).await
+    }
+
+    /// The figures that both logs have.
+    #[allow(clippy::too_many_arguments)]
+    async fn figures(
+        &self,
+        log: &'static str,
+        server: &Server,
+        bare: &Arc<dyn EventLog>,
+        url: &str,
+        peer_goal: f64,
+        peer: PeerFigures,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        let mut greatest = 0.0f64;
+        for in_flight in [1, 32, 256] {
+            step(&format!("{log}: single pushes, {in_flight} in flight"));
+            let limit = limits::append(bare, in_flight, RECORD_BYTES, self.time / 2).await?;
+            let pushed = scenarios::push(server, in_flight, 1, self.time, Duration::ZERO).await?;
+            greatest = greatest.max(pushed.rate);
+            let what = format!("single pushes, {in_flight} in flight");
+            lines.push(
+                Line::new(log, &what, pushed.rate, "/s")
+                    .latency(pushed)
+                    .beside("bare log append", Some(limit.rate)),
+            );
+            if in_flight == 32 && peer.single.is_some() {
+                lines.push(
+                    Line::new(log, what, pushed.rate, "/s")
+                        .beside("atuin-server", peer.single)
+                        .goal(peer_goal),
+                );
+            }
+        }
+        let quarter = self.at_a_quarter(log, server, greatest).await?;
+        lines.push(quarter);
+        self.hundreds(log, server, url, peer, lines).await?;
+        self.pulls(log, server, url, peer, lines).await
+    }
+
+    /// The latency at a quarter of the greatest load.
+    async fn at_a_quarter(
+        &self,
+        log: &'static str,
+        server: &Server,
+        greatest: f64,
+    ) -> Result<Line, Failure> {
+        const WORKERS: usize = 32;
+        step(&format!("{log}: a quarter of the greatest load"));
+        let pace = Duration::from_secs_f64(WORKERS as f64 / (greatest / 4.0));
+        let pushed: Measured = scenarios::push(server, WORKERS, 1, self.time, pace).await?;
+        let what = format!("push p99 at {:.0}/s, a quarter", pushed.rate);
+        Ok(Line::new(log, what, pushed.p99_ms, "ms").latency(pushed).below(50.0))
+    }
+
+    async fn hundreds(
+        &self,
+        log: &'static str,
+        server: &Server,
+        url: &str,
+        peer: PeerFigures,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step(&format!("{log}: pushes of 100"));
+        let pushed = scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?;
+        let records = pushed.rate * 100.0;
+        let empty = self.migrated(&format!("{log}_insert")).await?;
+        let limit = limits::insert(url, &empty, INSERT_ROWS_MAX).await?;
+        let line = Line::new(log, "records in pushes of 100", records, "/s").latency(pushed);
+        lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
+        if peer.hundreds.is_some() {
+            lines.push(line.beside("atuin-server", peer.hundreds).goal(1.0));
+        }
+        Ok(())
+    }
+
+    async fn pulls(
+        &self,
+        log: &'static str,
+        server: &Server,
+        url: &str,
+        peer: PeerFigures,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step(&format!("{log}: pulls"));
+        let pulled = scenarios::pull(server, 16, self.time).await?;
+        let limit = limits::select(url, 16, self.time, self.directory).await?;
+        let line = Line::new(log, "pulls of 100", pulled.rate, "/s").latency(pulled);
+        lines.push(line.clone().beside("pgbench select of 100", limit).goal(0.7));
+        if peer.pull.is_some() {
+            lines.push(line.beside("atuin-server", peer.pull).goal(2.0));
+        }
+        let idle = scenarios::idle_pull(server, 16, self.time).await?;
+        let line = Line::new(log, "pulls with nothing new", idle.rate, "/s").latency(idle);
+        lines.push(match peer.pull {
+            Some(_) => line.beside("atuin-server", peer.pull).goal(10.0),
+            None => line,
+        });
+        Ok(())
+    }
+
+    /// Folds the whole log again, into an empty read model.
+    async fn rebuild(
+        &self,
+        log: &'static str,
+        args: &[&str],
+        ends: &[u64],
+        url: &str,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step(&format!("{log}: rebuild of the read model"));
+        let rows: i64 = sqlx::query_scalar("select count(*) from messages")
+            .fetch_one(&mut limits::connect(url).await?)
+            .await?;
+        let rebuilt = self.migrated(&format!("{log}_rebuilt")).await?;
+        let limit_url = self.migrated(&format!("{log}_rebuild_limit")).await?;
+        let limit = limits::insert(url, &limit_url, INSERT_ROWS_MAX).await?;
+        let mut all = vec!["projector", "--database-url", &rebuilt];
+        all.extend(args);
+        let began = std::time::Instant::now();
+        let server = Server::start(&server::binary()?, &all, self.directory).await?;
+        let mut connection = limits::connect(&rebuilt).await?;
+        loop {
+            let next: Vec<i64> =
+                sqlx::query_scalar("select next_offset from positions order by partition")
+                    .fetch_all(&mut connection)
+                    .await?;
+            if next.len() == ends.len() && next.iter().zip(ends).all(|(n, end)| *n as u64 >= *end) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let took = began.elapsed().as_secs_f64();
+        let rate = rows as f64 / took;
+        lines.push(
+            Line::new(log, format!("rebuild, {rows} messages"), rate, "/s")
+                .beside("INSERT … SELECT UNNEST", Some(limit))
+                .goal(0.7),
+        );
+        let memory = server.resident_mb()?;
+        lines.push(Line::new(log, "memory of a rebuilding projector", memory, "MB").below(100.0));
+        server.stop()
+    }
+
+    /// The memory of each role in a process of its own, after some load.
+    async fn roles(&self, address: &str, lines: &mut Vec<Line>) -> Result<(), Failure> {
+        step("kafka: each role in a process of its own");
+        let url = self.migrated("roles").await?;
+        let role = |role: &'static str| {
+            let args =
+                vec![role, "--database-url", &url, "--log", address, "--log-topic-prefix", "roles"];
+            args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut servers = Vec::new();
+        for name in ["projector", "ingest", "api"] {
+            let args = role(name);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            servers.push((name, Server::start(&server::binary()?, &args, self.directory).await?));
+        }
+        let pushed = scenarios::push(&servers[1].1, 32, 1, self.time, Duration::ZERO).await?;
+        lines.push(
+            Line::new("kafka", "single pushes, 32, roles apart", pushed.rate, "/s").latency(pushed),
+        );
+        scenarios::pull(&servers[2].1, 16, self.time / 2).await?;
+        for (name, server) in servers {
+            let memory = server.resident_mb()?;
+            lines.push(Line::new("kafka", format!("memory of {name}"), memory, "MB").below(100.0));
+            server.stop()?;
+        }
+        Ok(())
+    }
+}
+
+async fn ends(log: &Arc<dyn EventLog>) -> Result<Vec<u64>, Failure> {
+    let mut ends = Vec::new();
+    for partition in 0..log.partitions() {
+        ends.push(log.bounds(model::Partition::new(partition)).await?.end.get());
+    }
+    Ok(ends)
+}
+
+fn database_config(url: &str) -> DatabaseConfig {
+    DatabaseConfig {
+        database_url: Some(url.to_owned()),
+        database_connections: 4,
+        database_acquire_timeout_ms: 5_000,
+        database_statement_timeout_ms: 60_000,
+    }
+}
+
+fn step(text: &str) {
+    eprintln!("bench: {text}");
+}
