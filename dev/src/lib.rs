@@ -1,1 +1,39 @@
-//! dev
+//! Starts the real services without Docker: a private PostgreSQL and a private Apache Kafka.
+//!
+//! `context-sync dev` keeps its read model in [`postgres::Postgres`]. Tests take [`postgres::for_tests`] and
+//! [`kafka::for_tests`]: servers shared by the tests of one process, or those that the environment names. The binary
+//! `dev` starts both for another command (`dev run -- cargo test`).
+//!
+//! A server started here ends with the process that started it, even where that process is killed with SIGKILL (Linux;
+//! elsewhere the next start on the same directory stops the orphaned PostgreSQL).
+
+mod cache;
+pub mod command;
+pub mod kafka;
+pub mod postgres;
+mod process;
+pub mod progress;
+pub mod scratch;
+mod sys;
+mod user;
+
+/// The address of the machine itself: no server started here listens on any other.
+const LOOPBACK: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+
+/// A port that is free now. Another process may take it before it is used, so the caller tries again then.
+fn free_port() -> std::io::Result<u16> {
+    let listener = std::net::TcpListener::bind((LOOPBACK, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Runs `work`, which blocks, where it does not hold up the runtime.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<std::io::Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) => Err(E::from(std::io::Error::other(stopped))),
+    }
+}

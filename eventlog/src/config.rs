@@ -64,8 +64,8 @@ pub struct LogConfig {
     )]
     pub log_retention_hours: u64,
 
-    /// Remove the oldest records of a partition that holds more than this many bytes; 0 keeps
-    /// everything.
+    /// Remove the oldest records of a log that holds more than this many bytes (Kafka: of each of
+    /// its partitions); 0 keeps everything. As --log-retention-hours, it may lose records.
     #[arg(
         long,
         env = "CONTEXT_SYNC_LOG_RETENTION_BYTES",
@@ -190,8 +190,12 @@ impl FromStr for KafkaProperties {
             let first_of_line = properties.len();
             for part in line.split(',') {
                 match part.split_once('=') {
-                    Some((name, value)) if is_property_name(name.trim()) => properties
-                        .push(KafkaProperty { name: name.trim().to_owned(), value: value.to_owned() }),
+                    Some((name, value)) if is_property_name(name.trim()) => {
+                        properties.push(KafkaProperty {
+                            name: name.trim().to_owned(),
+                            value: value.to_owned(),
+                        })
+                    }
                     // A comma inside a value: it goes on.
                     _ if properties.len() > first_of_line => {
                         if let Some(last) = properties.last_mut() {
@@ -206,9 +210,94 @@ impl FromStr for KafkaProperties {
     }
 }
 
-/// librdkafka's names are lower-case words joined by dots; a password that holds `,x=` has none.
+/// librdkafka's names are lower-case words, nearly all joined by dots: a password that holds `,x=`
+/// is not cut there.
 fn is_property_name(name: &str) -> bool {
     name.contains('.')
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-        || matches!(name, "debug" | "retries")
+        || matches!(name, "acks" | "debug" | "partitioner" | "retries")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        log: LogConfig,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<LogConfig, clap::Error> {
+        let all = ["test"].iter().chain(arguments);
+        Command::try_parse_from(all).map(|command| command.log)
+    }
+
+    #[test]
+    fn addresses_are_read_or_refused() {
+        let kafka = |brokers: &str| Ok(LogAddress::Kafka { brokers: brokers.to_owned() });
+        let cases = [
+            ("embedded", Ok(LogAddress::Embedded)),
+            ("kafka://a:9092", kafka("a:9092")),
+            ("kafka://a:1,b.c:2,[::1]:3", kafka("a:1,b.c:2,[::1]:3")),
+            ("kafka://a:9092/", kafka("a:9092")),
+            ("kafka://", Err(InvalidLogAddress)),
+            ("kafka://a", Err(InvalidLogAddress)),
+            ("kafka://a:0", Err(InvalidLogAddress)),
+            ("kafka://a:9092,", Err(InvalidLogAddress)),
+            ("kafka://user:pw@a:9092", Err(InvalidLogAddress)),
+            ("a:9092", Err(InvalidLogAddress)),
+            ("", Err(InvalidLogAddress)),
+        ];
+        for (text, address) in cases {
+            assert_eq!(text.parse::<LogAddress>(), address, "{text}");
+            if let Ok(address) = text.parse::<LogAddress>() {
+                assert_eq!(address.to_string().parse(), Ok(address));
+            }
+        }
+    }
+
+    #[test]
+    fn properties_keep_their_commas_and_hide_their_values() {
+        let read = |text: &str| -> Vec<(String, String)> {
+            let list = text.parse::<KafkaProperties>().unwrap();
+            list.0.into_iter().map(|p| (p.name, p.value)).collect()
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read("linger.ms=5"), [pair("linger.ms", "5")]);
+        assert_eq!(
+            read("security.protocol=SASL_SSL,sasl.password=a,b=c,=d,linger.ms=1"),
+            [
+                pair("security.protocol", "SASL_SSL"),
+                pair("sasl.password", "a,b=c,=d"),
+                pair("linger.ms", "1")
+            ]
+        );
+        assert_eq!(
+            read("sasl.username=u\nsasl.password=p=q==\n"),
+            [pair("sasl.username", "u"), pair("sasl.password", "p=q==")]
+        );
+        for bad in ["", "x", "=y", "password=x", "\n"] {
+            assert_eq!(bad.parse::<KafkaProperties>(), Err(InvalidProperty), "{bad}");
+        }
+        let arguments = ["--kafka-property", "sasl.password=hunter2", "--kafka-property", "a.b=c"];
+        let config = parse(&arguments).unwrap();
+        let shown = format!("{config:?}");
+        assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+        assert_eq!(config.properties().count(), 2);
+        let refused = parse(&["--kafka-property", "hunter2"]).err().map(|e| e.to_string());
+        assert!(refused.is_some_and(|text| text.contains("expected name=value")));
+    }
+
+    #[test]
+    fn the_defaults_keep_everything() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.log, LogAddress::Embedded);
+        assert_eq!((config.log_retention_hours, config.log_retention_bytes), (0, 0));
+        assert_eq!(format!("{config:?}"), format!("{:?}", LogConfig::new(LogAddress::Embedded)));
+        assert!(parse(&["--log-append-timeout-ms", "0"]).is_err());
+        assert_eq!(parse(&["--log-replication", "-1"]).unwrap().log_replication, -1);
+    }
 }

@@ -14,7 +14,9 @@ pub enum AppendError {
     Rejected(#[from] RejectReason),
     /// Appended or not: nobody can tell. Append it again with the same command id; the fold
     /// applies it once.
-    #[error("it is unknown whether the record was appended ({reason}); append it again with the same id")]
+    #[error(
+        "it is unknown whether the record was appended ({reason}); append it again with the same id"
+    )]
     Unknown { reason: String },
 }
 
@@ -71,7 +73,9 @@ pub enum LogError {
     #[error("the log cannot be reached ({0}); try again")]
     Unavailable(String),
     /// What is stored is not what was written.
-    #[error("partition {partition} is damaged at offset {offset}: {reason}; restore the log's files")]
+    #[error(
+        "partition {partition} is damaged at offset {offset}: {reason}; restore the log's files"
+    )]
     Corrupt { partition: Partition, offset: Offset, reason: String },
     /// Anything else: a disk error, a refused login, a deleted topic.
     #[error("the log has failed: {0}")]

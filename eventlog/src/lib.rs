@@ -21,19 +21,19 @@ use model::{LogId, Offset, Partition, Place, Timestamp};
 
 pub use crate::{
     config::{
-        APPEND_TIMEOUT_MS, EMBEDDED_PARTITIONS, InvalidLogAddress, InvalidProperty, KAFKA_PARTITIONS,
-        KafkaProperties, KafkaProperty, LogAddress, LogConfig,
+        APPEND_TIMEOUT_MS, EMBEDDED_PARTITIONS, InvalidLogAddress, InvalidProperty,
+        KAFKA_PARTITIONS, KafkaProperties, KafkaProperty, LogAddress, LogConfig,
     },
     error::{AppendError, LogError, OpenError, RejectReason},
     partitioner::{murmur2, partition_of},
 };
 
-/// The largest record, its key included, that a log takes, in bytes. (Kafka's framing comes off it,
-/// so the certain limit for a value is [`VALUE_BYTES_MAX`].)
-pub const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The largest record that a log takes, key and value together, in bytes: a topic's
+/// `max.message.bytes` of 8 MiB less Kafka's framing.
+pub const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024 - 1024;
 
-/// The largest value, in bytes, that both logs take with any key of up to 1 KiB.
-pub const VALUE_BYTES_MAX: usize = RECORD_BYTES_MAX - 4 * 1024;
+/// The longest that one [`LogReader::next`] waits, a day: a longer `wait` is cut.
+pub const WAIT_MAX: Duration = Duration::from_secs(86_400);
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

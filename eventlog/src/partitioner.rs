@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn a_negative_hash_gives_a_partition() {
-        assert_eq!(partition_of(b"21", 12), Partition::new((973_932_308_i64.wrapping_neg() as u32 & 0x7fff_ffff) % 12));
+        assert_eq!(
+            partition_of(b"21", 12),
+            Partition::new((973_932_308_i64.wrapping_neg() as u32 & 0x7fff_ffff) % 12)
+        );
         assert_eq!(partition_of(b"", 1), Partition::new(0));
     }
 }

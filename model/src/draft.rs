@@ -131,9 +131,9 @@ fn parse_updated_at(
         Some(Value::String(text)) => Timestamp::parse_rfc3339(&text).map(Some),
         Some(_) => None,
         None if id.is_some() => Some(None),
-        None => {
-            Some(metadata.get("timestamp").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339))
-        }
+        None => Some(
+            metadata.get("timestamp").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339),
+        ),
     }
     .ok_or_else(|| invalid("updated_at takes an RFC 3339 time, such as 2025-12-30T10:00:00Z"))
 }

@@ -26,7 +26,9 @@ pub enum Event {
     /// Time passes on an idle partition.
     Tick,
     /// From here on these rules fold the partition. A build that does not know them stops.
-    RulesChanged { version: RulesVersion },
+    RulesChanged {
+        version: RulesVersion,
+    },
 }
 
 /// Somebody wants something of a scope.

@@ -240,7 +240,8 @@ impl Scope {
     /// The table of writes: the first row that fits decides.
     fn write(&mut self, push: CommandId, index: u32, write: &Write) -> (Status, MessageId) {
         let hash = write.content_hash;
-        if let Some(same) = self.live.get(&hash).filter(|same| write.id.is_none_or(|id| id != **same))
+        if let Some(same) =
+            self.live.get(&hash).filter(|same| write.id.is_none_or(|id| id != **same))
         {
             return (Status::Duplicate, *same);
         }
@@ -304,10 +305,7 @@ impl Scope {
     fn version_of(&self, write: &Write) -> Version {
         let clock = self.heading.clock;
         let latest = clock.plus_micros(UPDATED_AT_AHEAD_MAX_MICROS);
-        Version {
-            updated_at: write.updated_at.unwrap_or(clock).min(latest),
-            body: write.body_hash,
-        }
+        Version { updated_at: write.updated_at.unwrap_or(clock).min(latest), body: write.body_hash }
     }
 
     /// Makes this the live version of the message, at the next cursor.
@@ -342,8 +340,10 @@ impl Scope {
 
     fn create(&mut self, command: &Command, member: &mut Option<UserId>) -> Verdict {
         if self.heading.exists {
-            let role = self.standing(&command.actor, command.org_role).role();
-            return Verdict::Refused(Refusal::Exists { role });
+            return match self.standing(&command.actor, command.org_role) {
+                former @ Standing::Stranger { former: true } => refused(former),
+                standing => Verdict::Refused(Refusal::Exists { role: standing.role() }),
+            };
         }
         self.heading.exists = true;
         self.set_role(&command.actor, Some(Role::Owner), member);

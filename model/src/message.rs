@@ -96,12 +96,15 @@ fn check_levels_and_numbers(value: &Value, level: usize) -> Result<(), InvalidMe
     }
 }
 
-/// Whole numbers beyond 2^53 would come back as their neighbours.
+/// Whole numbers beyond 2^53 would come back as their neighbours. That goes for doubles too as far as
+/// RFC 8785 writes them without an exponent, below 10^21: a pulled message can be pushed again.
 fn is_exact(number: &serde_json::Number) -> bool {
     match (number.as_u64(), number.as_i64()) {
         (Some(n), _) => n <= METADATA_INTEGER_MAX,
         (None, Some(n)) => n.unsigned_abs() <= METADATA_INTEGER_MAX,
-        (None, None) => number.as_f64().is_some_and(f64::is_finite),
+        (None, None) => number.as_f64().is_some_and(|n| {
+            n.is_finite() && (n.abs() <= METADATA_INTEGER_MAX as f64 || n.abs() >= 1e21)
+        }),
     }
 }
 

@@ -83,10 +83,7 @@ impl FromStr for ScopeKey {
         };
         Ok(Self {
             tenant: TenantId::new(tenant).map_err(|_| InvalidScopeKey)?,
-            kind: ScopeKind::ALL
-                .into_iter()
-                .find(|k| k.as_str() == kind)
-                .ok_or(InvalidScopeKey)?,
+            kind: ScopeKind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or(InvalidScopeKey)?,
             name: ScopeName::new(name).map_err(|_| InvalidScopeKey)?,
         })
     }

@@ -37,6 +37,10 @@ impl DatabaseRole {
 
 fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> {
     let url = config.database_url.as_deref().ok_or(ReadModelError::NotConfigured)?;
+    // The parser takes any scheme.
+    if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+        return Err(ReadModelError::InvalidUrl);
+    }
     let options = PgConnectOptions::from_str(url).map_err(|_| ReadModelError::InvalidUrl)?;
     Ok(options.application_name("context-sync").options([
         ("search_path", SCHEMA),

@@ -13,6 +13,8 @@ use std::{
 use model::{CommandId, Cursor, Heading, Offset, Outcome, Partition, Place, ScopeRef, UserId};
 use tokio::sync::{oneshot, watch};
 
+use crate::memory::Memory;
+
 /// How often waiters ask the database when nobody notified them.
 pub const ASK_EVERY: Duration = Duration::from_millis(250);
 
@@ -35,6 +37,7 @@ type Told = Option<Arc<Outcome>>;
 #[derive(Default)]
 pub struct Feed {
     waiting: Mutex<Waiting>,
+    memory: Option<Memory>,
 }
 
 #[derive(Default)]
@@ -75,8 +78,15 @@ pub enum Waited {
 }
 
 impl Feed {
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    /// `exclusive`: only a projector of this process moves the read model, so that what it says can be
+    /// remembered.
+    pub fn new(exclusive: bool) -> Arc<Self> {
+        Arc::new(Self { waiting: Mutex::default(), memory: exclusive.then(Memory::default) })
+    }
+
+    /// What the projector said last, where it is the only one.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.memory.as_ref()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -85,6 +95,10 @@ impl Feed {
 
     /// Hands a commit to those who wait for it. Called by the projector of this process.
     pub fn committed(&self, committed: &Committed) {
+        // First: whoever is told of a push may pull at once, and must find it.
+        if let Some(memory) = &self.memory {
+            memory.committed(committed);
+        }
         for (id, outcome) in &committed.outcomes {
             self.tell(*id, Some(outcome));
         }

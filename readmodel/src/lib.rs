@@ -12,6 +12,7 @@ pub mod error;
 pub mod feed;
 pub mod lease;
 pub mod load;
+pub mod memory;
 pub mod outcomes;
 pub mod projection;
 pub mod pull;

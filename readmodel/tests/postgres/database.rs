@@ -1,0 +1,91 @@
+//! A database of a test's own on a real Postgres, dropped with it. The projector's and the
+//! end-to-end tests use this file too.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::str::FromStr;
+
+use readmodel::{DatabaseConfig, DatabaseRole, PgPool};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub(crate) struct Database {
+    pub(crate) config: DatabaseConfig,
+    name: String,
+    server: String,
+}
+
+/// The settings' defaults, for the database at `url`.
+pub(crate) fn config(url: &str) -> DatabaseConfig {
+    DatabaseConfig {
+        database_url: Some(url.to_owned()),
+        database_connections: 8,
+        database_acquire_timeout_ms: 3_000,
+        database_statement_timeout_ms: 30_000,
+    }
+}
+
+impl Database {
+    /// An empty database.
+    pub(crate) async fn fresh() -> Self {
+        let server = dev::postgres::for_tests().await.unwrap();
+        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let mut connection = PgConnection::connect(&server).await.unwrap();
+        let create = AssertSqlSafe(format!("create database {name}"));
+        connection.execute(create).await.unwrap();
+        let (base, _) = server.rsplit_once('/').unwrap();
+        let config = config(&format!("{base}/{name}"));
+        Self { config, name, server }
+    }
+
+    /// A database with an empty read model.
+    pub(crate) async fn migrated() -> Self {
+        let database = Self::fresh().await;
+        readmodel::migrate(&database.config).await.unwrap();
+        database
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.config.database_url.as_deref().unwrap()
+    }
+
+    fn owner_options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::from_str(self.url()).unwrap();
+        options.options([("search_path", "context_sync")])
+    }
+
+    /// A connection that may do everything.
+    pub(crate) async fn owner(&self) -> PgConnection {
+        PgConnection::connect_with(&self.owner_options()).await.unwrap()
+    }
+
+    /// As [`Database::owner`], for a test that asks often.
+    pub(crate) fn owner_pool(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(2).connect_lazy_with(self.owner_options())
+    }
+
+    /// One connection of a role: what one query leaves behind, the next one meets.
+    pub(crate) fn role(&self, role: DatabaseRole) -> PgPool {
+        let one = DatabaseConfig { database_connections: 1, ..self.config.clone() };
+        readmodel::pool(&one, role).unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let server = self.server.clone();
+        let drop = AssertSqlSafe(format!("drop database if exists {} with (force)", self.name));
+        // A runtime of its own: the test's may be ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                // A server that is gone has dropped it already.
+                if let Ok(mut connection) = PgConnection::connect(&server).await {
+                    let _ = connection.execute(drop).await;
+                }
+            });
+        });
+        let _ = dropping.join();
+    }
+}

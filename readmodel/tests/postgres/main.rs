@@ -1,0 +1,12 @@
+//! The read model on a real Postgres, a fresh database each test.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod batches;
+mod commands;
+mod database;
+mod migrating;
+mod outcomes;
+mod pulling;
+mod refused;
+mod tenants;
+mod writer;

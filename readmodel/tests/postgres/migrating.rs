@@ -1,0 +1,48 @@
+use futures_util::future::join_all;
+use readmodel::{DatabaseRole, ReadModelError, projection::Projection, pull::epoch};
+
+use crate::{database::Database, writer::Writer};
+
+#[tokio::test]
+async fn migrating_again_changes_nothing() {
+    let database = Database::migrated().await;
+    let writer = Writer::new(&database).await;
+    readmodel::migrate(&database.config).await.unwrap();
+    let mut again = Projection::connect(&database.config).await.unwrap();
+    assert_eq!(again.adopt_log(writer.log, 2).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn many_migrate_a_new_database_at_once() {
+    let database = Database::fresh().await;
+    for migrated in join_all((0..8).map(|_| readmodel::migrate(&database.config))).await {
+        migrated.unwrap();
+    }
+    Writer::new(&database).await;
+}
+
+#[tokio::test]
+async fn a_database_without_a_read_model_says_so() {
+    let database = Database::fresh().await;
+    let asked = epoch(&database.role(DatabaseRole::Api)).await;
+    assert!(matches!(asked, Err(ReadModelError::NotMigrated)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_read_model_of_no_log_yet_has_no_epoch() {
+    let database = Database::migrated().await;
+    let asked = epoch(&database.role(DatabaseRole::Api)).await;
+    assert!(matches!(asked, Err(ReadModelError::NotMigrated)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_unusable_url_is_an_error_that_does_not_show_it() {
+    let mut config = Database::fresh().await.config.clone();
+    config.database_url = Some("mysql://u:hunter2@h/d".to_owned());
+    let error = readmodel::migrate(&config).await.unwrap_err();
+    assert!(matches!(error, ReadModelError::InvalidUrl) && !error.to_string().contains("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    config.database_url = None;
+    let error = readmodel::migrate(&config).await.unwrap_err();
+    assert!(matches!(error, ReadModelError::NotConfigured), "{error}");
+}

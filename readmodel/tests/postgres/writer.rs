@@ -1,0 +1,108 @@
+//! Writes a read model as the projector does: one command a batch, folded by the model.
+
+use model::{
+    Command, LogFold, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, Touched,
+    log_fold::images,
+};
+use readmodel::{
+    ReadModelError,
+    load::Wanted,
+    projection::{Advance, LastRecord, Position, Projection},
+    write::{MemberImage, MessageImage, OutcomeImage, Writes},
+};
+use uuid::Uuid;
+
+use crate::database::Database;
+
+pub(crate) const PARTITIONS: u32 = 2;
+/// 2025-12-30T12:00:00Z, a second later with each command.
+const NOON: Timestamp = Timestamp::from_millis(1_767_096_000_000);
+
+pub(crate) struct Writer {
+    pub(crate) projection: Projection,
+    pub(crate) log: LogId,
+    fold: LogFold,
+    next: u64,
+}
+
+/// A step of a partition by some records.
+pub(crate) fn advance(partition: u32, from: u64, to: u64) -> Advance {
+    let partition = Partition::new(partition);
+    let time = NOON.plus_micros(to as i64 * 1_000_000);
+    let last = LastRecord { offset: Offset::new(to - 1).unwrap(), hash: [7; 32] };
+    let to = Position {
+        partition,
+        next_offset: Offset::new(to).unwrap(),
+        clock: PartitionClock { time, rules: RulesVersion::CURRENT },
+        last: Some(last),
+    };
+    Advance { partition, from: Offset::new(from).unwrap(), to }
+}
+
+impl Writer {
+    pub(crate) async fn new(database: &Database) -> Self {
+        let mut projection = Projection::connect(&database.config).await.unwrap();
+        let log = LogId(Uuid::new_v4());
+        projection.adopt_log(log, PARTITIONS).await.unwrap();
+        Self { projection, log, fold: LogFold::default(), next: 0 }
+    }
+
+    /// What the command comes to, folded but not written.
+    pub(crate) fn writes(&mut self, command: &Command) -> Writes {
+        let offset = Offset::new(self.next).unwrap();
+        let time = advance(0, self.next, self.next + 1).to.clock.time;
+        let applied = self.fold.apply_command(command, time).unwrap();
+        let folded = &self.fold.scopes[&command.scope];
+        let (scope, tenant) = (command.scope.reference(), command.scope.tenant.clone());
+        let changed = images(&folded.scope, command, &applied.changes);
+        let replaced = changed.iter().filter(|(changed, _)| !changed.is_new);
+        let image = |message| MessageImage { scope, tenant: tenant.clone(), message };
+        let member = applied.member.clone().map(|user| {
+            let member = folded.scope.members[&user];
+            MemberImage { scope, tenant: tenant.clone(), user, member }
+        });
+        Writes {
+            scopes: vec![(command.scope.clone(), folded.scope.heading.clone())],
+            members: member.into_iter().collect(),
+            replaced: replaced.map(|(changed, _)| (scope, changed.id)).collect(),
+            messages: changed.iter().map(|(_, message)| image(message.clone())).collect(),
+            outcomes: vec![OutcomeImage {
+                id: command.id,
+                scope,
+                tenant: tenant.clone(),
+                partition: Partition::new(0),
+                offset,
+                outcome: applied.outcome,
+            }],
+            dead_letters: Vec::new(),
+        }
+    }
+
+    /// Commits writes at partition 0's next record.
+    pub(crate) async fn commit(&mut self, writes: &Writes) -> Result<(), ReadModelError> {
+        let advances = [advance(0, self.next, self.next + 1)];
+        let batch = self.projection.begin(&advances, &Wanted::default()).await?;
+        batch.commit(writes).await?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Folds and commits a command; returns what the database had of what it touches.
+    pub(crate) async fn write(&mut self, command: &Command) {
+        let before = self.fold.scopes.get(&command.scope).map(|f| f.scope.heading.clone());
+        let writes = self.writes(command);
+        let mut wanted = Wanted::default();
+        wanted.add(&command.scope, command.scope.reference(), command.id, Touched::by(command));
+        let advances = [advance(0, self.next, self.next + 1)];
+        let mut batch = self.projection.begin(&advances, &wanted).await.unwrap();
+        let loaded = batch.take_loaded();
+        assert_eq!(loaded.scopes[&command.scope].heading, before.unwrap_or_default());
+        batch.commit(&writes).await.unwrap();
+        self.next += 1;
+    }
+
+    /// Partition 0's next offset.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+}
