@@ -1,1 +1,77 @@
-//! api
+//! The api: every request that only reads.
+//!
+//! [`pull`] gives pages of what changed, with long poll; [`members`] and [`pushes`] tell who is in a
+//! scope and what became of a push; [`docs`] describes all routes, ingest's included.
+
+mod config;
+pub mod docs;
+mod measure;
+mod members;
+mod pull;
+mod pushes;
+mod query;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    routing::get,
+};
+use contract::path;
+use model::ScopeKind;
+use readmodel::{PgPool, feed::Feed};
+use service::auth::Verifier;
+use tokio_util::sync::CancellationToken;
+
+pub use config::ApiConfig;
+
+/// What the requests share.
+pub struct Api {
+    config: ApiConfig,
+    pool: PgPool,
+    feed: Arc<Feed>,
+    verifier: Arc<Verifier>,
+    shutdown: CancellationToken,
+    drift: measure::Drift,
+}
+
+impl Api {
+    /// `pool` has the api role. Long polls learn of news from `feed`: a projector of this process or
+    /// a `readmodel::asker` must feed it. They are answered at once when `shutdown` begins.
+    pub fn new(
+        config: ApiConfig,
+        pool: PgPool,
+        feed: Arc<Feed>,
+        verifier: Arc<Verifier>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        measure::describe();
+        Self { config, pool, feed, verifier, shutdown, drift: measure::Drift::new() }
+    }
+}
+
+type Shared = State<Arc<Api>>;
+
+/// The routes. Wrap them in `service::http::envelope`.
+pub fn router(api: Arc<Api>) -> Router {
+    let push_status =
+        |State(api): Shared, request: Request| async move { pushes::status(&api, request).await };
+    let mut router = Router::new()
+        .route("/api/v1/pushes/{push_id}", get(push_status))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page));
+    for kind in ScopeKind::ALL {
+        let pull = move |State(api): Shared, request: Request| async move {
+            pull::pull(&api, kind, request).await
+        };
+        router = router.route(&format!("{}/pull", path::context(kind)), get(pull));
+    }
+    for (kind, path) in path::with_members() {
+        let list = move |State(api): Shared, request: Request| async move {
+            members::list(&api, kind, request).await
+        };
+        router = router.route(&format!("{path}/members"), get(list));
+    }
+    router.with_state(api)
+}

@@ -1,1 +1,101 @@
-//! ingest
+//! Ingest: every request that changes something.
+//!
+//! Authenticate, validate, ask the [`gate`], append the command to the log, wait (bounded) for what the
+//! fold decides ([`decide`]), answer. Nothing here decides: what is checked before the append only
+//! spares the log.
+
+mod batch;
+mod config;
+mod decide;
+mod epoch;
+mod gate;
+mod measure;
+mod members;
+mod push;
+mod push_body;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    routing::{post, put},
+};
+use contract::{headers, path};
+use eventlog::EventLog;
+use http::HeaderMap;
+use model::{Limits, ScopeKind};
+use readmodel::{PgPool, feed::Feed};
+use service::auth::Verifier;
+
+pub use config::{IngestConfig, WhoMayCreate};
+
+/// What the requests share.
+pub struct Ingest {
+    config: IngestConfig,
+    limits: Limits,
+    log: Arc<dyn EventLog>,
+    feed: Arc<Feed>,
+    verifier: Arc<Verifier>,
+    gate: gate::Gate,
+    outcomes: batch::Batch<decide::Outcomes>,
+    epoch: epoch::CurrentEpoch,
+    pushed: measure::Pushed,
+}
+
+impl Ingest {
+    /// `pool` has the ingest role. Waiters learn of outcomes from `feed`: a projector of this process
+    /// or a `readmodel::asker` must feed it.
+    pub fn new(
+        config: IngestConfig,
+        log: Arc<dyn EventLog>,
+        pool: PgPool,
+        feed: Arc<Feed>,
+        verifier: Arc<Verifier>,
+    ) -> Self {
+        measure::describe();
+        Self {
+            limits: config.limits(),
+            config,
+            log,
+            feed,
+            verifier,
+            gate: gate::Gate::new(gate::Standings(pool.clone())),
+            outcomes: batch::Batch::new(decide::Outcomes(pool.clone())),
+            epoch: epoch::CurrentEpoch::new(pool),
+            pushed: measure::Pushed::new(),
+        }
+    }
+
+    /// How long the caller waits for the outcome.
+    fn wait(&self, headers: &HeaderMap) -> Duration {
+        if headers::prefers_async(headers) { Duration::ZERO } else { self.config.push_wait() }
+    }
+}
+
+type Shared = State<Arc<Ingest>>;
+
+/// The routes. Wrap them in `service::http::envelope`.
+pub fn router(ingest: Arc<Ingest>) -> Router {
+    let mut router = Router::new();
+    for kind in ScopeKind::ALL {
+        let push = move |State(ingest): Shared, request: Request| async move {
+            push::push(&ingest, kind, request).await
+        };
+        router = router.route(&format!("{}/push", path::context(kind)), post(push));
+    }
+    for (kind, path) in path::with_members() {
+        let create = move |State(ingest): Shared, request: Request| async move {
+            members::create(&ingest, kind, request).await
+        };
+        let set = move |State(ingest): Shared, request: Request| async move {
+            members::set(&ingest, kind, request).await
+        };
+        let remove = move |State(ingest): Shared, request: Request| async move {
+            members::remove(&ingest, kind, request).await
+        };
+        let member = format!("{path}/members/{{user_id}}");
+        router = router.route(path, put(create)).route(&member, put(set).delete(remove));
+    }
+    router.with_state(ingest)
+}

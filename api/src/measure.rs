@@ -1,0 +1,52 @@
+//! What the api measures.
+
+use std::time::Duration;
+
+use contract::recent::Recent;
+use http::StatusCode;
+use model::{Cursor, ScopeKind};
+
+const PULL_LATENCY: &str = "context_sync_pull_latency";
+const CURSOR_DRIFT: &str = "context_cursor_drift";
+
+/// Says what the metrics mean, and shows those that nothing has been noted for.
+pub(crate) fn describe() {
+    metrics::describe_histogram!(
+        PULL_LATENCY,
+        metrics::Unit::Seconds,
+        "Time to answer a pull, without waiting for news"
+    );
+    metrics::describe_gauge!(
+        CURSOR_DRIFT,
+        "The greatest head less device cursor seen in five minutes, first pulls from 0 left out"
+    );
+    metrics::gauge!(CURSOR_DRIFT).set(0.0);
+}
+
+/// Notes how long a pull took, refused ones included.
+pub(crate) fn pull_latency(kind: ScopeKind, status: StatusCode, took: Duration) {
+    let class = match status.as_u16() / 100 {
+        2 => "2xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    metrics::histogram!(PULL_LATENCY, "scope" => kind.as_str(), "status" => class)
+        .record(took.as_secs_f64());
+}
+
+/// How far the devices of the last minutes' pulls were behind.
+pub(crate) struct Drift(Recent<u64>);
+
+impl Drift {
+    pub(crate) fn new() -> Self {
+        Self(Recent::new(|slots| {
+            let greatest = slots.iter().copied().max().unwrap_or(0);
+            metrics::gauge!(CURSOR_DRIFT).set(greatest as f64);
+        }))
+    }
+
+    pub(crate) fn note(&self, head: Cursor, cursor: Cursor) {
+        let behind = head.get().saturating_sub(cursor.get());
+        self.0.note(|greatest| *greatest = behind.max(*greatest));
+    }
+}

@@ -1,0 +1,199 @@
+//! `GET {scope}/pull`: a page of what changed after a cursor, at once or as soon as there is any.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use contract::{
+    Caller, headers, path,
+    problems::{self, Whereabouts},
+};
+use http::{HeaderValue, Uri, header::CONTENT_TYPE};
+use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
+use readmodel::pull::{Page, PullQuery};
+use service::Problem;
+
+use crate::{Api, ApiConfig, measure, query::Query};
+
+/// How long to wait before looking again where the feed has told of a head that no query shows.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a pull asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    cursor: Cursor,
+    limit: u32,
+    wait: Duration,
+    epoch: Option<Epoch>,
+}
+
+/// Answers a pull, and measures it without the time it waited for news.
+pub(crate) async fn pull(api: &Api, kind: ScopeKind, request: Request) -> Response {
+    let begun = Instant::now();
+    let mut waited = Duration::ZERO;
+    let response = problems::answer(pulled(api, kind, request, &mut waited).await);
+    measure::pull_latency(kind, response.status(), begun.elapsed().saturating_sub(waited));
+    response
+}
+
+async fn pulled(
+    api: &Api,
+    kind: ScopeKind,
+    request: Request,
+    waited: &mut Duration,
+) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    headers::device(&parts.headers)?;
+    let scope = path::scope(&mut parts, kind, &caller).await?;
+    let asked = Asked::parse(&parts.uri, &api.config)?;
+    let page = newest(api, &caller, &scope, &asked, waited).await?;
+    let base = base(asked.epoch, page.summary.epoch);
+    Ok(answer(&page, base))
+}
+
+/// The page; where there is nothing new, the one that comes within the wait. Whether the caller may
+/// see it is asked with each page.
+async fn newest(
+    api: &Api,
+    caller: &Caller,
+    scope: &ScopeKey,
+    asked: &Asked,
+    waited: &mut Duration,
+) -> Result<Page, Problem> {
+    let deadline = Instant::now() + asked.wait;
+    // Before the first look, so that no commit is missed.
+    let mut head = (!asked.wait.is_zero()).then(|| api.feed.watch(scope.reference()));
+    let mut told = false;
+    loop {
+        let page = look(api, caller, scope, asked).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let idle = page.messages.is_empty() && page.summary.head == asked.cursor;
+        let Some(head) = head.as_mut().filter(|_| idle && !left.is_zero()) else {
+            return Ok(page);
+        };
+        let begun = Instant::now();
+        if told {
+            tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+        }
+        tokio::select! {
+            moved = head.past(asked.cursor, left) => told = moved,
+            // The process ends: the device comes back to another one.
+            () = api.shutdown.cancelled() => return Ok(page),
+        }
+        *waited += begun.elapsed();
+    }
+}
+
+/// One page, if the caller may see it and the cursor is good.
+async fn look(
+    api: &Api,
+    caller: &Caller,
+    scope: &ScopeKey,
+    asked: &Asked,
+) -> Result<Page, Problem> {
+    let query = PullQuery {
+        scope,
+        user: &caller.user,
+        privileged: !scope.kind.has_members() || caller.org_role == OrgRole::Owner,
+        after: asked.cursor,
+        limit: asked.limit,
+        bytes: u64::from(api.config.page_bytes_max),
+    };
+    if scope.kind == ScopeKind::Org && scope.name.as_str() != scope.tenant.as_str() {
+        return Err(problems::permission_denied(false));
+    }
+    let page = readmodel::pull::pull(&api.pool, &query)
+        .await
+        .map_err(|error| problems::of_read_model(&error))?;
+    let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
+    if !standing.may_pull() {
+        let purge = standing == Standing::Stranger { former: true };
+        return Err(problems::permission_denied(purge));
+    }
+    check_cursor(asked, &page)?;
+    if asked.cursor > Cursor::ZERO {
+        api.drift.note(page.summary.head, asked.cursor);
+    }
+    Ok(page)
+}
+
+/// Refuses a cursor that says nothing in this scope as it is now.
+fn check_cursor(asked: &Asked, page: &Page) -> Result<(), Problem> {
+    let summary = &page.summary;
+    let base = base(asked.epoch, summary.epoch);
+    let detail = if base.is_some_and(|base| asked.cursor > base) {
+        "cursor is of another epoch, and no longer good"
+    } else if asked.cursor > summary.head {
+        "cursor is ahead of the scope's head"
+    } else {
+        return Ok(());
+    };
+    let at = Whereabouts { head: summary.head, floor: summary.floor, epoch: summary.epoch, base };
+    Err(problems::invalid_cursor(detail, &at))
+}
+
+/// Up to where cursors of the request's epoch are still good; `None` if it is the current one, or
+/// not said. What a recovery keeps is not in the read model, so of another epoch nothing is.
+fn base(asked: Option<Epoch>, current: Epoch) -> Option<Cursor> {
+    asked.filter(|epoch| *epoch != current).map(|_| Cursor::ZERO)
+}
+
+impl Asked {
+    fn parse(uri: &Uri, config: &ApiConfig) -> Result<Self, Problem> {
+        let query = Query::of(uri);
+        let cursor = query.number("cursor", "", 0, i64::MAX as u64)?.unwrap_or(0);
+        let limit_max = config.pull_limit_max;
+        let limit = query.number("limit", "", 1, u64::from(limit_max))?;
+        let wait_max = u64::from(config.pull_wait_seconds_max);
+        let wait = query.number("wait", " of seconds", 0, wait_max)?.unwrap_or(0);
+        let epoch = match query.one("epoch")? {
+            None => None,
+            Some(text) => Some(path::parse_uuid(&text).map(Epoch).ok_or_else(|| {
+                Problem::invalid_request("epoch takes a UUID, as a pull gave it")
+            })?),
+        };
+        Ok(Self {
+            cursor: Cursor::new(cursor).unwrap_or_default(),
+            limit: limit.map_or(config.pull_limit.min(limit_max), |limit| limit as u32),
+            wait: Duration::from_secs(wait),
+            epoch,
+        })
+    }
+}
+
+/// The answer's JSON. The messages are JSON already, so it is put together as text.
+fn answer(page: &Page, base: Option<Cursor>) -> Response {
+    let body = body(page, base);
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+fn body(page: &Page, base: Option<Cursor>) -> String {
+    let summary = &page.summary;
+    let head = summary.head;
+    let cursor = page.last.filter(|_| page.has_more).unwrap_or(head);
+    let mut body = String::with_capacity(page.messages.len() + 320);
+    body.push_str("{\"messages\":[");
+    body.push_str(&page.messages);
+    // Writing into a String cannot fail.
+    let _ = write!(
+        body,
+        "],\"cursor\":{cursor},\"has_more\":{},\"head\":{head},\"floor\":{},\"count\":{},\
+         \"digest\":\"{}\",\"epoch\":\"{}\"",
+        page.has_more, summary.floor, summary.count, summary.digest, summary.epoch
+    );
+    if let Some(base) = base {
+        let _ = write!(body, ",\"base\":{base}");
+    }
+    body.push('}');
+    body
+}
+
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod tests;

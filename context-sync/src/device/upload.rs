@@ -1,0 +1,132 @@
+//! Many messages on their way to one scope.
+
+use model::PushAnswer;
+use serde_json::json;
+
+use super::{
+    batches::{Batches, Outgoing},
+    client::Client,
+    problem::ClientError,
+    scope::Scope,
+    table::Table,
+};
+
+/// What became of messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub pushes: u64,
+    pub synced: u64,
+    pub skipped: u64,
+    pub rejected: u64,
+    /// The scope's head after the last push; `None` before the first.
+    pub cursor: Option<u64>,
+}
+
+/// Sends messages to a scope in pushes, in the order they come in.
+pub struct Upload<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    batches: Batches,
+    /// What became of the messages so far.
+    pub tally: Tally,
+}
+
+/// One push that is done.
+#[derive(Debug)]
+pub struct Delivered {
+    pub messages: u64,
+    /// `None`: all of its messages were rejected.
+    pub answer: Option<PushAnswer>,
+    /// Why messages were rejected, each with where it came from.
+    pub rejections: Vec<String>,
+}
+
+impl<'a> Upload<'a> {
+    pub fn new(client: &'a Client, scope: &'a Scope) -> Self {
+        Self { client, scope, batches: Batches::default(), tally: Tally::default() }
+    }
+
+    /// Takes a message, and pushes those before it if they are enough.
+    pub async fn add(&mut self, message: Outgoing) -> Result<Option<Delivered>, ClientError> {
+        match self.batches.add(message) {
+            Some(batch) => self.deliver(batch).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Pushes what is left; `None` if nothing is.
+    pub async fn finish(&mut self) -> Result<Option<Delivered>, ClientError> {
+        let batch = self.batches.rest();
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        self.deliver(batch).await.map(Some)
+    }
+
+    /// A push of which every message is invalid is an error to the API; to an upload it is as good
+    /// as any other: the next messages may be fine.
+    async fn deliver(&mut self, batch: Vec<Outgoing>) -> Result<Delivered, ClientError> {
+        let messages = batch.len() as u64;
+        let pushed = self.client.push(self.scope, batch.iter().map(|m| &*m.json)).await;
+        self.tally.pushes += 1;
+        match pushed {
+            Ok(answer) => {
+                self.tally.count(&answer);
+                let rejections = rejections(&batch, &answer);
+                Ok(Delivered { messages, answer: Some(answer), rejections })
+            }
+            Err(ClientError::Problem(problem)) if problem.is_about_messages() => {
+                self.tally.rejected += messages;
+                let origin = batch.first().map_or("", |m| m.origin.as_str());
+                let others = match messages {
+                    1 => String::new(),
+                    _ => format!(" (and {} more in this push)", messages - 1),
+                };
+                let rejections = vec![format!("{origin}{others}: {problem}")];
+                Ok(Delivered { messages, answer: None, rejections })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<String> {
+    let rejected = answer.results.iter().filter_map(|result| {
+        let code = result.code?;
+        let origin = batch.get(result.index as usize).map_or("?", |m| m.origin.as_str());
+        Some(format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default()))
+    });
+    rejected.collect()
+}
+
+impl Tally {
+    /// Adds what one push came to.
+    pub fn count(&mut self, answer: &PushAnswer) {
+        self.synced += u64::from(answer.synced);
+        self.skipped += u64::from(answer.skipped);
+        self.rejected += u64::from(answer.rejected);
+        self.cursor = Some(answer.cursor.get());
+    }
+
+    /// All messages that were counted.
+    pub fn messages(&self) -> u64 {
+        self.synced + self.skipped + self.rejected
+    }
+
+    /// For people.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
+        let cursor = self.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
+        let [pushes, synced, skipped, rejected] =
+            [self.pushes, self.synced, self.skipped, self.rejected].map(|n| n.to_string());
+        table.row([pushes, synced, skipped, rejected, cursor]);
+        table
+    }
+
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        let Self { pushes, synced, skipped, rejected, cursor } = self;
+        json!({ "pushes": pushes, "synced": synced, "skipped": skipped, "rejected": rejected,
+                "cursor": cursor })
+    }
+}

@@ -1,0 +1,79 @@
+//! `context-sync import`: what a team decided already, out of the history of its repository.
+
+pub mod commit;
+pub mod git;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    Failure,
+    device::{
+        connection::ConnectionArgs,
+        output::print,
+        progress::Progress,
+        upload::{Delivered, Tally, Upload},
+    },
+};
+use git::History;
+
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// The git repository whose history is imported
+    #[arg(long, value_name = "PATH")]
+    pub git: PathBuf,
+
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+
+    /// Print what became of the commits as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Imports every commit that is reachable from HEAD, the oldest first.
+pub async fn run(args: ImportArgs) -> Result<(), Failure> {
+    let mut history = History::open(&args.git, None).await?;
+    let progress = Progress::new("importing", "commits", Some(history.total));
+    let client = args.connection.client(progress.notify())?;
+    let mut upload = Upload::new(&client, &args.connection.scope);
+    let mut empty = 0;
+    while let Some(commit) = history.next().await? {
+        match commit.message()? {
+            Some(message) => show(&progress, upload.add(message).await?),
+            None => {
+                empty += 1;
+                progress.add(1);
+            }
+        }
+    }
+    show(&progress, upload.finish().await?);
+    let tally = upload.tally;
+    progress.finish(format!("imported {} commits", tally.messages() + empty));
+    report(&tally, empty, args.json)
+}
+
+fn show(progress: &Progress, delivered: Option<Delivered>) {
+    let Some(delivered) = delivered else { return };
+    progress.add(delivered.messages);
+    for why in &delivered.rejections {
+        progress.note(why);
+    }
+}
+
+fn report(tally: &Tally, empty: u64, json: bool) -> Result<(), Failure> {
+    if json {
+        let mut value = tally.json();
+        value["empty"] = empty.into();
+        let _ = print([value])?;
+    } else {
+        let empty_note = format!("{empty} commits have no message and were left out\n");
+        let note = if empty > 0 { empty_note.as_str() } else { "" };
+        let _ = print([format!("{}{note}", tally.table())])?;
+    }
+    match tally.rejected {
+        0 => Ok(()),
+        rejected => Err(format!("{rejected} commits were rejected").into()),
+    }
+}

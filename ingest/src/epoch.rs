@@ -1,0 +1,41 @@
+//! Which epoch is in force, looked up seldom: it changes with a recovery or with the rules.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use contract::problems;
+use model::Epoch;
+use readmodel::{PgPool, pull};
+use service::Problem;
+
+/// How long an epoch is taken as it was.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+
+pub(crate) struct CurrentEpoch {
+    pool: PgPool,
+    known: Mutex<Option<(Epoch, Instant)>>,
+}
+
+impl CurrentEpoch {
+    pub(crate) fn new(pool: PgPool) -> Self {
+        Self { pool, known: Mutex::new(None) }
+    }
+
+    /// Whether `epoch` is the one in force.
+    ///
+    /// # Errors
+    /// 503 if the read model cannot be asked.
+    pub(crate) async fn is(&self, epoch: Epoch) -> Result<bool, Problem> {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some_and(|(current, at)| current == epoch && at.elapsed() < KNOWN_FOR) {
+            return Ok(true);
+        }
+        // Another one than remembered is asked anew: the device may know better.
+        let current = pull::epoch(&self.pool).await.map_err(|e| problems::of_read_model(&e))?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((current, Instant::now()));
+        Ok(current == epoch)
+    }
+}

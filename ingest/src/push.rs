@@ -1,0 +1,98 @@
+//! `POST {scope}/push`.
+
+use std::time::Instant;
+
+use axum::{
+    Json,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use contract::{Caller, headers, path, problems};
+use http::{StatusCode, header::LOCATION};
+use model::{
+    Action, Command, CommandId, Outcome, Place, Refusal, RequestHash, ScopeKind, Standing, Verdict,
+    message::InvalidCode,
+};
+use serde::Serialize;
+use service::{Problem, http::read_body};
+
+use crate::{Ingest, decide::Decision, measure, push_body::PushBody};
+
+/// What a push is called in the id of its command.
+const KIND: &str = "push";
+
+/// 202: the log has the push, the read model not yet.
+#[derive(Serialize)]
+struct Accepted {
+    status: &'static str,
+    push_id: CommandId,
+    at: String,
+}
+
+/// Answers a push, and measures it.
+pub(crate) async fn push(ingest: &Ingest, kind: ScopeKind, request: Request) -> Response {
+    let begun = Instant::now();
+    let response = problems::answer(pushed(ingest, kind, request).await);
+    measure::push_latency(kind, response.status(), begun.elapsed());
+    response
+}
+
+async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+    let device = headers::device(&parts.headers)?;
+    let scope = path::scope(&mut parts, kind, &caller).await?;
+    let key = headers::idempotency_key(&parts.headers)?;
+    let (bytes_max, timeout) =
+        (u64::from(ingest.config.push_bytes_max), ingest.config.body_timeout);
+    let body = read_body(body, "push_bytes_max", bytes_max, timeout).await?;
+    let mut push = PushBody::parse(&body, &ingest.limits)?;
+    let refusal = push.refusal();
+    // A wrong hash is no bad request: it is told to those who may push.
+    if let Some((code, problem)) = refusal {
+        if code == InvalidCode::HashMismatch {
+            ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
+        }
+        return Err(problem);
+    }
+    ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
+    if let Some(epoch) = push.epoch
+        && push.names_bases()
+        && !ingest.epoch.is(epoch).await?
+    {
+        push.forget_bases();
+    }
+    let command = Command {
+        id: Ingest::command_id(&scope, KIND, &caller.user, key),
+        request_hash: RequestHash::of(&[KIND.as_bytes(), b"\n", &body]),
+        scope,
+        actor: caller.user,
+        org_role: caller.org_role,
+        device: Some(device),
+        action: Action::MessagesPushed { changes: push.changes, rejected: push.rejected },
+    };
+    drop(body); // the wait may be long, and the body large
+    match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
+        Decision::Outcome(outcome) => answer(ingest, &outcome),
+        Decision::Accepted(at) => Ok(accepted(command.id, at)),
+    }
+}
+
+fn answer(ingest: &Ingest, outcome: &Outcome) -> Result<Response, Problem> {
+    match &outcome.verdict {
+        Verdict::Pushed(answer) => {
+            ingest.pushed.note(answer);
+            Ok(Json(answer).into_response())
+        }
+        Verdict::Refused(Refusal::PermissionDenied { purge }) => {
+            Err(problems::permission_denied(*purge))
+        }
+        other => Err(Problem::internal(format!("a push became {other:?}"))),
+    }
+}
+
+fn accepted(push_id: CommandId, at: Place) -> Response {
+    let location = format!("/api/v1/pushes/{push_id}?at={at}");
+    let body = Accepted { status: "accepted", push_id, at: at.to_string() };
+    (StatusCode::ACCEPTED, [(LOCATION, location)], Json(body)).into_response()
+}
