@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contract::recent::Recent;
+use contract::measure::{Recent, latency};
 use http::StatusCode;
 use model::{Cursor, ScopeKind};
 
@@ -25,13 +25,7 @@ pub(crate) fn describe() {
 
 /// Notes how long a pull took, refused ones included.
 pub(crate) fn pull_latency(kind: ScopeKind, status: StatusCode, took: Duration) {
-    let class = match status.as_u16() / 100 {
-        2 => "2xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    metrics::histogram!(PULL_LATENCY, "scope" => kind.as_str(), "status" => class)
-        .record(took.as_secs_f64());
+    latency(PULL_LATENCY, kind, status, took);
 }
 
 /// How far the devices of the last minutes' pulls were behind.

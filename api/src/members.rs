@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use contract::{Caller, path, problems};
-use model::{Role, ScopeKind, Standing, Timestamp};
+use model::{Role, ScopeKind, Timestamp};
 use readmodel::access;
 use serde::Serialize;
 use service::Problem;
@@ -36,10 +36,7 @@ pub(crate) async fn list(
     let (standing, rows) = access::members(&api.pool, &caller.access(&scope))
         .await
         .map_err(|error| problems::of_read_model(&error))?;
-    if !standing.may_pull() {
-        let purge = standing == Standing::Stranger { former: true };
-        return Err(problems::permission_denied(purge));
-    }
+    problems::permit(standing, standing.may_pull())?;
     let member =
         |row: access::MemberRow| Member { user_id: row.user, role: row.role, since: row.since };
     Ok(Json(Members { members: rows.into_iter().map(member).collect() }).into_response())

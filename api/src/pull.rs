@@ -15,7 +15,7 @@ use contract::{
 };
 use http::{HeaderValue, Uri, header::CONTENT_TYPE};
 use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
-use readmodel::pull::{Page, PullQuery};
+use readmodel::pull::{Page, PullQuery, Summary};
 use service::Problem;
 
 use crate::{Api, ApiConfig, measure, query::Query};
@@ -112,11 +112,8 @@ async fn look(
         .await
         .map_err(|error| problems::of_read_model(&error))?;
     let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
-    if !standing.may_pull() {
-        let purge = standing == Standing::Stranger { former: true };
-        return Err(problems::permission_denied(purge));
-    }
-    check_cursor(asked, &page)?;
+    problems::permit(standing, standing.may_pull())?;
+    check_cursor(asked, &page.summary)?;
     if asked.cursor > Cursor::ZERO {
         api.drift.note(page.summary.head, asked.cursor);
     }
@@ -124,8 +121,7 @@ async fn look(
 }
 
 /// Refuses a cursor that says nothing in this scope as it is now.
-fn check_cursor(asked: &Asked, page: &Page) -> Result<(), Problem> {
-    let summary = &page.summary;
+fn check_cursor(asked: &Asked, summary: &Summary) -> Result<(), Problem> {
     let base = base(asked.epoch, summary.epoch);
     let detail = if base.is_some_and(|base| asked.cursor > base) {
         "cursor is of another epoch, and no longer good"

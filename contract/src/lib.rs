@@ -1,13 +1,14 @@
 //! The HTTP side of the wire contract, shared by the crates that answer requests: scopes in paths
 //! ([`path`]), who calls ([`caller`]), the contract's headers ([`headers`]), problems with its codes
-//! ([`problems`]), and its gauges over the last minutes ([`recent`]).
+//! ([`problems`]), and its metrics ([`measure`]).
 //!
 //! What changes something is answered by `ingest`, what only reads by `api`.
 
 pub mod caller;
 pub mod headers;
+pub mod measure;
 pub mod path;
 pub mod problems;
-pub mod recent;
+mod recent;
 
 pub use caller::Caller;

@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use model::{Cursor, Epoch, InvalidCode};
+use model::{Cursor, Epoch, InvalidCode, Standing};
 use readmodel::ReadModelError;
 use service::Problem;
 
@@ -56,6 +56,19 @@ pub fn permission_denied(purge: bool) -> Problem {
         "Check role/membership",
     );
     if purge { problem.with("purge", true) } else { problem }
+}
+
+/// [`permission_denied`] for one of this standing.
+pub fn denied_to(standing: Standing) -> Problem {
+    permission_denied(standing == Standing::Stranger { former: true })
+}
+
+/// Refuses one of this standing, unless they are allowed.
+///
+/// # Errors
+/// SYNC_005.
+pub fn permit(standing: Standing, allowed: bool) -> Result<(), Problem> {
+    if allowed { Ok(()) } else { Err(denied_to(standing)) }
 }
 
 /// IDEMPOTENCY_MISMATCH, 409.

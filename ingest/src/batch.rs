@@ -28,6 +28,9 @@ pub(crate) type Unanswered = Arc<ReadModelError>;
 
 type Tell<A> = oneshot::Sender<Result<A, Unanswered>>;
 
+/// Questions, and whom to tell the answers, in the same order.
+type Asked<A> = (Vec<<A as Ask>::Question>, Vec<Tell<<A as Ask>::Answer>>);
+
 /// Gathers questions for one asker.
 pub(crate) struct Batch<A: Ask>(Arc<Shared<A>>);
 
@@ -72,7 +75,7 @@ impl<A: Ask> Shared<A> {
     }
 
     /// What has gathered, or `None`, and then nobody asks any more.
-    fn take(&self) -> Option<(Vec<A::Question>, Vec<Tell<A::Answer>>)> {
+    fn take(&self) -> Option<Asked<A>> {
         let mut gathered = self.lock();
         let count = gathered.questions.len().min(QUESTIONS_MAX);
         gathered.asking = count > 0;

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use contract::problems;
 use eventlog::{AppendError, RECORD_BYTES_MAX, RejectReason, partition_of};
-use model::{Command, CommandId, Offset, Outcome, Place, Timestamp, limits::COMMAND_KNOWN_MICROS};
+use model::{
+    Action, Command, CommandId, Offset, Outcome, Place, Timestamp, Verdict,
+    limits::COMMAND_KNOWN_MICROS,
+};
 use readmodel::{
     PgPool, ReadModelError,
     feed::Waited,
@@ -82,9 +85,15 @@ impl Ingest {
         let appended =
             self.log.append(key, Bytes::from(value)).await.map_err(|e| not_appended(&e))?;
         match outcome.decided(appended.place, wait).await {
-            Waited::Outcome(outcome) => same_request(outcome, command).map(Decision::Outcome),
+            Waited::Outcome(outcome) => {
+                let outcome = same_request(outcome, command)?;
+                if let Verdict::Pushed(answer) = &outcome.verdict {
+                    self.pushed.note(answer);
+                }
+                Ok(Decision::Outcome(outcome))
+            }
             Waited::TimedOut => Ok(Decision::Accepted(appended.place)),
-            Waited::Nothing => Err(dead_letter(command.id, appended.place)),
+            Waited::Nothing => Err(dead_letter(command, appended.place)),
         }
     }
 
@@ -137,10 +146,17 @@ fn not_appended(error: &AppendError) -> Problem {
     }
 }
 
-fn dead_letter(id: CommandId, at: Place) -> Problem {
+fn dead_letter(command: &Command, at: Place) -> Problem {
+    let id = command.id;
+    let name = match command.action {
+        Action::MessagesPushed { .. } => "push_id",
+        Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => {
+            "command_id"
+        }
+    };
     Problem::internal(format!("command {id} at {at} became a dead letter"))
-        .resolution("It is kept for an operator: report it with the push_id and the request_id")
-        .with("push_id", id.to_string())
+        .resolution(format!("It is kept for an operator: report it with the {name} and request_id"))
+        .with(name, id.to_string())
 }
 
 #[cfg(test)]

@@ -66,23 +66,17 @@ impl<A: Ask<Question = AccessQuery, Answer = Standing>> Gate<A> {
         allows: fn(Standing) -> bool,
     ) -> Result<(), Problem> {
         if !query.scope.kind.has_members() {
-            return pass(self.standing(query).await?, allows);
+            let standing = self.standing(query).await?;
+            return problems::permit(standing, allows(standing));
         }
         if self.allowed.get(&query).is_some_and(allows) {
             return Ok(());
         }
         let standing = self.standing(query.clone()).await?;
-        pass(standing, allows)?;
+        problems::permit(standing, allows(standing))?;
         self.allowed.insert(query, standing);
         Ok(())
     }
-}
-
-fn pass(standing: Standing, allows: fn(Standing) -> bool) -> Result<(), Problem> {
-    if allows(standing) {
-        return Ok(());
-    }
-    Err(problems::permission_denied(standing == Standing::Stranger { former: true }))
 }
 
 #[cfg(test)]

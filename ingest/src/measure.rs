@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contract::recent::Recent;
+use contract::measure::{Recent, latency};
 use http::StatusCode;
 use model::{PushAnswer, ScopeKind, Status};
 
@@ -36,13 +36,7 @@ pub(crate) fn describe() {
 
 /// Notes how long a push took, refused ones included.
 pub(crate) fn push_latency(kind: ScopeKind, status: StatusCode, took: Duration) {
-    let class = match status.as_u16() / 100 {
-        2 => "2xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    metrics::histogram!(PUSH_LATENCY, "scope" => kind.as_str(), "status" => class)
-        .record(took.as_secs_f64());
+    latency(PUSH_LATENCY, kind, status, took);
 }
 
 /// The messages of the last minutes' pushes.

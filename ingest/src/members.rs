@@ -67,10 +67,9 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let asked = Asked::read(ingest, kind, request).await?;
     if !may_create(ingest, &asked.caller) {
-        return match ingest.gate.standing(asked.caller.access(&asked.scope)).await? {
-            Standing::Role(role) => Ok(created(StatusCode::OK, &asked.scope, role)),
-            other => Err(problems::permission_denied(other == Standing::Stranger { former: true })),
-        };
+        let standing = ingest.gate.standing(asked.caller.access(&asked.scope)).await?;
+        let role = standing.role().ok_or_else(|| problems::denied_to(standing))?;
+        return Ok(created(StatusCode::OK, &asked.scope, role));
     }
     let outcome = match asked.decide(ingest, "scope-created", Action::ScopeCreated).await? {
         Decided::Outcome(outcome) => outcome,

@@ -73,17 +73,14 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     };
     drop(body); // the wait may be long, and the body large
     match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
-        Decision::Outcome(outcome) => answer(ingest, &outcome),
+        Decision::Outcome(outcome) => answer(&outcome),
         Decision::Accepted(at) => Ok(accepted(command.id, at)),
     }
 }
 
-fn answer(ingest: &Ingest, outcome: &Outcome) -> Result<Response, Problem> {
+fn answer(outcome: &Outcome) -> Result<Response, Problem> {
     match &outcome.verdict {
-        Verdict::Pushed(answer) => {
-            ingest.pushed.note(answer);
-            Ok(Json(answer).into_response())
-        }
+        Verdict::Pushed(answer) => Ok(Json(answer).into_response()),
         Verdict::Refused(Refusal::PermissionDenied { purge }) => {
             Err(problems::permission_denied(*purge))
         }

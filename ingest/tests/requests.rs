@@ -1,5 +1,6 @@
 //! Requests through the whole router, onto a log in memory that folds what it is given. There is no
 //! database: what needs none must not ask it, and what needs one must say that it cannot be reached.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     pin::Pin,
