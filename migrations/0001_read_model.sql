@@ -136,7 +136,7 @@ alter table members enable row level security, force row level security;
 alter table messages enable row level security, force row level security;
 alter table outcomes enable row level security, force row level security;
 
--- The projector folds all tenants; so does the owner's security-definer function below.
+-- The projector folds all tenants; the owner's security-definer functions below look at all.
 create policy projector on scopes to context_sync_projector, current_user using (true) with check (true);
 create policy projector on members to context_sync_projector, current_user using (true) with check (true);
 create policy projector on messages to context_sync_projector using (true) with check (true);
@@ -203,6 +203,27 @@ begin
         left join members r on r.scope = of_scope and r.tenant_id = for_tenant and r.user_id = for_user;
 end
 $$;
+
+-- What pulls with nothing to send need to know, for many callers at once: numbers of the scope, and
+-- the caller's own role in it. Whoever asks names the tenant of each; no row of another one answers.
+create function glance(of_scopes uuid[], of_tenants text[], for_users text[])
+returns table (
+    known boolean, membership boolean, role text,
+    head bigint, floor bigint, live_count bigint, digest bytea, epoch uuid
+) language sql stable security definer
+set search_path = context_sync, pg_temp as $$
+    select s.scope is not null, r.user_id is not null, r.role,
+        s.head, s.floor, s.live_count, s.digest, source.epoch
+    from unnest(of_scopes, of_tenants, for_users) with ordinality
+            as asked (scope, tenant_id, user_id, place)
+        cross join source
+        left join scopes s on s.scope = asked.scope and s.tenant_id = asked.tenant_id
+        left join members r on r.scope = asked.scope and r.tenant_id = asked.tenant_id
+            and r.user_id = asked.user_id
+    order by asked.place
+$$;
+revoke all on function glance from public;
+grant execute on function glance to context_sync_api;
 
 -- Which of these scopes have gone past these cursors: one question for all who wait. Says nothing but
 -- numbers of scopes that the asker has been allowed to pull already.

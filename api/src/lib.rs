@@ -5,6 +5,7 @@
 
 mod config;
 pub mod docs;
+mod idle;
 mod measure;
 mod members;
 mod pull;
@@ -34,6 +35,7 @@ pub struct Api {
     verifier: Arc<Verifier>,
     shutdown: CancellationToken,
     drift: measure::Drift,
+    idle: idle::Idle,
 }
 
 impl Api {
@@ -47,7 +49,8 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Self {
         measure::describe();
-        Self { config, pool, feed, verifier, shutdown, drift: measure::Drift::new() }
+        let idle = idle::Idle::new(feed.clone(), pool.clone());
+        Self { config, pool, feed, verifier, shutdown, drift: measure::Drift::new(), idle }
     }
 }
 

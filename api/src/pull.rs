@@ -97,6 +97,30 @@ async fn look(
     scope: &ScopeKey,
     asked: &Asked,
 ) -> Result<Page, Problem> {
+    if scope.kind == ScopeKind::Org && scope.name.as_str() != scope.tenant.as_str() {
+        return Err(problems::permission_denied(false));
+    }
+    let page = match api.idle.glance(scope, &caller.user, asked.cursor).await {
+        Ok(Some(glance)) => Ok(Page::empty(glance)),
+        Ok(None) => page(api, caller, scope, asked).await,
+        Err(error) => Err(problems::of_read_model(&error)),
+    }?;
+    let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
+    problems::permit(standing, standing.may_pull())?;
+    check_cursor(asked, &page.summary)?;
+    if asked.cursor > Cursor::ZERO {
+        api.drift.note(page.summary.head, asked.cursor);
+    }
+    Ok(page)
+}
+
+/// Asks Postgres for the page.
+async fn page(
+    api: &Api,
+    caller: &Caller,
+    scope: &ScopeKey,
+    asked: &Asked,
+) -> Result<Page, Problem> {
     let query = PullQuery {
         scope,
         user: &caller.user,
@@ -105,18 +129,11 @@ async fn look(
         limit: asked.limit,
         bytes: u64::from(api.config.page_bytes_max),
     };
-    if scope.kind == ScopeKind::Org && scope.name.as_str() != scope.tenant.as_str() {
-        return Err(problems::permission_denied(false));
-    }
+    let asking = api.idle.asking(scope);
     let page = readmodel::pull::pull(&api.pool, &query)
         .await
         .map_err(|error| problems::of_read_model(&error))?;
-    let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
-    problems::permit(standing, standing.may_pull())?;
-    check_cursor(asked, &page.summary)?;
-    if asked.cursor > Cursor::ZERO {
-        api.drift.note(page.summary.head, asked.cursor);
-    }
+    api.idle.saw(asking, &caller.user, &page);
     Ok(page)
 }
 

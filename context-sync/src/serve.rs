@@ -92,8 +92,7 @@ pub struct Running {
 pub async fn run(roles: Vec<Role>, args: ServeArgs) -> Result<(), Failure> {
     let shutdown = service::shutdown::on_signals()?;
     let metrics = service::telemetry::init(&args.settings.telemetry)?;
-    let listeners =
-        Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
+    let listeners = Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
     let log = eventlog::open(&args.settings.log, &args.log_dir).await?;
     let running = start(&roles, args.settings, listeners, log, metrics, shutdown)?;
     running.wait().await
@@ -101,9 +100,10 @@ pub async fn run(roles: Vec<Role>, args: ServeArgs) -> Result<(), Failure> {
 
 /// Binds an address, or says which one could not be had.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| format!("cannot listen on {address}: {e}; choose another with --listen or --ops-listen").into())
+    TcpListener::bind(address).await.map_err(|e| {
+        format!("cannot listen on {address}: {e}; choose another with --listen or --ops-listen")
+            .into()
+    })
 }
 
 /// Starts the roles. They stop together: when one fails, all do.
@@ -139,7 +139,8 @@ pub fn start(
         let verifier = Arc::new(Verifier::new(&settings.auth)?);
         let mut router = Router::new();
         if has(Role::Ingest) {
-            router = router.merge(ingest(&settings, &log, &feed, &verifier, &readiness, &shutdown)?);
+            router =
+                router.merge(ingest(&settings, &log, &feed, &verifier, &readiness, &shutdown)?);
         }
         if has(Role::Api) {
             router = router.merge(api(&settings, &feed, &verifier, &readiness, &shutdown)?);
@@ -149,10 +150,8 @@ pub fn start(
             service::http::serve(listeners.api, router, settings.http.clone(), shutdown.clone());
         tasks.spawn("http", served);
     }
-    let ops = service::http::envelope(
-        service::ops::router(readiness.clone(), metrics),
-        &settings.http,
-    );
+    let ops =
+        service::http::envelope(service::ops::router(readiness.clone(), metrics), &settings.http);
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, log, shutdown })
@@ -168,9 +167,10 @@ fn ingest(
 ) -> Result<Router, Failure> {
     let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
     tokio::spawn(watch_database(readiness.component("ingest"), pool.clone(), shutdown.clone()));
-    let log = log.clone();
-    let ingest =
-        ingest::Ingest::new(settings.ingest.clone(), log, pool, feed.clone(), verifier.clone());
+    let mut config = settings.ingest.clone();
+    config.body_timeout = settings.http.body_timeout();
+    let (log, feed, verifier) = (log.clone(), feed.clone(), verifier.clone());
+    let ingest = ingest::Ingest::new(config, log, pool, feed, verifier);
     Ok(ingest::router(Arc::new(ingest)))
 }
 

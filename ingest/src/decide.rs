@@ -21,7 +21,9 @@ use readmodel::{
 use service::Problem;
 use uuid::Uuid;
 
-use crate::{Ingest, batch::Ask};
+use readmodel::gather::Ask;
+
+use crate::Ingest;
 
 /// How much the log's clock and this machine's may differ, in microseconds: an outcome that is
 /// about to be forgotten is left to the fold.

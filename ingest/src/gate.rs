@@ -12,7 +12,7 @@ use readmodel::{
 };
 use service::Problem;
 
-use crate::batch::{Ask, Batch};
+use readmodel::gather::{Ask, Gather};
 
 /// How long a standing that allowed something is taken as it was.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
@@ -35,13 +35,13 @@ impl Ask for Standings {
 /// is one.
 pub(crate) struct Gate<A: Ask = Standings> {
     allowed: Cache<AccessQuery, Standing>,
-    batch: Batch<A>,
+    batch: Gather<A>,
 }
 
 impl<A: Ask<Question = AccessQuery, Answer = Standing>> Gate<A> {
     pub(crate) fn new(asker: A) -> Self {
         let allowed = Cache::builder().max_capacity(KNOWN_MAX).time_to_live(KNOWN_FOR).build();
-        Self { allowed, batch: Batch::new(asker) }
+        Self { allowed, batch: Gather::new(asker) }
     }
 
     /// The caller's standing in the scope, as the read model has it now.

@@ -4,7 +4,6 @@
 //! fold decides ([`decide`]), answer. Nothing here decides: what is checked before the append only
 //! spares the log.
 
-mod batch;
 mod config;
 mod decide;
 mod epoch;
@@ -38,7 +37,7 @@ pub struct Ingest {
     feed: Arc<Feed>,
     verifier: Arc<Verifier>,
     gate: gate::Gate,
-    outcomes: batch::Batch<decide::Outcomes>,
+    outcomes: readmodel::gather::Gather<decide::Outcomes>,
     epoch: epoch::CurrentEpoch,
     pushed: measure::Pushed,
 }
@@ -61,7 +60,7 @@ impl Ingest {
             feed,
             verifier,
             gate: gate::Gate::new(gate::Standings(pool.clone())),
-            outcomes: batch::Batch::new(decide::Outcomes(pool.clone())),
+            outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
             epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }

@@ -32,10 +32,11 @@ pub async fn standings(
     .bind(users)
     .fetch_all(pool)
     .await?;
-    let standing = |(query, (exists, is_member, role)): (&AccessQuery, (bool, bool, Option<String>))| {
-        let member = is_member.then(|| role.as_deref().and_then(Role::parse));
-        Standing::of(&query.scope, &query.user, query.org_role, exists, member)
-    };
+    let standing =
+        |(query, (exists, is_member, role)): (&AccessQuery, (bool, bool, Option<String>))| {
+            let member = is_member.then(|| role.as_deref().and_then(Role::parse));
+            Standing::of(&query.scope, &query.user, query.org_role, exists, member)
+        };
     Ok(asked.iter().zip(rows).map(standing).collect())
 }
 

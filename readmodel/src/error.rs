@@ -20,7 +20,9 @@ pub enum ReadModelError {
     #[error("no database is configured: set DATABASE_URL or --database-url")]
     NotConfigured,
 
-    #[error("--database-url is no Postgres URL; it takes postgres://user:password@host:port/database")]
+    #[error(
+        "--database-url is no Postgres URL; it takes postgres://user:password@host:port/database"
+    )]
     InvalidUrl,
 
     #[error("the database holds no read model of this version: run `context-sync migrate`")]
@@ -39,7 +41,9 @@ pub enum ReadModelError {
     #[error("the read model was built with {stored} partitions, the log has {found}")]
     OtherPartitionCount { stored: u32, found: u32 },
 
-    #[error("the read model has no position of partition {0}: it is damaged, drop its schema to rebuild it")]
+    #[error(
+        "the read model has no position of partition {0}: it is damaged, drop its schema to rebuild it"
+    )]
     NoPosition(Partition),
 
     /// A row holds what no fold writes.

@@ -129,8 +129,7 @@ impl Feed {
     /// Begins to wait for the scope's head.
     pub fn watch(self: &Arc<Self>, scope: ScopeRef) -> HeadWait {
         let mut waiting = self.waiting();
-        let sender =
-            waiting.heads.entry(scope).or_insert_with(|| watch::Sender::new(Cursor::ZERO));
+        let sender = waiting.heads.entry(scope).or_insert_with(|| watch::Sender::new(Cursor::ZERO));
         HeadWait { feed: self.clone(), scope, head: Some(sender.subscribe()) }
     }
 

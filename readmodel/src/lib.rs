@@ -10,6 +10,7 @@ pub mod config;
 pub mod connect;
 pub mod error;
 pub mod feed;
+pub mod gather;
 pub mod lease;
 pub mod load;
 pub mod memory;

@@ -134,7 +134,8 @@ fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
         advances.iter().map(part).collect()
     }
     let scopes: Vec<Uuid> = wanted.scopes.keys().map(|key| key.reference().0).collect();
-    let (message_scopes, messages): (Vec<Uuid>, Vec<Uuid>) = wanted.messages.iter().copied().unzip();
+    let (message_scopes, messages): (Vec<Uuid>, Vec<Uuid>) =
+        wanted.messages.iter().copied().unzip();
     let (content_scopes, contents): (Vec<Uuid>, Vec<Vec<u8>>) =
         wanted.contents.iter().map(|(scope, hash)| (*scope, hash.0.to_vec())).unzip();
     let (user_scopes, users): (Vec<Uuid>, Vec<String>) =

@@ -9,20 +9,14 @@ use std::{
 use model::{Heading, Role, ScopeRef, UserId};
 use moka::sync::Cache;
 
-use crate::{feed::Committed, pull::Summary};
+use crate::{
+    feed::Committed,
+    pull::{Glance, Summary},
+};
 
 /// Scopes, and users of scopes, remembered at once. The rest is asked of Postgres.
 const REMEMBERED_MAX: u64 = 50_000;
 const SHARDS: usize = 64;
-
-/// What a pull needs to know of the caller and the scope when there is nothing to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glance {
-    pub exists: bool,
-    /// The caller's row among the members: a role, or removed.
-    pub member: Option<Option<Role>>,
-    pub summary: Summary,
-}
 
 /// How often the scopes of a shard were committed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

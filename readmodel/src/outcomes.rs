@@ -58,10 +58,11 @@ pub async fn decided(
 
 /// The stored outcome of a command, if it was folded already (the ingest role).
 pub async fn known(pool: &PgPool, id: CommandId) -> Result<Option<Arc<Outcome>>, ReadModelError> {
-    let body: Option<String> = sqlx::query_scalar("select body from outcomes where command_id = $1")
-        .bind(id.0)
-        .fetch_optional(pool)
-        .await?;
+    let body: Option<String> =
+        sqlx::query_scalar("select body from outcomes where command_id = $1")
+            .bind(id.0)
+            .fetch_optional(pool)
+            .await?;
     body.as_deref().map(outcome).transpose()
 }
 

@@ -69,8 +69,9 @@ impl Projection {
         .bind(epoch.0)
         .execute(&mut *transaction)
         .await?;
-        let (stored, count): (Uuid, i32) =
-            sqlx::query_as("select log_id, partitions from source").fetch_one(&mut *transaction).await?;
+        let (stored, count): (Uuid, i32) = sqlx::query_as("select log_id, partitions from source")
+            .fetch_one(&mut *transaction)
+            .await?;
         if stored != log.0 {
             return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
         }
@@ -102,7 +103,8 @@ impl Projection {
         rows.iter()
             .map(|row| {
                 let hash: Option<&[u8]> = row.try_get("last_hash")?;
-                let offset = row.try_get::<Option<i64>, _>("last_offset")?.and_then(Offset::from_i64);
+                let offset =
+                    row.try_get::<Option<i64>, _>("last_offset")?.and_then(Offset::from_i64);
                 let last = match (offset, hash) {
                     (Some(offset), Some(hash)) => Some(LastRecord { offset, hash: hash32(hash)? }),
                     _ => None,

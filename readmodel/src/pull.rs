@@ -15,6 +15,16 @@ pub struct Summary {
     pub epoch: Epoch,
 }
 
+/// What a pull needs to know of the caller and the scope when there is nothing to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// A team or project that was never created has no rows.
+    pub exists: bool,
+    /// The caller's row among the members: a role, or removed.
+    pub member: Option<Option<Role>>,
+    pub summary: Summary,
+}
+
 /// A page of a pull, and all that goes with it: one snapshot.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -29,6 +39,20 @@ pub struct Page {
     pub last: Option<Cursor>,
     /// A message lies beyond the page.
     pub has_more: bool,
+}
+
+impl Page {
+    /// The page of one who has everything.
+    pub fn empty(glance: Glance) -> Self {
+        let Glance { exists, member, summary } = glance;
+        let messages = String::new();
+        Self { exists, member, summary, messages, last: None, has_more: false }
+    }
+
+    /// What it says beside its messages.
+    pub fn glance(&self) -> Glance {
+        Glance { exists: self.exists, member: self.member, summary: self.summary }
+    }
 }
 
 /// What to pull.
@@ -61,7 +85,40 @@ pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadMode
     page(&row.ok_or(ReadModelError::NotMigrated)?)
 }
 
+/// A scope and one who asks about it.
+pub type GlanceQuery = (ScopeKey, UserId);
+
+/// What callers need to know of their scopes when there is nothing to send, in the order asked: one
+/// round trip for all.
+pub async fn glances(pool: &PgPool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, ReadModelError> {
+    let scopes: Vec<uuid::Uuid> = asked.iter().map(|(scope, _)| scope.reference().0).collect();
+    let tenants: Vec<&str> = asked.iter().map(|(scope, _)| scope.tenant.as_str()).collect();
+    let users: Vec<&str> = asked.iter().map(|(_, user)| user.as_str()).collect();
+    let rows = sqlx::query("select * from glance($1, $2, $3)")
+        .bind(scopes)
+        .bind(tenants)
+        .bind(users)
+        .fetch_all(pool)
+        .await?;
+    if rows.len() != asked.len() {
+        return Err(ReadModelError::NotMigrated); // no projector has said yet which log this is
+    }
+    rows.iter().map(glance).collect()
+}
+
 fn page(row: &PgRow) -> Result<Page, ReadModelError> {
+    let Glance { exists, member, summary } = glance(row)?;
+    Ok(Page {
+        exists,
+        member,
+        summary,
+        messages: row.try_get::<Option<String>, _>("messages")?.unwrap_or_default(),
+        last: row.try_get::<Option<i64>, _>("last_cursor")?.map(Cursor::from_i64),
+        has_more: row.try_get("more")?,
+    })
+}
+
+fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
     let number = |column: &str| -> Result<i64, ReadModelError> {
         Ok(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0))
     };
@@ -72,7 +129,7 @@ fn page(row: &PgRow) -> Result<Page, ReadModelError> {
     };
     let membership: bool = row.try_get("membership")?;
     let role: Option<&str> = row.try_get("role")?;
-    Ok(Page {
+    Ok(Glance {
         exists: row.try_get("known")?,
         member: membership.then(|| role.and_then(Role::parse)),
         summary: Summary {
@@ -82,9 +139,6 @@ fn page(row: &PgRow) -> Result<Page, ReadModelError> {
             digest,
             epoch: Epoch(row.try_get("epoch")?),
         },
-        messages: row.try_get::<Option<String>, _>("messages")?.unwrap_or_default(),
-        last: row.try_get::<Option<i64>, _>("last_cursor")?.map(Cursor::from_i64),
-        has_more: row.try_get("more")?,
     })
 }
 

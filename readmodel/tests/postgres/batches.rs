@@ -86,7 +86,9 @@ async fn another_log_is_refused() {
     let Writer { mut projection, log, .. } = Writer::new(&database).await;
     let other = LogId(Uuid::new_v4());
     match projection.adopt_log(other, PARTITIONS).await {
-        Err(ReadModelError::OtherLog { stored, found }) => assert_eq!((stored, found), (log, other)),
+        Err(ReadModelError::OtherLog { stored, found }) => {
+            assert_eq!((stored, found), (log, other))
+        }
         adopted => panic!("{adopted:?}"),
     }
     let adopted = projection.adopt_log(log, 3).await;
@@ -101,9 +103,7 @@ async fn messages_swap_their_contents_in_one_batch() {
     let database = Database::migrated().await;
     let mut writer = Writer::new(&database).await;
     let (a, b) = (Uuid::new_v4(), Uuid::new_v4());
-    let edit = |id: Uuid, content: &str, base: u64| {
-        json!({"id": id, "type": "decision", "content": content, "base_cursor": base})
-    };
+    let edit = |id: Uuid, content: &str, base: u64| json!({"id": id, "type": "decision", "content": content, "base_cursor": base});
     writer.write(&push("acme/user/ann", "ann", &[edit(a, "x", 0), edit(b, "y", 0)])).await;
     let swap = [edit(a, "z", 9), edit(a, "z", 1), edit(b, "x", 2), edit(a, "y", 3)];
     writer.write(&push("acme/user/ann", "ann", &swap)).await;

@@ -40,7 +40,9 @@ async fn a_command_is_decided_once_the_read_model_is_past_its_place() {
     ];
     let mut decided = decided(&ingest, &asked).await.unwrap();
     let is_ours = |decided: Option<Decided>| match decided {
-        Some(Decided::Outcome(outcome)) => matches!(&outcome.verdict, Verdict::Pushed(answer) if answer.push_id == command.id),
+        Some(Decided::Outcome(outcome)) => {
+            matches!(&outcome.verdict, Verdict::Pushed(answer) if answer.push_id == command.id)
+        }
         _ => false,
     };
     assert!(is_ours(decided.pop()));

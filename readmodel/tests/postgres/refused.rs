@@ -81,8 +81,10 @@ async fn times_and_texts_at_their_limits_are_kept() {
         "metadata": {"nul": "\0", "é": 1e-7}});
     writer.write(&push("acme/user/ann", "ann", &[message])).await;
     let mut owner = database.owner().await;
-    let (json, at): (String, i64) =
-        sqlx::query_as("select json, updated_at_us from messages").fetch_one(&mut owner).await.unwrap();
+    let (json, at): (String, i64) = sqlx::query_as("select json, updated_at_us from messages")
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
     let row: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(row["content"], content);
     assert_eq!(row["metadata"]["nul"], "\0");

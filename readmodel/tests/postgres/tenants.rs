@@ -158,7 +158,8 @@ async fn standings_are_those_of_the_scope_named() {
     let database = two_tenants().await;
     let ingest = database.role(DatabaseRole::Ingest);
     let org_role = model::OrgRole::Member;
-    let asked = |key: &str, name: &str| AccessQuery { scope: scope(key), user: user(name), org_role };
+    let asked =
+        |key: &str, name: &str| AccessQuery { scope: scope(key), user: user(name), org_role };
     let all = [
         asked("acme/team/web", "ann"),
         asked("acme/team/web", "eve"),

@@ -6,14 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use readmodel::ReadModelError;
 use tokio::sync::oneshot;
+
+use crate::ReadModelError;
 
 /// Questions in one query, at most.
 const QUESTIONS_MAX: usize = 1_000;
 
 /// Something that answers many questions at once, in the order asked.
-pub(crate) trait Ask: Send + Sync + 'static {
+pub trait Ask: Send + Sync + 'static {
     type Question: Send + Sync + 'static;
     type Answer: Send + 'static;
 
@@ -24,7 +25,7 @@ pub(crate) trait Ask: Send + Sync + 'static {
 }
 
 /// Why there is no answer: shared by all whose question was in the query.
-pub(crate) type Unanswered = Arc<ReadModelError>;
+pub type Unanswered = Arc<ReadModelError>;
 
 type Tell<A> = oneshot::Sender<Result<A, Unanswered>>;
 
@@ -32,7 +33,7 @@ type Tell<A> = oneshot::Sender<Result<A, Unanswered>>;
 type Asked<A> = (Vec<<A as Ask>::Question>, Vec<Tell<<A as Ask>::Answer>>);
 
 /// Gathers questions for one asker.
-pub(crate) struct Batch<A: Ask>(Arc<Shared<A>>);
+pub struct Gather<A: Ask>(Arc<Shared<A>>);
 
 struct Shared<A: Ask> {
     asker: A,
@@ -46,14 +47,14 @@ struct Gathered<A: Ask> {
     asking: bool,
 }
 
-impl<A: Ask> Batch<A> {
-    pub(crate) fn new(asker: A) -> Self {
+impl<A: Ask> Gather<A> {
+    pub fn new(asker: A) -> Self {
         let gathered = Gathered { questions: Vec::new(), tell: Vec::new(), asking: false };
         Self(Arc::new(Shared { asker, gathered: Mutex::new(gathered) }))
     }
 
     /// Asks, with whoever else asks meanwhile. Must be called in a Tokio runtime.
-    pub(crate) async fn ask(&self, question: A::Question) -> Result<A::Answer, Unanswered> {
+    pub async fn ask(&self, question: A::Question) -> Result<A::Answer, Unanswered> {
         let (tell, told) = oneshot::channel();
         let begins = {
             let mut gathered = self.0.lock();
@@ -154,10 +155,10 @@ mod tests {
         }
     }
 
-    fn doubling() -> (Arc<Batch<Doubling>>, Arc<AtomicUsize>, Arc<Semaphore>) {
+    fn doubling() -> (Arc<Gather<Doubling>>, Arc<AtomicUsize>, Arc<Semaphore>) {
         let (queries, may_answer) = (Arc::default(), Arc::new(Semaphore::new(0)));
         let asker = Doubling { queries: Arc::clone(&queries), may_answer: may_answer.clone() };
-        (Arc::new(Batch::new(asker)), queries, may_answer)
+        (Arc::new(Gather::new(asker)), queries, may_answer)
     }
 
     #[tokio::test]
