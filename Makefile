@@ -38,18 +38,20 @@ services:
 	$(call require,java,Apache Kafka needs Java 17 (Debian: apt install openjdk-17-jre-headless))
 	$(call require,mvn,Apache Kafka is fetched by Maven (Debian: apt install maven))
 
+# --bin, not -p: the features are then those of the whole workspace, so that all goals share what is
+# compiled, and OpenSSL is the vendored one even where the system has none.
 .PHONY: demo
 demo: tools
-	@$(CARGO) build -p context-sync
-	@$(CARGO) run --quiet -p context-sync -- demo --git '$(GIT)' $(ARGS)
+	@$(CARGO) build --bin context-sync
+	@$(CARGO) run --quiet --bin context-sync -- demo --git '$(GIT)' $(ARGS)
 
 .PHONY: run
 run: tools
-	@$(CARGO) run -p context-sync -- dev $(ARGS)
+	@$(CARGO) run --bin context-sync -- dev $(ARGS)
 
 .PHONY: test
 test: tools services
-	@$(CARGO) run -p dev -- run -- $(CARGO) test --workspace $(ARGS)
+	@$(CARGO) run --bin dev -- run -- $(CARGO) test --workspace $(ARGS)
 
 .PHONY: bench
 bench: tools

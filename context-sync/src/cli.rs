@@ -73,8 +73,8 @@ postgres/ (may be deleted: rebuilt from the log) and the development key.")]
   echo '{\"type\": \"insight\", \"content\": \"Linking is the slow part\"}' | context-sync push --json
   CONTEXT_SYNC_URL=https://sync.example.org CONTEXT_SYNC_TOKEN=… context-sync push < messages.jsonl
 
-Without --url and --token it talks to the development instance on --data-dir. What is pushed twice is
-kept once. The status is 1 if a message was rejected.")]
+Without --url and --token it talks to the development instance on --data-dir. What is pushed
+twice is kept once. The status is 1 if a message was rejected.")]
     Push(Box<PushArgs>),
 
     /// Pull the messages of a scope
@@ -113,4 +113,16 @@ pub struct ServeRoles {
 pub struct MigrateArgs {
     #[command(flatten)]
     pub database: readmodel::DatabaseConfig,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod conflict;
 pub mod exchange;
+pub mod folder;
 pub mod history;
 pub mod instance;
 pub mod people;
@@ -17,9 +18,12 @@ use service::telemetry::{self, LogConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Failure, dev::Instance, device::output::print};
-use history::Told;
+use folder::Folder;
 use report::Report;
 use world::World;
+
+/// What is logged: sqlx warns of every idle connection that Postgres, which stops last, closes.
+const QUIET: &str = "warn,sqlx_core::pool=error";
 
 #[derive(Args, Debug)]
 pub struct DemoArgs {
@@ -39,45 +43,50 @@ pub struct DemoArgs {
 /// Shows everything, and fails if a step did not come out as it must.
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let shutdown = service::shutdown::on_signals()?;
-    let folder = tempfile::Builder::new().prefix("context-sync-demo-").tempdir()?;
+    let folder = Folder::new(args.keep)?;
+    let data_dir = folder.data_dir();
     let mut report = Report::default();
-    let told = tell(&args, folder.path(), &mut report, &shutdown).await;
+    let told = tell(&args, &data_dir, &mut report, &shutdown).await;
+    folder.remove();
     if !report.is_empty() {
         let _ = print([&report])?;
     }
-    let kept = args.keep.then(|| folder.keep());
     told?;
     report.verdict()?;
-    let _ = print([outlook(kept.as_deref())])?;
+    let _ = print([outlook(args.keep.then_some(&data_dir))])?;
     Ok(())
 }
 
 /// Starts the instance, tells the story, and stops the instance however the story ended.
 async fn tell(
     args: &DemoArgs,
-    folder: &Path,
+    data_dir: &Path,
     report: &mut Report,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
-    let quiet = LogConfig { log_filter: "warn".to_owned(), ..LogConfig::default() };
+    let quiet = LogConfig { log_filter: QUIET.to_owned(), ..LogConfig::default() };
     let metrics = telemetry::init(&quiet)?;
-    let settings = instance::settings(folder)?;
+    let settings = instance::settings(data_dir)?;
     let interrupted = || Failure::from("interrupted");
     let mut started = None;
-    let start = report.step("instance", async |_| {
+    let start = report.step("instance", async |progress| {
+        // Starting shows how far it is itself.
+        progress.clear();
         let instance = crate::dev::start(&settings, metrics, shutdown.clone()).await?;
         let shown = format!("log, Postgres and all roles in one process: {}", instance.url);
         started = Some(instance);
         Ok(shown)
     });
     tokio::select! {
-        _ = start => {}
+        biased;
         () = shutdown.cancelled() => return Err(interrupted()),
+        _ = start => {}
     }
     let Some(instance) = started else { return Ok(()) };
     let told = tokio::select! {
-        told = story(args, &instance, report) => told,
+        biased;
         () = shutdown.cancelled() => Err(interrupted()),
+        told = story(args, &instance, report) => told,
     };
     shutdown.cancel();
     let stopped = instance.wait().await;
@@ -85,9 +94,10 @@ async fn tell(
 }
 
 async fn story(args: &DemoArgs, instance: &Instance, report: &mut Report) -> Result<(), Failure> {
-    let Told { people, source } = history::read(&args.git, args.newest).await?;
-    let world = World::new(instance, people)?;
-    if !report.step("history", async |p| exchange::import(&world, &source, p).await).await {
+    let told = history::read(&args.git, args.newest).await?;
+    let what = told.describe();
+    let world = World::new(instance, told.people)?;
+    if !report.step("history", async |p| exchange::import(&world, &what, p).await).await {
         // Nothing that follows could come out right.
         return Ok(());
     }
@@ -101,24 +111,25 @@ async fn story(args: &DemoArgs, instance: &Instance, report: &mut Report) -> Res
     Ok(())
 }
 
-fn outlook(kept: Option<&Path>) -> String {
+/// How to go on by hand.
+fn outlook(kept: Option<&PathBuf>) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "context-sync".to_owned());
-    let (data_dir, kept) = match kept {
+    let (begin, data_dir) = match kept {
         Some(path) => {
-            let path = path.display();
-            (format!(" --data-dir {path}"), format!("Kept: {path}\n\n"))
+            let data_dir = format!(" --data-dir {}", path.display());
+            (format!("`{program} dev{data_dir}` goes on with what was kept"), data_dir)
         }
-        None => (String::new(), String::new()),
+        None => ("`make run` keeps an instance running".to_owned(), String::new()),
     };
+    let tenant = world::TENANT;
     format!(
-        "{kept}Go on by hand: `make run` keeps an instance running. Then, elsewhere:\n\n  \
+        "{begin}. Then, elsewhere:\n\n  \
          TOKEN=$({program} token --tenant {tenant} --user ann{data_dir})\n  \
          curl -H \"Authorization: Bearer $TOKEN\" -H 'X-Device-ID: laptop' \
          http://127.0.0.1:8080/api/v1/context/push \\\n    \
          -d '{{\"messages\": [{{\"type\": \"decision\", \"content\": \"Use PostgreSQL RLS\"}}]}}'\n  \
          curl -H \"Authorization: Bearer $TOKEN\" -H 'X-Device-ID: phone' \
-         http://127.0.0.1:8080/api/v1/context/pull",
-        tenant = world::TENANT,
+         http://127.0.0.1:8080/api/v1/context/pull"
     )
 }
 

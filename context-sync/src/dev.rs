@@ -75,8 +75,7 @@ pub async fn start(
 ) -> Result<Instance, Failure> {
     let dir = DataDir::new(&args.data_dir);
     let lock = dir.lock()?;
-    let listeners =
-        Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
+    let listeners = Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
     let url = format!("http://{}", listeners.api.local_addr()?);
     let ops_url = format!("http://{}", listeners.ops.local_addr()?);
     let mut settings = args.settings.clone();

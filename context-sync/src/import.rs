@@ -68,8 +68,10 @@ fn report(tally: &Tally, empty: u64, json: bool) -> Result<(), Failure> {
         value["empty"] = empty.into();
         let _ = print([value])?;
     } else {
-        let empty_note = format!("{empty} commits have no message and were left out\n");
-        let note = if empty > 0 { empty_note.as_str() } else { "" };
+        let note = match empty {
+            0 => String::new(),
+            empty => format!("commits without a message, left out: {empty}\n"),
+        };
         let _ = print([format!("{}{note}", tally.table())])?;
     }
     match tally.rejected {

@@ -25,11 +25,7 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// The first author creates the team and takes the others in; each pushes from a device of their own.
-pub async fn import(
-    world: &World<'_>,
-    source: &str,
-    progress: &Progress,
-) -> Result<String, Failure> {
+pub async fn import(world: &World<'_>, what: &str, progress: &Progress) -> Result<String, Failure> {
     progress.set_total(world.messages() as u64);
     let owner = world.device(world.owner()?, "laptop")?;
     owner.create(&world.team).await?;
@@ -51,8 +47,7 @@ pub async fn import(
             "{messages} messages, {contents} contents, but {created} created, {skipped} skipped"
         )
     })?;
-    let people = world.people.len();
-    Ok(format!("{source} of {people} authors: {created} created, {skipped} duplicates"))
+    Ok(format!("{what}: {created} created, {skipped} duplicates"))
 }
 
 async fn push_own(

@@ -18,6 +18,22 @@ pub struct Told {
     pub people: Vec<Person>,
     /// For people: `23 commits`.
     pub source: String,
+    /// How many of them say nothing, and are left out.
+    pub empty: u64,
+}
+
+impl Told {
+    /// What is told, in few words.
+    pub fn describe(&self) -> String {
+        let people = match self.people.len() {
+            1 => "1 author".to_owned(),
+            people => format!("{people} authors"),
+        };
+        match self.empty {
+            0 => format!("{} by {people}", self.source),
+            empty => format!("{} ({empty} empty) by {people}", self.source),
+        }
+    }
 }
 
 /// Reads the newest commits of a repository; where there are none, takes the built-in messages.
@@ -34,22 +50,22 @@ pub async fn read(path: &Path, newest: u64) -> Result<Told, Failure> {
         ) => return built_in(&error.to_string()),
         Err(error) => return Err(error.into()),
     };
-    let mut people = People::default();
+    let (mut people, mut empty) = (People::default(), 0);
     while let Some(commit) = history.next().await? {
-        if let Some(message) = commit.message()? {
-            people.add(&commit.author, &commit.email, message);
+        match commit.message()? {
+            Some(message) => people.add(&commit.author, &commit.email, message),
+            None => empty += 1,
         }
     }
     if people.all.is_empty() {
         return built_in("no commit says anything");
     }
     let source = match history.total {
-        total if total < history.commits => {
-            format!("the newest {total} of {} commits", history.commits)
-        }
+        total if total < history.commits => format!("{total} of {} commits", history.commits),
+        1 => "1 commit".to_owned(),
         total => format!("{total} commits"),
     };
-    Ok(Told { people: people.all, source })
+    Ok(Told { people: people.all, source, empty })
 }
 
 #[cfg(test)]
@@ -60,8 +76,7 @@ mod tests {
     async fn without_a_repository_there_is_something_to_tell() {
         let folder = tempfile::tempdir().unwrap();
         let told = read(folder.path(), 10).await.unwrap();
-        assert_eq!(told.source, "12 messages");
+        assert_eq!(told.describe(), "12 messages by 3 authors");
         assert_eq!(told.people.iter().map(|person| person.messages.len()).sum::<usize>(), 12);
-        assert_eq!(told.people.len(), 3);
     }
 }

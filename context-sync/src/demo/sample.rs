@@ -30,5 +30,5 @@ pub fn told() -> Result<Told, Failure> {
         let origin = format!("message {}", place + 1);
         people.add(author, &format!("{author}@example.org"), Outgoing { origin, json });
     }
-    Ok(Told { people: people.all, source: format!("{} messages", MESSAGES.len()) })
+    Ok(Told { people: people.all, source: format!("{} messages", MESSAGES.len()), empty: 0 })
 }

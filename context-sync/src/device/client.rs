@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use model::{CommandId, DeviceId, PushAnswer};
-use reqwest::{Method, Response, StatusCode, header};
+use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use service::Secret;
@@ -60,7 +60,6 @@ struct Call<'a> {
 }
 
 struct Answer {
-    status: StatusCode,
     location: Option<String>,
     body: Vec<u8>,
 }
@@ -108,12 +107,13 @@ impl Client {
                 within: ANSWER_WITHIN,
             })
             .await?;
-        if answer.status != StatusCode::ACCEPTED {
-            return answer.read(&path);
+        match answer.read(&path)? {
+            PushStatus::Completed(outcome) => Ok(outcome),
+            PushStatus::Accepted { push_id } => {
+                let default = format!("/api/v1/pushes/{push_id}");
+                self.outcome(push_id, answer.location.unwrap_or(default)).await
+            }
         }
-        let accepted: PushStatus = answer.read(&path)?;
-        let default = format!("/api/v1/pushes/{}", accepted.push_id);
-        self.outcome(accepted.push_id, answer.location.unwrap_or(default)).await
     }
 
     /// Asks for the outcome of a push that was accepted until it is known.
@@ -124,11 +124,10 @@ impl Client {
     ) -> Result<PushAnswer, ClientError> {
         let ask = async {
             loop {
-                let status: PushStatus = self.get(&location, ANSWER_WITHIN).await?;
-                if let Some(answer) = status.answer {
-                    return Ok(answer);
+                match self.get(&location, ANSWER_WITHIN).await? {
+                    PushStatus::Completed(outcome) => return Ok(outcome),
+                    PushStatus::Accepted { .. } => tokio::time::sleep(OUTCOME_EVERY).await,
                 }
-                tokio::time::sleep(OUTCOME_EVERY).await;
             }
         };
         match tokio::time::timeout(OUTCOME_WITHIN, ask).await {
@@ -252,7 +251,7 @@ impl Answer {
         let location = header(header::LOCATION);
         let body = response.bytes().await.map_err(broken)?.to_vec();
         if status.is_success() {
-            return Ok(Self { status, location, body });
+            return Ok(Self { location, body });
         }
         Err(ClientError::Problem(Box::new(Problem::of(status.as_u16(), retry_after, &body))))
     }

@@ -7,13 +7,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{client::Notify, output};
 
 const TICK: Duration = Duration::from_millis(100);
-const BAR: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {msg} {elapsed} ({per_sec})";
-const SPINNER: &str = "{spinner} {prefix} {human_pos} {msg} {elapsed} ({per_sec})";
+const BAR: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {msg} {elapsed} (about {eta} left)";
+const SPINNER: &str = "{spinner} {prefix} {msg} {elapsed}";
 
 /// Progress on standard error.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
+    unit: &'static str,
     begun: Instant,
 }
 
@@ -23,13 +24,18 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
         set_template(&bar, if total.is_some() { BAR } else { SPINNER });
         bar.set_prefix(doing.into());
-        bar.set_message(unit);
+        if total.is_some() {
+            bar.set_message(unit);
+        }
         bar.enable_steady_tick(TICK);
-        Self { bar, begun: Instant::now() }
+        Self { bar, unit, begun: Instant::now() }
     }
 
     pub fn add(&self, count: u64) {
         self.bar.inc(count);
+        if self.bar.length().is_none() {
+            self.bar.set_message(format!("{} {}", self.bar.position(), self.unit));
+        }
     }
 
     /// A line that stays.
@@ -50,6 +56,7 @@ impl Progress {
     /// How many there are is known now.
     pub fn set_total(&self, total: u64) {
         self.bar.set_length(total);
+        self.bar.set_message(self.unit);
         set_template(&self.bar, BAR);
     }
 

@@ -73,7 +73,7 @@ pub async fn run(args: PushArgs) -> Result<(), Failure> {
     shown.show(upload.finish().await?)?;
     let mut tally = upload.tally;
     tally.rejected += bad_lines;
-    progress.finish(format!("pushed {} messages", tally.messages()));
+    progress.finish(format!("sent {} messages", tally.messages()));
     if !args.json {
         let _ = print([tally.table()])?;
     }
@@ -158,7 +158,12 @@ fn read(number: u64, line: &str) -> Line {
     let origin = format!("line {number}");
     match serde_json::from_str::<&RawValue>(line.trim()) {
         Ok(json) => Line::Message(Outgoing { origin, json: json.to_owned() }),
-        Err(error) => Line::Bad(format!("{origin} is no JSON: {error}")),
+        Err(error) => {
+            // Its own "at line 1" would be taken for the first line read.
+            let text = error.to_string();
+            let reason = text.split(" at line ").next().unwrap_or(&text);
+            Line::Bad(format!("{origin}, column {}: no JSON: {reason}", error.column()))
+        }
     }
 }
 
@@ -177,7 +182,7 @@ mod tests {
         );
         for bad in ["{", "{} {}", "nonsense", "{\"a\":}"] {
             let Line::Bad(why) = read(7, bad) else { panic!("{bad} taken") };
-            assert!(why.starts_with("line 7 is no JSON: "), "{why}");
+            assert!(why.starts_with("line 7, column ") && !why.contains("line 1"), "{why}");
         }
     }
 }

@@ -38,12 +38,9 @@ impl Table {
 
 /// A cell as it is shown: one line, not too long, nothing that is no text.
 pub fn shown(text: &str) -> String {
-    let mut shown: String = text
-        .trim()
-        .chars()
-        .map(|c| if c.is_control() || is_direction(c) { ' ' } else { c })
-        .take(CELL_CHARS + 1)
-        .collect();
+    let line: String =
+        text.chars().map(|c| if c.is_control() || is_direction(c) { ' ' } else { c }).collect();
+    let mut shown: String = line.trim().chars().take(CELL_CHARS + 1).collect();
     if shown.chars().count() > CELL_CHARS {
         shown = shown.chars().take(CELL_CHARS - 1).collect();
         shown.push('…');

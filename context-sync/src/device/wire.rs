@@ -10,13 +10,12 @@ pub(super) struct PushBody<'a> {
     pub(super) messages: Vec<&'a RawValue>,
 }
 
-/// The answer to a push whose outcome is not known yet, and to the question after it.
+/// The outcome of a push, or that it is not known yet.
 #[derive(Deserialize)]
-pub(super) struct PushStatus {
-    pub(super) push_id: model::CommandId,
-    /// The body of a push's answer, once it is known.
-    #[serde(flatten)]
-    pub(super) answer: Option<model::PushAnswer>,
+#[serde(untagged)]
+pub(super) enum PushStatus {
+    Completed(model::PushAnswer),
+    Accepted { push_id: model::CommandId },
 }
 
 /// A page of a pull.
@@ -91,13 +90,13 @@ mod tests {
         let id = "01940f2e-7c00-7000-8000-000000000001";
         let accepted = format!(r#"{{"status": "accepted", "push_id": "{id}", "at": "3-12"}}"#);
         let status: PushStatus = serde_json::from_str(&accepted).unwrap();
-        assert!(status.answer.is_none());
+        assert!(matches!(status, PushStatus::Accepted { push_id } if push_id.to_string() == id));
         let completed = format!(
             r#"{{"status": "completed", "push_id": "{id}", "synced": 1, "skipped": 0, "rejected": 0,
                 "cursor": 7, "previous_cursor": 6, "timestamp": "2025-12-30T10:00:00Z",
                 "results": []}}"#
         );
         let status: PushStatus = serde_json::from_str(&completed).unwrap();
-        assert_eq!(status.answer.map(|answer| answer.cursor.get()), Some(7));
+        assert!(matches!(status, PushStatus::Completed(answer) if answer.cursor.get() == 7));
     }
 }
