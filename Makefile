@@ -55,8 +55,8 @@ test: tools services
 
 .PHONY: bench
 bench: tools
-	@$(CARGO) build --release -p context-sync -p bench
-	@$(CARGO) run --quiet --release -p bench -- $(ARGS)
+	@$(CARGO) build --release --bin context-sync --bin bench
+	@$(CARGO) run --quiet --release --bin bench -- $(ARGS)
 
 .PHONY: lint
 lint: tools

@@ -70,11 +70,16 @@ create table members (
 );
 
 -- Each message once, at the cursor of its last change. Deleted ones are tombstones, which keep the
--- version that was deleted. By hash of the scope, so that no index grows with the whole.
+-- version that was deleted.
+--
+-- A look-up by id or content goes by one column, a hash of scope and id (or content): with two columns,
+-- the planner may take the primary key and read a whole scope for each (docs/decisions/0005-rows.md).
 create table messages (
     scope uuid not null,
     cursor bigint not null check (cursor > 0),
     id uuid not null,
+    id_key uuid not null,
+    content_key uuid not null,
     tenant_id text not null,
     content_hash bytea not null check (length(content_hash) = 32),
     body_hash bytea not null check (length(body_hash) = 32),
@@ -85,20 +90,11 @@ create table messages (
     json_bytes integer not null, -- of json: a page is measured without reading it
     json text not null, -- the message as a pull gives it, ready to send
     primary key (scope, cursor)
-) partition by hash (scope);
-
-create table messages_0 partition of messages for values with (modulus 8, remainder 0);
-create table messages_1 partition of messages for values with (modulus 8, remainder 1);
-create table messages_2 partition of messages for values with (modulus 8, remainder 2);
-create table messages_3 partition of messages for values with (modulus 8, remainder 3);
-create table messages_4 partition of messages for values with (modulus 8, remainder 4);
-create table messages_5 partition of messages for values with (modulus 8, remainder 5);
-create table messages_6 partition of messages for values with (modulus 8, remainder 6);
-create table messages_7 partition of messages for values with (modulus 8, remainder 7);
+);
 
 -- The rules once more, where a bug cannot pass them: one row an id, one live message a content.
-create unique index messages_id on messages (scope, id);
-create unique index messages_live_content on messages (scope, content_hash) where deleted_at_us is null;
+create unique index messages_id on messages (id_key);
+create unique index messages_live_content on messages (content_key) where deleted_at_us is null;
 
 -- What the fold decided of each command, for a day: the answer to it, and to its retries.
 create table outcomes (

@@ -50,14 +50,28 @@ pub(crate) async fn append(
     run((0..in_flight).map(worker).collect(), time, Duration::ZERO).await
 }
 
-type MessageRow =
-    (Uuid, i64, Uuid, String, Vec<u8>, Vec<u8>, i64, i64, Option<i64>, i64, i32, String);
+type MessageRow = (
+    Uuid,
+    i64,
+    Uuid,
+    Uuid,
+    Uuid,
+    String,
+    Vec<u8>,
+    Vec<u8>,
+    i64,
+    i64,
+    Option<i64>,
+    i64,
+    i32,
+    String,
+);
 
 /// `INSERT … SELECT UNNEST` of the rows of one read model into another, empty one: rows a second.
 pub(crate) async fn insert(from: &str, to: &str, rows_max: i64) -> Result<f64, Failure> {
     let mut from = connect(from).await?;
     let rows: Vec<MessageRow> = sqlx::query_as(
-        "select scope, cursor, id, tenant_id, content_hash, body_hash, updated_at_us,
+        "select scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash, updated_at_us,
              created_at_us, deleted_at_us, bytes, json_bytes, json
          from messages order by cursor limit $1",
     )
@@ -79,11 +93,11 @@ async fn insert_part(to: &mut PgConnection, rows: &[MessageRow]) -> Result<(), F
         };
     }
     sqlx::query(
-        "insert into messages (scope, cursor, id, tenant_id, content_hash, body_hash,
+        "insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
              updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
-         select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::bytea[],
-             $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::int[],
-             $12::text[])",
+         select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[],
+             $6::text[], $7::bytea[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[],
+             $12::bigint[], $13::int[], $14::text[])",
     )
     .bind(column!(0))
     .bind(column!(1))
@@ -97,6 +111,8 @@ async fn insert_part(to: &mut PgConnection, rows: &[MessageRow]) -> Result<(), F
     .bind(column!(9))
     .bind(column!(10))
     .bind(column!(11))
+    .bind(column!(12))
+    .bind(column!(13))
     .execute(to)
     .await?;
     Ok(())

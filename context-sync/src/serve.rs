@@ -10,7 +10,7 @@ use std::{
 use axum::Router;
 use clap::{Args, ValueEnum};
 use eventlog::EventLog;
-use readmodel::{DatabaseConfig, DatabaseRole, asker::Asker, feed::Feed};
+use readmodel::{DatabaseConfig, DatabaseRole, PgPool, asker::Asker, feed::Feed};
 use service::{
     auth::{AuthConfig, Verifier},
     http::HttpLimits,
@@ -86,6 +86,7 @@ pub struct Running {
     pub readiness: Readiness,
     pub log: Arc<dyn EventLog>,
     pub shutdown: CancellationToken,
+    pools: Vec<PgPool>,
 }
 
 /// Runs the roles until a signal.
@@ -118,6 +119,7 @@ pub fn start(
     let readiness = Readiness::new();
     let feed = Feed::new(log.is_exclusive());
     let mut tasks = Tasks::new(shutdown.clone());
+    let mut pools = Vec::new();
     let has = |role| roles.contains(&role);
     if has(Role::Projector) {
         let projector = projector::Projector {
@@ -139,11 +141,14 @@ pub fn start(
         let verifier = Arc::new(Verifier::new(&settings.auth)?);
         let mut router = Router::new();
         if has(Role::Ingest) {
-            router =
-                router.merge(ingest(&settings, &log, &feed, &verifier, &readiness, &shutdown)?);
+            let pool = pool(&settings, DatabaseRole::Ingest, "ingest", &readiness, &shutdown)?;
+            router = router.merge(ingest(&settings, &pool, &log, &feed, &verifier));
+            pools.push(pool);
         }
         if has(Role::Api) {
-            router = router.merge(api(&settings, &feed, &verifier, &readiness, &shutdown)?);
+            let pool = pool(&settings, DatabaseRole::Api, "api", &readiness, &shutdown)?;
+            router = router.merge(api(&settings, &pool, &feed, &verifier, &shutdown));
+            pools.push(pool);
         }
         let router = service::http::envelope(router, &settings.http);
         let served =
@@ -154,44 +159,50 @@ pub fn start(
         service::http::envelope(service::ops::router(readiness.clone(), metrics), &settings.http);
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
-    Ok(Running { tasks, readiness, log, shutdown })
+    Ok(Running { tasks, readiness, log, shutdown, pools })
+}
+
+/// A role's connections; it is ready while they work.
+fn pool(
+    settings: &Settings,
+    role: DatabaseRole,
+    name: &'static str,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> Result<PgPool, Failure> {
+    let pool = readmodel::pool(&settings.database, role)?;
+    tokio::spawn(watch_database(readiness.component(name), pool.clone(), shutdown.clone()));
+    Ok(pool)
 }
 
 fn ingest(
     settings: &Settings,
+    pool: &PgPool,
     log: &Arc<dyn EventLog>,
     feed: &Arc<Feed>,
     verifier: &Arc<Verifier>,
-    readiness: &Readiness,
-    shutdown: &CancellationToken,
-) -> Result<Router, Failure> {
-    let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
-    tokio::spawn(watch_database(readiness.component("ingest"), pool.clone(), shutdown.clone()));
+) -> Router {
     let mut config = settings.ingest.clone();
     config.body_timeout = settings.http.body_timeout();
     let (log, feed, verifier) = (log.clone(), feed.clone(), verifier.clone());
-    let ingest = ingest::Ingest::new(config, log, pool, feed, verifier);
-    Ok(ingest::router(Arc::new(ingest)))
+    ingest::router(Arc::new(ingest::Ingest::new(config, log, pool.clone(), feed, verifier)))
 }
 
 fn api(
     settings: &Settings,
+    pool: &PgPool,
     feed: &Arc<Feed>,
     verifier: &Arc<Verifier>,
-    readiness: &Readiness,
     shutdown: &CancellationToken,
-) -> Result<Router, Failure> {
-    let pool = readmodel::pool(&settings.database, DatabaseRole::Api)?;
-    tokio::spawn(watch_database(readiness.component("api"), pool.clone(), shutdown.clone()));
+) -> Router {
     let (config, feed, verifier) = (settings.api.clone(), feed.clone(), verifier.clone());
-    let api = api::Api::new(config, pool, feed, verifier, shutdown.clone());
-    Ok(api::router(Arc::new(api)))
+    api::router(Arc::new(api::Api::new(config, pool.clone(), feed, verifier, shutdown.clone())))
 }
 
 /// A role is ready while its database answers, and knows which log it is the read model of.
 async fn watch_database(
     ready: service::ops::ComponentHandle,
-    pool: readmodel::PgPool,
+    pool: PgPool,
     shutdown: CancellationToken,
 ) {
     const WELL: Duration = Duration::from_secs(2);
@@ -218,6 +229,9 @@ impl Running {
     /// Waits until everything has stopped; lets go of the log last.
     pub async fn wait(self) -> Result<(), Failure> {
         let ended = self.tasks.wait(STOP_WITHIN).await;
+        for pool in &self.pools {
+            pool.close().await;
+        }
         let closed = self.log.close().await;
         ended?;
         closed?;

@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn reads_a_user_and_never_root() {
-        let users = "root:x:0:0::/root:/bin/sh\nbad\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";
+        let users = "root:x:0:0::/:/bin/sh\nbad\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";
         assert_eq!(User::named(users, "postgres"), Some(User { uid: 101, gid: 104 }));
         assert_eq!(User::named(users, "root"), None);
         assert_eq!(User::named(users, "nobody"), None);

@@ -233,7 +233,9 @@ impl Work {
         let mut headings = Vec::with_capacity(scopes.len());
         for (key, reference) in scopes {
             // A team that was never created has no row, whoever asked something of it.
-            let Some(scope) = loaded.scopes.get(&key).filter(|s| s.heading.exists) else { continue };
+            let Some(scope) = loaded.scopes.get(&key).filter(|s| s.heading.exists) else {
+                continue;
+            };
             committed.scopes.push((reference, scope.heading.clone()));
             headings.push((key, scope.heading.clone()));
         }

@@ -25,4 +25,5 @@ pub(crate) async fn measure(log: Arc<dyn EventLog>, pool: PgPool, shutdown: Canc
             () = tokio::time::sleep(MEASURE_EVERY) => {}
         }
     }
+    pool.close().await;
 }

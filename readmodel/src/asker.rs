@@ -52,6 +52,9 @@ impl Asker {
                 }
             }
         }
+        drop(listener);
+        outcomes.close().await;
+        heads.close().await;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod error;
 pub mod feed;
 pub mod gather;
+mod key;
 pub mod lease;
 pub mod load;
 pub mod memory;

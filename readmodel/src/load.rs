@@ -9,14 +9,20 @@ use model::{
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{error::ReadModelError, outcomes::outcome, projection::Advance};
+use crate::{
+    error::ReadModelError,
+    key::{content_key, id_key},
+    outcomes::outcome,
+    projection::Advance,
+};
 
 /// What a batch of commands touches, by scope.
 #[derive(Debug, Default)]
 pub struct Wanted {
     scopes: HashMap<ScopeKey, HashSet<CommandId>>,
-    messages: HashSet<(Uuid, Uuid)>,
-    contents: HashSet<(Uuid, ContentHash)>,
+    /// Row keys of ids and of contents.
+    messages: HashSet<Uuid>,
+    contents: HashSet<Uuid>,
     users: HashSet<(Uuid, UserId)>,
 }
 
@@ -24,8 +30,8 @@ impl Wanted {
     pub fn add(&mut self, scope: &ScopeKey, reference: ScopeRef, id: CommandId, touched: Touched) {
         self.scopes.entry(scope.clone()).or_default().insert(id);
         let scope = reference.0;
-        self.messages.extend(touched.messages.into_iter().map(|id| (scope, id.0)));
-        self.contents.extend(touched.contents.into_iter().map(|hash| (scope, hash)));
+        self.messages.extend(touched.messages.iter().map(|id| id_key(reference, id)));
+        self.contents.extend(touched.contents.iter().map(|hash| content_key(reference, hash)));
         self.users.extend(touched.users.into_iter().map(|user| (scope, user)));
     }
 }
@@ -62,20 +68,19 @@ from unnest($8::uuid[]) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($9::uuid[], $10::uuid[]) as w (scope, id)
-    join messages m on m.scope = w.scope and m.id = w.id
+from unnest($9::uuid[]) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($11::uuid[], $12::bytea[]) as w (scope, content_hash)
-    join messages m on m.scope = w.scope and m.content_hash = w.content_hash and m.deleted_at_us is null
+from unnest($10::uuid[]) as w (content_key)
+    join messages m on m.content_key = w.content_key and m.deleted_at_us is null
 union all
 select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
-from unnest($13::uuid[], $14::text[]) as w (scope, user_id)
+from unnest($11::uuid[], $12::text[]) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
 select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
-from unnest($15::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
+from unnest($13::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
 select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
 from unnest($8::uuid[]) as w (scope)
@@ -134,10 +139,8 @@ fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
         advances.iter().map(part).collect()
     }
     let scopes: Vec<Uuid> = wanted.scopes.keys().map(|key| key.reference().0).collect();
-    let (message_scopes, messages): (Vec<Uuid>, Vec<Uuid>) =
-        wanted.messages.iter().copied().unzip();
-    let (content_scopes, contents): (Vec<Uuid>, Vec<Vec<u8>>) =
-        wanted.contents.iter().map(|(scope, hash)| (*scope, hash.0.to_vec())).unzip();
+    let messages: Vec<Uuid> = wanted.messages.iter().copied().collect();
+    let contents: Vec<Uuid> = wanted.contents.iter().copied().collect();
     let (user_scopes, users): (Vec<Uuid>, Vec<String>) =
         wanted.users.iter().map(|(scope, user)| (*scope, user.to_string())).unzip();
     let commands: Vec<Uuid> = wanted.scopes.values().flatten().map(|id| id.0).collect();
@@ -150,9 +153,7 @@ fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
         .bind(each(advances, |a| a.to.last.map(|last| last.offset.as_i64())))
         .bind(each(advances, |a| a.to.last.map(|last| last.hash.to_vec())))
         .bind(scopes)
-        .bind(message_scopes)
         .bind(messages)
-        .bind(content_scopes)
         .bind(contents)
         .bind(user_scopes)
         .bind(users)

@@ -9,7 +9,10 @@ use model::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::error::ReadModelError;
+use crate::{
+    error::ReadModelError,
+    key::{content_key, id_key},
+};
 
 /// The final images of what a batch changed.
 #[derive(Debug, Default)]
@@ -96,14 +99,11 @@ impl Writes {
     }
 
     async fn delete_replaced(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
-        let (scopes, ids): (Vec<Uuid>, Vec<Uuid>) =
-            self.replaced.iter().map(|(scope, id)| (scope.0, id.0)).unzip();
+        let keys: Vec<Uuid> = self.replaced.iter().map(|(scope, id)| id_key(*scope, id)).collect();
         sqlx::query(
-            "delete from messages m using unnest($1::uuid[], $2::uuid[]) as d (scope, id)
-             where m.scope = d.scope and m.id = d.id",
+            "delete from messages m using unnest($1::uuid[]) as d (id_key) where m.id_key = d.id_key",
         )
-        .bind(scopes)
-        .bind(ids)
+        .bind(keys)
         .execute(connection)
         .await?;
         Ok(())
@@ -113,21 +113,22 @@ impl Writes {
     async fn insert(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
         const INSERT: &str = "
 with message as (
-    insert into messages (scope, cursor, id, tenant_id, content_hash, body_hash, updated_at_us,
-        created_at_us, deleted_at_us, bytes, json_bytes, json)
-    select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[],
-        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::int[], $12::text[])
+    insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
+        updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
+    select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[],
+        $7::bytea[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[],
+        $14::text[])
 ), outcome as (
     insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
-    select * from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::int[], $18::bigint[],
-        $19::bigint[], $20::text[])
+    select * from unnest($15::uuid[], $16::uuid[], $17::text[], $18::text[], $19::int[], $20::bigint[],
+        $21::bigint[], $22::text[])
     on conflict (command_id) do update
     set actor = excluded.actor, partition = excluded.partition, record_offset = excluded.record_offset,
         folded_at_us = excluded.folded_at_us, body = excluded.body
 )
 insert into scopes (scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes, digest, owners)
-select * from unnest($21::uuid[], $22::text[], $23::text[], $24::text[], $25::bigint[], $26::bigint[],
-    $27::bigint[], $28::bigint[], $29::bigint[], $30::bytea[], $31::int[])
+select * from unnest($23::uuid[], $24::text[], $25::text[], $26::text[], $27::bigint[], $28::bigint[],
+    $29::bigint[], $30::bigint[], $31::bigint[], $32::bytea[], $33::int[])
 on conflict (scope) do update
 set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
     live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
@@ -194,6 +195,8 @@ fn bind_messages<'q>(query: Query<'q>, images: &'q [MessageImage]) -> Query<'q> 
         .bind(each(images, |i| i.scope.0))
         .bind(each(images, |i| entry(i).cursor.as_i64()))
         .bind(each(images, |i| i.message.id.0))
+        .bind(each(images, |i| id_key(i.scope, &i.message.id)))
+        .bind(each(images, |i| content_key(i.scope, &entry(i).content_hash)))
         .bind(each(images, |i| i.tenant.as_str()))
         .bind(each(images, |i| &entry(i).content_hash.0[..]))
         .bind(each(images, |i| &entry(i).version.body.0[..]))

@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_mins(3);
 /// How long a child of a killed initdb may go on writing.
 const REMAINS_LIMIT: Duration = Duration::from_secs(5);
 
+/// The first version whose initdb can write out a whole file system.
+const SYNCFS_MAJOR: u32 = 17;
+
 /// Only the user PostgreSQL runs as may read passwords and logs.
 const SECRET: u32 = 0o600;
 
@@ -113,11 +116,20 @@ async fn create_database(directory: &Directory, binaries: &Binaries) -> Result<(
     run(directory, single).await
 }
 
-/// Once for both steps before, which is quicker than each by itself.
+/// Once for both steps before, which is quicker than each by itself; quicker still where the whole file system can be
+/// written out at once instead of each of a thousand files.
 async fn write_to_disk(directory: &Directory, binaries: &Binaries) -> Result<(), PostgresError> {
-    let mut initdb = initdb(directory, binaries);
-    initdb.arg("--sync-only");
-    run(directory, initdb).await
+    if cfg!(target_os = "linux") && binaries.major >= SYNCFS_MAJOR {
+        let mut at_once = initdb(directory, binaries);
+        at_once.args(["--sync-only", "--sync-method=syncfs"]);
+        // A build without it refuses, and then each file is written.
+        if run(directory, at_once).await.is_ok() {
+            return Ok(());
+        }
+    }
+    let mut each = initdb(directory, binaries);
+    each.arg("--sync-only");
+    run(directory, each).await
 }
 
 fn initdb(directory: &Directory, binaries: &Binaries) -> Command {

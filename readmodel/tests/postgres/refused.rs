@@ -13,8 +13,10 @@ use crate::{
 
 const TEAM: &str = "acme/team/t";
 
-/// Writes that a bug made of right ones.
-fn bugs() -> Vec<(&'static str, fn(&mut Writes))> {
+type Bug = fn(&mut Writes);
+
+/// Rules, and writes that break them.
+fn bugs() -> Vec<(&'static str, Bug)> {
     vec![
         ("one row an id", |w| w.replaced.clear()),
         ("one live message a content", |w| w.messages[0].message.id.0 = Uuid::new_v4()),

@@ -1,0 +1,15 @@
+//! The projector between a real embedded log and a real Postgres.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+#[path = "../../../readmodel/tests/postgres/commands.rs"]
+mod commands;
+#[path = "../../../readmodel/tests/postgres/database.rs"]
+mod database;
+#[path = "../../../tests/e2e/equation.rs"]
+mod equation;
+
+mod bench;
+mod dead_letters;
+mod other_logs;
+mod parked;
+mod projecting;
