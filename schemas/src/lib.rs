@@ -109,9 +109,7 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
     match &command.action {
         Action::MessagesPushed { changes, rejected } => schema(Kind::MessagesPushed)
             .write(&wire::MessagesPushed::new(command, changes, rejected)),
-        Action::ScopeCreated => {
-            schema(Kind::ScopeCreated).write(&wire::ScopeCreated::new(command))
-        }
+        Action::ScopeCreated => schema(Kind::ScopeCreated).write(&wire::ScopeCreated::new(command)),
         Action::MemberSet { user, role } => {
             schema(Kind::MemberSet).write(&wire::MemberSet::new(command, user, *role))
         }

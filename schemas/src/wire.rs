@@ -298,11 +298,7 @@ impl WireWrite {
 
 impl WireRejected {
     fn new(rejected: &Rejected) -> Self {
-        Self {
-            index: rejected.index as i32,
-            code: rejected.code,
-            detail: rejected.detail.clone(),
-        }
+        Self { index: rejected.index as i32, code: rejected.code, detail: rejected.detail.clone() }
     }
 
     fn into_rejected(self) -> Result<Rejected, InvalidField> {

@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p schemas` writes golden files that are missing; it never changes one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use model::{
@@ -60,11 +62,17 @@ fn samples() -> Vec<(&'static str, Event)> {
         .map(|(code, index)| Rejected { index, code, detail: "content takes a string".into() })
         .collect();
     vec![
-        ("messages-pushed.v1", command("acme/user/ann", Action::MessagesPushed { changes, rejected })),
+        (
+            "messages-pushed.v1",
+            command("acme/user/ann", Action::MessagesPushed { changes, rejected }),
+        ),
         ("scope-created.v1", command("acme/team/platform", Action::ScopeCreated)),
         (
             "member-set.v1",
-            command("acme/project/api", Action::MemberSet { user: bob.clone(), role: Role::Viewer }),
+            command(
+                "acme/project/api",
+                Action::MemberSet { user: bob.clone(), role: Role::Viewer },
+            ),
         ),
         ("member-removed.v1", command("acme/team/platform", Action::MemberRemoved { user: bob })),
         ("tick.v1", Event::Tick),
@@ -79,7 +87,9 @@ fn path(of: &str) -> PathBuf {
 fn names_in(folder: &str, ending: &str) -> BTreeSet<String> {
     fs::read_dir(path(folder))
         .unwrap()
-        .filter_map(|file| file.unwrap().file_name().into_string().unwrap().strip_suffix(ending).map(String::from))
+        .filter_map(|file| {
+            file.unwrap().file_name().into_string().unwrap().strip_suffix(ending).map(String::from)
+        })
         .collect()
 }
 
@@ -109,7 +119,10 @@ fn every_schema_is_registered_and_has_a_golden_record_and_a_pinned_fingerprint()
         .iter()
         .map(|schema| format!("{} {:016x}", schema.name, schema.fingerprint))
         .collect();
-    assert_eq!(pinned, fs::read_to_string(path("fingerprints.txt")).unwrap().lines().collect::<Vec<_>>());
+    assert_eq!(
+        pinned,
+        fs::read_to_string(path("fingerprints.txt")).unwrap().lines().collect::<Vec<_>>()
+    );
 }
 
 #[test]
