@@ -54,10 +54,11 @@ impl Projector {
             feed: &self.feed,
             ready: &self.ready,
         };
+        let mut leases = None;
         let mut back_off = BACK_OFF_MIN;
         while !shutdown.is_cancelled() {
             let began = tokio::time::Instant::now();
-            let error = match session.run(&shutdown).await {
+            let error = match session.run(&mut leases, &shutdown).await {
                 Ok(()) => break,
                 Err(error) if error.is_retryable() => error,
                 Err(error) => {
@@ -77,6 +78,9 @@ impl Projector {
                 () = tokio::time::sleep(back_off) => {}
             }
             back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+        if let Some(leases) = leases {
+            leases.release().await;
         }
         Ok(())
     }

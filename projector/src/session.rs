@@ -102,22 +102,28 @@ struct Projecting<'a> {
 }
 
 impl Session<'_> {
-    /// Projects until shutdown (`Ok`) or until something goes wrong.
-    pub(crate) async fn run(&self, shutdown: &CancellationToken) -> Result<(), ProjectorError> {
+    /// Projects until shutdown (`Ok`) or until something goes wrong. Leases are kept from one session
+    /// to the next while their connection lives.
+    pub(crate) async fn run(
+        &self,
+        leases: &mut Option<Leases>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ProjectorError> {
         let wanted = self.partitions()?;
         if self.log.is_exclusive() {
             return self.project(&wanted, shutdown).await;
         }
-        let mut leases = Leases::connect(self.database).await?;
-        leases.renew(&wanted).await?;
-        let held = leases.held().to_vec();
-        let lost = shutdown.child_token();
-        let ended = tokio::select! {
-            ended = self.project(&held, &lost) => ended,
-            changed = keep(&mut leases, &wanted) => Err(changed),
+        let mut own = match leases.take() {
+            Some(leases) => leases,
+            None => Leases::connect(self.database).await?,
         };
-        lost.cancel();
-        leases.release().await;
+        own.renew(&wanted).await?;
+        let held = own.held().to_vec();
+        let ended = tokio::select! {
+            ended = self.project(&held, shutdown) => ended,
+            changed = keep(&mut own, &wanted) => Err(changed),
+        };
+        *leases = Some(own);
         ended
     }
 
@@ -144,11 +150,11 @@ impl Session<'_> {
             return Ok(());
         }
         let mut projecting = self.begin(partitions).await?;
-        let stop_reading = shutdown.child_token();
-        let mut records = self.read(&projecting.positions, stop_reading.clone())?;
-        let ended = projecting.run(&mut records, shutdown).await;
-        stop_reading.cancel();
-        ended
+        // However this ends, be it that the leases change, the reading ends with it.
+        let stop_reading = shutdown.child_token().drop_guard();
+        let reading = stop_reading.token().clone();
+        let mut records = self.read(&projecting.positions, reading)?;
+        projecting.run(&mut records, shutdown).await
     }
 
     /// Loads the positions, and makes sure that this log is the one they are of.

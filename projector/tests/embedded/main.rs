@@ -13,3 +13,4 @@ mod dead_letters;
 mod other_logs;
 mod parked;
 mod projecting;
+mod teeth;
