@@ -10,7 +10,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['context_sync_projector', 'context_sync_ingest', 'context_sync_api'] loop
+    foreach name in array array['context_sync_projector', 'context_sync_ingest', 'context_sync_api', 'context_sync_watcher'] loop
         if not exists (select from pg_roles where rolname = name) then
             begin
                 execute format('create role %I nologin', name);
@@ -200,6 +200,9 @@ begin
 end
 $$;
 
+-- The watcher asks for many callers of any tenant at once, through the two functions below and nothing
+-- else: no table is granted to it, and no message is in their answers. The api role cannot call them.
+
 -- What pulls with nothing to send need to know, for many callers at once: numbers of the scope, and
 -- the caller's own role in it. Whoever asks names the tenant of each; no row of another one answers.
 create function glance(of_scopes uuid[], of_tenants text[], for_users text[])
@@ -219,7 +222,7 @@ set search_path = context_sync, pg_temp as $$
     order by asked.place
 $$;
 revoke all on function glance from public;
-grant execute on function glance to context_sync_api;
+grant execute on function glance to context_sync_watcher;
 
 -- Which of these scopes have gone past these cursors: one question for all who wait. Says nothing but
 -- numbers of scopes that the asker has been allowed to pull already.
@@ -231,4 +234,4 @@ set search_path = context_sync, pg_temp as $$
         join scopes s on s.scope = asked.scope and s.head > asked.cursor
 $$;
 revoke all on function moved from public;
-grant execute on function moved to context_sync_api;
+grant execute on function moved to context_sync_watcher;

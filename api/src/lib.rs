@@ -39,17 +39,18 @@ pub struct Api {
 }
 
 impl Api {
-    /// `pool` has the api role. Long polls learn of news from `feed`: a projector of this process or
+    /// `pool` has the api role, `watcher` the watcher's. Long polls learn of news from `feed`: a projector of this process or
     /// a `readmodel::asker` must feed it. They are answered at once when `shutdown` begins.
     pub fn new(
         config: ApiConfig,
         pool: PgPool,
+        watcher: PgPool,
         feed: Arc<Feed>,
         verifier: Arc<Verifier>,
         shutdown: CancellationToken,
     ) -> Self {
         measure::describe();
-        let idle = idle::Idle::new(feed.clone(), pool.clone());
+        let idle = idle::Idle::new(feed.clone(), watcher);
         Self { config, pool, feed, verifier, shutdown, drift: measure::Drift::new(), idle }
     }
 }

@@ -48,7 +48,7 @@ impl<'a> Query<'a> {
             .map(Some)
             .ok_or_else(|| {
                 Problem::invalid_request(format!(
-                    "{name} takes a whole number{unit} from {min} to {max}"
+                    "{name} takes a whole number{unit} from {min} to {max}, sent was {text:.40}"
                 ))
             })
     }

@@ -45,6 +45,8 @@ struct Args {
 
 /// Bytes of the record that a single push makes: what the bare log appends.
 const RECORD_BYTES: usize = 750;
+/// Scopes that are pushed to once, to see whether memory grows with their number.
+const MANY_SCOPES: usize = 20_000;
 /// Rows that are inserted for the limit of inserts.
 const INSERT_ROWS_MAX: i64 = 50_000;
 
@@ -163,6 +165,15 @@ impl Bench<'_> {
                 "MB",
             )
             .below(100.0),
+        );
+        step("embedded: many scopes");
+        let before = server.resident_mb()?;
+        scenarios::scopes(&server, MANY_SCOPES).await?;
+        let after = server.resident_mb()?;
+        lines.push(
+            Line::new("embedded", format!("the same after {MANY_SCOPES} more scopes"), after, "MB")
+                .beside("before", Some(before))
+                .below(1.5),
         );
         server.stop()?;
         bare.close().await?;

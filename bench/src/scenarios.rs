@@ -78,6 +78,32 @@ pub(crate) async fn push(
     run(workers, time, pace).await
 }
 
+/// Pushes one message to each of so many scopes, 64 at a time.
+pub(crate) async fn scopes(server: &Server, count: usize) -> Result<(), Failure> {
+    let mut tasks = Vec::new();
+    for worker in 0..USERS {
+        let mut push = Push {
+            connection: Connection::open(&server.api).await?,
+            token: String::new(),
+            messages: 1,
+            pushed: 0,
+            salt: Uuid::now_v7(),
+        };
+        let scopes: Vec<usize> = (worker..count).step_by(USERS).collect();
+        tasks.push(tokio::spawn(async move {
+            for scope in scopes {
+                push.token = format!("Bearer {}", token(&format!("scope-{scope}"))?);
+                push.once().await?;
+            }
+            Ok::<_, Failure>(())
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
+}
+
 /// Pulls the same page again and again.
 struct Pull {
     connection: Connection,

@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
   context-sync serve --roles ingest,projector,api --log kafka://kafka:9092
                                                       production; DATABASE_URL names Postgres
 
-Every flag is also an environment variable; `context-sync COMMAND --help` names them.";
+Every setting of a server is also an environment variable; `context-sync COMMAND --help` names them.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -14,7 +14,7 @@ pub mod world;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use service::telemetry::{self, LogConfig};
+use service::telemetry::{self, TelemetryConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Failure, dev::Instance, device::output::print};
@@ -64,7 +64,8 @@ async fn tell(
     report: &mut Report,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
-    let quiet = LogConfig { log_filter: QUIET.to_owned(), ..LogConfig::default() };
+    let quiet =
+        TelemetryConfig { telemetry_filter: QUIET.to_owned(), ..TelemetryConfig::default() };
     let metrics = telemetry::init(&quiet)?;
     let settings = instance::settings(data_dir)?;
     let interrupted = || Failure::from("interrupted");

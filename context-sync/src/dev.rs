@@ -84,7 +84,7 @@ pub async fn start(
     let postgres = private_postgres(args, &mut settings, &dir).await?;
     readmodel::migrate(&settings.database).await?;
     let roles = [Role::Ingest, Role::Projector, Role::Api];
-    let running = serve::start(&roles, settings, listeners, log, metrics, shutdown)?;
+    let running = serve::start(&roles, settings, listeners, Some(log), metrics, shutdown)?;
     dir.write_addresses(&Addresses { api: url.clone(), ops: ops_url.clone() })?;
     let instance = Instance { url, ops_url, key, running, postgres, _lock: lock };
     instance.ready().await

@@ -10,6 +10,7 @@ use std::{
 use axum::Router;
 use clap::{Args, ValueEnum};
 use eventlog::EventLog;
+use model::Partition;
 use readmodel::{DatabaseConfig, DatabaseRole, PgPool, asker::Asker, feed::Feed};
 use service::{
     auth::{AuthConfig, Verifier},
@@ -71,7 +72,7 @@ pub struct Settings {
     #[command(flatten)]
     pub api: api::ApiConfig,
     #[command(flatten)]
-    pub telemetry: service::telemetry::LogConfig,
+    pub telemetry: service::telemetry::TelemetryConfig,
 }
 
 /// Where a process listens.
@@ -84,7 +85,8 @@ pub struct Listeners {
 pub struct Running {
     pub tasks: Tasks,
     pub readiness: Readiness,
-    pub log: Arc<dyn EventLog>,
+    /// What the roles read and write; the api alone needs none.
+    pub log: Option<Arc<dyn EventLog>>,
     pub shutdown: CancellationToken,
     pools: Vec<PgPool>,
 }
@@ -94,7 +96,11 @@ pub async fn run(roles: Vec<Role>, args: ServeArgs) -> Result<(), Failure> {
     let shutdown = service::shutdown::on_signals()?;
     let metrics = service::telemetry::init(&args.settings.telemetry)?;
     let listeners = Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
-    let log = eventlog::open(&args.settings.log, &args.log_dir).await?;
+    let needs_log = roles.iter().any(|role| *role != Role::Api);
+    let log = match needs_log {
+        true => Some(eventlog::open(&args.settings.log, &args.log_dir).await?),
+        false => None, // pulls go on, and start, while Kafka is down
+    };
     let running = start(&roles, args.settings, listeners, log, metrics, shutdown)?;
     running.wait().await
 }
@@ -112,16 +118,19 @@ pub fn start(
     roles: &[Role],
     settings: Settings,
     listeners: Listeners,
-    log: Arc<dyn EventLog>,
+    log: Option<Arc<dyn EventLog>>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<Running, Failure> {
     let readiness = Readiness::new();
-    let feed = Feed::new(log.is_exclusive());
+    let exclusive = log.as_ref().is_some_and(|log| log.is_exclusive());
+    let feed = Feed::new(exclusive);
     let mut tasks = Tasks::new(shutdown.clone());
     let mut pools = Vec::new();
     let has = |role| roles.contains(&role);
-    if has(Role::Projector) {
+    if has(Role::Projector)
+        && let Some(log) = &log
+    {
         let projector = projector::Projector {
             config: settings.projector.clone(),
             database: settings.database.clone(),
@@ -132,23 +141,26 @@ pub fn start(
         tasks.spawn("projector", projector.run(shutdown.clone()));
     }
     if has(Role::Ingest) || has(Role::Api) {
-        let asker = Asker {
-            feed: feed.clone(),
-            config: settings.database.clone(),
-            exclusive: log.is_exclusive(),
-        };
+        let asker = Asker { feed: feed.clone(), config: settings.database.clone(), exclusive };
         tasks.spawn("asker", asker.run(shutdown.clone()));
         let verifier = Arc::new(Verifier::new(&settings.auth)?);
         let mut router = Router::new();
-        if has(Role::Ingest) {
-            let pool = pool(&settings, DatabaseRole::Ingest, "ingest", &readiness, &shutdown)?;
-            router = router.merge(ingest(&settings, &pool, &log, &feed, &verifier));
+        if has(Role::Ingest)
+            && let Some(log) = &log
+        {
+            let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
+            let ready = readiness.component("ingest");
+            tokio::spawn(watch(ready, pool.clone(), Some(log.clone()), shutdown.clone()));
+            router = router.merge(ingest(&settings, &pool, log, &feed, &verifier));
             pools.push(pool);
         }
         if has(Role::Api) {
-            let pool = pool(&settings, DatabaseRole::Api, "api", &readiness, &shutdown)?;
-            router = router.merge(api(&settings, &pool, &feed, &verifier, &shutdown));
-            pools.push(pool);
+            let pool = readmodel::pool(&settings.database, DatabaseRole::Api)?;
+            let watcher = readmodel::pool(&settings.database, DatabaseRole::Watcher)?;
+            let ready = readiness.component("api");
+            tokio::spawn(watch(ready, pool.clone(), None, shutdown.clone()));
+            router = router.merge(api(&settings, [&pool, &watcher], &feed, &verifier, &shutdown));
+            pools.extend([pool, watcher]);
         }
         let router = service::http::envelope(router, &settings.http);
         let served =
@@ -160,19 +172,6 @@ pub fn start(
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, log, shutdown, pools })
-}
-
-/// A role's connections; it is ready while they work.
-fn pool(
-    settings: &Settings,
-    role: DatabaseRole,
-    name: &'static str,
-    readiness: &Readiness,
-    shutdown: &CancellationToken,
-) -> Result<PgPool, Failure> {
-    let pool = readmodel::pool(&settings.database, role)?;
-    tokio::spawn(watch_database(readiness.component(name), pool.clone(), shutdown.clone()));
-    Ok(pool)
 }
 
 fn ingest(
@@ -190,26 +189,29 @@ fn ingest(
 
 fn api(
     settings: &Settings,
-    pool: &PgPool,
+    [pool, watcher]: [&PgPool; 2],
     feed: &Arc<Feed>,
     verifier: &Arc<Verifier>,
     shutdown: &CancellationToken,
 ) -> Router {
     let (config, feed, verifier) = (settings.api.clone(), feed.clone(), verifier.clone());
-    api::router(Arc::new(api::Api::new(config, pool.clone(), feed, verifier, shutdown.clone())))
+    let (pool, watcher, shutdown) = (pool.clone(), watcher.clone(), shutdown.clone());
+    api::router(Arc::new(api::Api::new(config, pool, watcher, feed, verifier, shutdown)))
 }
 
-/// A role is ready while its database answers, and knows which log it is the read model of.
-async fn watch_database(
+/// A role is ready while its database answers, and knows which log it is the read model of; and while
+/// the log answers, if it writes there.
+async fn watch(
     ready: service::ops::ComponentHandle,
     pool: PgPool,
+    log: Option<Arc<dyn EventLog>>,
     shutdown: CancellationToken,
 ) {
     const WELL: Duration = Duration::from_secs(2);
     const UNWELL: Duration = Duration::from_millis(200);
     while !shutdown.is_cancelled() {
-        let pause = match readmodel::pull::epoch(&pool).await {
-            Ok(_) => {
+        let pause = match answers(&pool, log.as_deref()).await {
+            Ok(()) => {
                 ready.set_ready();
                 WELL
             }
@@ -225,6 +227,14 @@ async fn watch_database(
     }
 }
 
+async fn answers(pool: &PgPool, log: Option<&dyn EventLog>) -> Result<(), Failure> {
+    readmodel::pull::epoch(pool).await?;
+    if let Some(log) = log {
+        log.bounds(Partition::new(0)).await?;
+    }
+    Ok(())
+}
+
 impl Running {
     /// Waits until everything has stopped; lets go of the log last.
     pub async fn wait(self) -> Result<(), Failure> {
@@ -232,7 +242,10 @@ impl Running {
         for pool in &self.pools {
             pool.close().await;
         }
-        let closed = self.log.close().await;
+        let closed = match &self.log {
+            Some(log) => log.close().await,
+            None => Ok(()),
+        };
         ended?;
         closed?;
         Ok(())

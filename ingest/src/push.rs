@@ -10,8 +10,8 @@ use axum::{
 use contract::{Caller, headers, path, problems};
 use http::{StatusCode, header::LOCATION};
 use model::{
-    Action, Command, CommandId, Outcome, Place, Refusal, RequestHash, ScopeKind, Standing, Verdict,
-    message::InvalidCode,
+    Action, Command, CommandId, Outcome, Place, Refusal, RequestHash, ScopeKey, ScopeKind,
+    Standing, Verdict,
 };
 use serde::Serialize;
 use service::{Problem, http::read_body};
@@ -46,14 +46,12 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     let (bytes_max, timeout) =
         (u64::from(ingest.config.push_bytes_max), ingest.config.body_timeout);
     let body = read_body(body, "push_bytes_max", bytes_max, timeout).await?;
-    let mut push = PushBody::parse(&body, &ingest.limits)?;
-    let refusal = push.refusal();
-    // A wrong hash is no bad request: it is told to those who may push.
-    if let Some((code, problem)) = refusal {
-        if code == InvalidCode::HashMismatch {
-            ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
-        }
-        return Err(problem);
+    let mut push = match PushBody::parse(&body, &ingest.limits) {
+        Ok(push) => push,
+        Err(problem) => return Err(refuse(ingest, &caller, &scope, problem).await),
+    };
+    if let Some(problem) = push.refusal() {
+        return Err(refuse(ingest, &caller, &scope, problem).await);
     }
     ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
     if let Some(epoch) = push.epoch
@@ -76,6 +74,15 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
         Decision::Outcome(outcome) => answer(&outcome),
         Decision::Accepted(at) => Ok(accepted(command.id, at)),
     }
+}
+
+/// A bad request is told to anyone, everything else (too large, a wrong hash) to those who may push.
+async fn refuse(ingest: &Ingest, caller: &Caller, scope: &ScopeKey, problem: Problem) -> Problem {
+    if problem.status() == StatusCode::BAD_REQUEST {
+        return problem;
+    }
+    let passed = ingest.gate.pass(caller.access(scope), Standing::may_push).await;
+    passed.err().unwrap_or(problem)
 }
 
 fn answer(outcome: &Outcome) -> Result<Response, Problem> {

@@ -6,7 +6,6 @@ use contract::{path::parse_uuid, problems};
 use model::{
     Change, Cursor, Epoch, Limits, PushedChange, Rejected,
     draft::{Invalid, parse_change},
-    message::InvalidCode,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -53,9 +52,9 @@ impl PushBody {
     }
 
     /// The answer to a push of which every message is invalid: the first one's error.
-    pub(crate) fn refusal(&self) -> Option<(InvalidCode, Problem)> {
+    pub(crate) fn refusal(&self) -> Option<Problem> {
         let first = self.rejected.first().filter(|_| self.changes.is_empty())?;
-        Some((first.code, problems::invalid_message(first.code, first.detail.clone())))
+        Some(problems::invalid_message(first.code, first.detail.clone()))
     }
 
     /// Whether a message says which version its writer had seen.

@@ -12,8 +12,8 @@ fn refused(body: &[u8]) -> (u16, String) {
 /// The detail of the only message of a push.
 fn invalid(message: &str) -> (InvalidCode, String) {
     let push = parse(&format!("{{\"messages\":[{message}]}}")).unwrap();
-    let (code, problem) = push.refusal().unwrap_or_else(|| panic!("{message} is valid"));
-    (code, problem.detail().to_owned())
+    let problem = push.refusal().unwrap_or_else(|| panic!("{message} is valid"));
+    (push.rejected[0].code, problem.detail().to_owned())
 }
 
 #[test]

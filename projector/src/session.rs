@@ -161,6 +161,7 @@ impl Session<'_> {
     async fn begin(&self, partitions: &[Partition]) -> Result<Projecting<'_>, ProjectorError> {
         let mut projection = Projection::connect(self.database).await?;
         let stored = projection.adopt_log(self.log.log_id(), self.log.partitions()).await?;
+        self.feed.begin_anew();
         let mut positions = BTreeMap::new();
         let mut behind = BTreeMap::new();
         for partition in partitions {
@@ -330,6 +331,7 @@ impl Projecting<'_> {
         let began = std::time::Instant::now();
         let mut transaction = self.projection.begin(&batch.advances, &batch.wanted()).await?;
         let Folded { writes, committed } = fold(transaction.take_loaded());
+        self.session.feed.committing(&committed);
         transaction.commit(&writes).await?;
         for advance in &batch.advances {
             self.positions.insert(advance.partition, advance.to);

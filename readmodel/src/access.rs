@@ -20,15 +20,19 @@ pub async fn standings(
     asked: &[AccessQuery],
 ) -> Result<Vec<Standing>, ReadModelError> {
     let scopes: Vec<Uuid> = asked.iter().map(|query| query.scope.reference().0).collect();
+    let tenants: Vec<&str> = asked.iter().map(|query| query.scope.tenant.as_str()).collect();
     let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
     let rows = sqlx::query_as::<_, (bool, bool, Option<String>)>(
         "select s.scope is not null, r.user_id is not null, r.role
-         from unnest($1::uuid[], $2::text[]) with ordinality as asked (scope, user_id, place)
-             left join scopes s on s.scope = asked.scope
-             left join members r on r.scope = asked.scope and r.user_id = asked.user_id
+         from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
+                 as asked (scope, tenant_id, user_id, place)
+             left join scopes s on s.scope = asked.scope and s.tenant_id = asked.tenant_id
+             left join members r on r.scope = asked.scope and r.tenant_id = asked.tenant_id
+                 and r.user_id = asked.user_id
          order by asked.place",
     )
     .bind(scopes)
+    .bind(tenants)
     .bind(users)
     .fetch_all(pool)
     .await?;

@@ -33,7 +33,7 @@ impl Asker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ReadModelError> {
         let small = DatabaseConfig { database_connections: 2, ..self.config.clone() };
         let outcomes = connect::pool(&small, DatabaseRole::Ingest)?;
-        let heads = connect::pool(&small, DatabaseRole::Api)?;
+        let heads = connect::pool(&small, DatabaseRole::Watcher)?;
         let mut listener = None;
         while !shutdown.is_cancelled() {
             if listener.is_none() && !self.exclusive {
@@ -69,9 +69,11 @@ impl Asker {
                 }
             }
         }
-        let scopes = if self.exclusive { Vec::new() } else { self.feed.awaited_scopes() };
+        let unheard = self.feed.heads_are_unsure() || !self.exclusive;
+        let scopes = if unheard { self.feed.awaited_scopes() } else { Vec::new() };
         if !scopes.is_empty() {
-            for (scope, head) in moved(heads, &scopes).await? {
+            let heads = moved(heads, &scopes).await.inspect_err(|_| self.feed.doubt_heads())?;
+            for (scope, head) in heads {
                 self.feed.moved(scope, head);
             }
         }

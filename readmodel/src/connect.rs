@@ -23,6 +23,8 @@ pub enum DatabaseRole {
     Ingest,
     /// Reads one tenant at a time.
     Api,
+    /// Asks which scopes have moved, of any tenant; sees no table.
+    Watcher,
 }
 
 impl DatabaseRole {
@@ -31,6 +33,7 @@ impl DatabaseRole {
             Self::Projector => "set role context_sync_projector",
             Self::Ingest => "set role context_sync_ingest",
             Self::Api => "set role context_sync_api",
+            Self::Watcher => "set role context_sync_watcher",
         }
     }
 }

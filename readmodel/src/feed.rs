@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,7 @@ type Told = Option<Arc<Outcome>>;
 pub struct Feed {
     waiting: Mutex<Waiting>,
     memory: Option<Memory>,
+    ask_heads: AtomicBool,
 }
 
 #[derive(Default)]
@@ -81,7 +85,8 @@ impl Feed {
     /// `exclusive`: only a projector of this process moves the read model, so that what it says can be
     /// remembered.
     pub fn new(exclusive: bool) -> Arc<Self> {
-        Arc::new(Self { waiting: Mutex::default(), memory: exclusive.then(Memory::default) })
+        let memory = exclusive.then(Memory::default);
+        Arc::new(Self { memory, ..Self::default() })
     }
 
     /// What the projector said last, where it is the only one.
@@ -91,6 +96,32 @@ impl Feed {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A commit is about to be sent. Called by the projector of this process.
+    pub fn committing(&self, committed: &Committed) {
+        if let Some(memory) = &self.memory {
+            memory.committing(committed);
+        }
+    }
+
+    /// The projector of this process begins anew, from what the read model has: the answer of its last
+    /// commit may have been lost. Whoever waits for a head is told by the asker.
+    pub fn begin_anew(&self) {
+        if let Some(memory) = &self.memory {
+            memory.forget();
+        }
+        self.doubt_heads();
+    }
+
+    /// Heads may have moved without the feed hearing of it.
+    pub(crate) fn doubt_heads(&self) {
+        self.ask_heads.store(true, Ordering::Release);
+    }
+
+    /// Whether heads may have moved without the feed hearing of it, since this was asked last.
+    pub(crate) fn heads_are_unsure(&self) -> bool {
+        self.ask_heads.swap(false, Ordering::AcqRel)
     }
 
     /// Hands a commit to those who wait for it. Called by the projector of this process.

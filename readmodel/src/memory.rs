@@ -16,7 +16,8 @@ use crate::{
 
 /// Scopes, and users of scopes, remembered at once. The rest is asked of Postgres.
 const REMEMBERED_MAX: u64 = 50_000;
-const SHARDS: usize = 64;
+/// So many that commits under way rarely share one with a pull.
+const SHARDS: usize = 4_096;
 
 /// How often the scopes of a shard were committed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,15 @@ pub struct Memory {
     summaries: Cache<ScopeRef, (bool, Summary)>,
     members: Cache<(ScopeRef, UserId), Option<Option<Role>>>,
     /// A commit and the remembering of what was read before it exclude each other.
-    generations: [Mutex<u64>; SHARDS],
+    shards: Vec<Mutex<Shard>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Shard {
+    generation: u64,
+    /// A commit is under way, or its answer was lost: what Postgres has is not known, so nothing is
+    /// answered or remembered.
+    unknown: bool,
 }
 
 impl Default for Memory {
@@ -35,26 +44,30 @@ impl Default for Memory {
         Self {
             summaries: Cache::new(REMEMBERED_MAX),
             members: Cache::new(REMEMBERED_MAX),
-            generations: std::array::from_fn(|_| Mutex::new(0)),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
     }
 }
 
 impl Memory {
-    fn generation_of(&self, scope: ScopeRef) -> MutexGuard<'_, u64> {
+    fn shard(&self, scope: ScopeRef) -> MutexGuard<'_, Shard> {
         let mut hasher = DefaultHasher::new();
         scope.hash(&mut hasher);
-        let shard = hasher.finish() as usize % SHARDS;
-        self.generations[shard].lock().unwrap_or_else(PoisonError::into_inner)
+        let place = hasher.finish() as usize % SHARDS;
+        self.shards[place].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be taken before Postgres is asked what is then remembered.
     pub fn generation(&self, scope: ScopeRef) -> Generation {
-        Generation(*self.generation_of(scope))
+        Generation(self.shard(scope).generation)
     }
 
     /// What is remembered of a scope and one of its users, if both are.
     pub fn glance(&self, scope: ScopeRef, user: &UserId) -> Option<Glance> {
+        let shard = self.shard(scope);
+        if shard.unknown {
+            return None;
+        }
         let (exists, summary) = self.summaries.get(&scope)?;
         let member = self.members.get(&(scope, user.clone()))?;
         Some(Glance { exists, member, summary })
@@ -62,28 +75,58 @@ impl Memory {
 
     /// Remembers what Postgres said, unless a commit came between the question and now.
     pub fn remember(&self, scope: ScopeRef, user: &UserId, asked: Generation, glance: Glance) {
-        let generation = self.generation_of(scope);
-        if *generation == asked.0 {
+        let shard = self.shard(scope);
+        if shard.generation == asked.0 && !shard.unknown {
             self.summaries.insert(scope, (glance.exists, glance.summary));
             self.members.insert((scope, user.clone()), glance.member);
+        }
+    }
+
+    /// A commit is about to be sent: until its answer, who knows.
+    pub(crate) fn committing(&self, committed: &Committed) {
+        for scope in touched(committed) {
+            let mut shard = self.shard(scope);
+            shard.generation += 1;
+            shard.unknown = true;
         }
     }
 
     /// Takes over what a commit changed. Called before anyone is told of the commit.
     pub(crate) fn committed(&self, committed: &Committed) {
         for (scope, heading) in &committed.scopes {
-            let mut generation = self.generation_of(*scope);
-            *generation += 1;
+            let _shard = self.shard(*scope);
             if let Some((_, summary)) = self.summaries.get(scope) {
                 self.summaries.insert(*scope, (heading.exists, summarised(summary, heading)));
             }
         }
         for (scope, user) in &committed.members {
-            let mut generation = self.generation_of(*scope);
-            *generation += 1;
+            let _shard = self.shard(*scope);
             self.members.invalidate(&(*scope, user.clone()));
         }
+        for scope in touched(committed) {
+            self.shard(scope).unknown = false;
+        }
     }
+
+    /// Forgets everything: an answer was lost, and with it what the read model has. To be called once
+    /// that is settled again, which is when the positions could be read.
+    pub(crate) fn forget(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.generation += 1;
+            shard.unknown = true;
+        }
+        self.summaries.invalidate_all();
+        self.members.invalidate_all();
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).unknown = false;
+        }
+    }
+}
+
+fn touched(committed: &Committed) -> impl Iterator<Item = ScopeRef> {
+    let scopes = committed.scopes.iter().map(|(scope, _)| *scope);
+    scopes.chain(committed.members.iter().map(|(scope, _)| *scope))
 }
 
 fn summarised(old: Summary, heading: &Heading) -> Summary {

@@ -88,6 +88,10 @@ impl Projection {
         .bind(PartitionClock::START.rules.0 as i32)
         .execute(&mut *transaction)
         .await?;
+        // Waits for a commit that lost its connection: what is read then is what there is.
+        sqlx::query("select from positions order by partition for update")
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         self.positions().await
     }

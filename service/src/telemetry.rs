@@ -34,24 +34,22 @@ pub enum LogFormat {
 }
 
 /// What is logged and how.
-// Another crate's arguments may bear the same name: clap's groups are named after it.
 #[derive(Args, Clone, Debug)]
-#[group(id = "telemetry")]
-pub struct LogConfig {
+pub struct TelemetryConfig {
     /// How log lines look
-    #[arg(long, env = "CONTEXT_SYNC_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    #[arg(long, env = "CONTEXT_SYNC_TELEMETRY_FORMAT", value_enum, default_value_t)]
+    pub telemetry_format: LogFormat,
 
     /// What is logged: a level, or targets with levels (`info,service=debug`)
-    #[arg(long, env = "CONTEXT_SYNC_LOG_FILTER", default_value = DEFAULT_FILTER)]
-    pub log_filter: String,
+    #[arg(long, env = "CONTEXT_SYNC_TELEMETRY_FILTER", default_value = DEFAULT_FILTER)]
+    pub telemetry_filter: String,
 }
 
 const DEFAULT_FILTER: &str = "info";
 
-impl Default for LogConfig {
+impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log_format: LogFormat::default(), log_filter: DEFAULT_FILTER.to_owned() }
+        Self { telemetry_format: LogFormat::default(), telemetry_filter: DEFAULT_FILTER.to_owned() }
     }
 }
 
@@ -60,7 +58,7 @@ impl Default for LogConfig {
 pub enum TelemetryError {
     /// The filter is not one.
     #[error(
-        "--log-filter {filter:?} is not valid ({source}); write for instance info,service=debug"
+        "--telemetry-filter {filter:?} is not valid ({source}); write for instance info,service=debug"
     )]
     Filter {
         /// As given.
@@ -83,11 +81,12 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// If the filter is not valid, or if logging is set up already.
-pub fn init(config: &LogConfig) -> Result<Metrics, TelemetryError> {
-    let filter = EnvFilter::from_str(&config.log_filter)
-        .map_err(|source| TelemetryError::Filter { filter: config.log_filter.clone(), source })?;
+pub fn init(config: &TelemetryConfig) -> Result<Metrics, TelemetryError> {
+    let filter = EnvFilter::from_str(&config.telemetry_filter).map_err(|source| {
+        TelemetryError::Filter { filter: config.telemetry_filter.clone(), source }
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
-    match config.log_format {
+    match config.telemetry_format {
         LogFormat::Text => {
             let lines = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
             registry.with(lines).try_init()?;
@@ -193,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_named() {
-        let config = LogConfig { log_filter: "x=y=z".to_owned(), ..LogConfig::default() };
+        let config =
+            TelemetryConfig { telemetry_filter: "x=y=z".to_owned(), ..TelemetryConfig::default() };
         let error = init(&config).unwrap_err().to_string();
         assert!(error.contains("x=y=z"), "{error}");
     }

@@ -1,1 +1,1 @@
-//! tests
+//! Nothing here: the tests are in `e2e/`.

@@ -21,7 +21,10 @@ async fn a_bit_of_everything(bench: &Bench, round: u32) {
     bench.append(&create(&team, "ann")).await;
     bench.append(&set_member(&team, "ann", "bob", Role::Member)).await;
     let id = Uuid::new_v4();
-    let edit = |content: &str, base: u64| json!({"id": id, "type": "decision", "content": content, "base_cursor": base});
+    let edit = |content: &str, base: u64| {
+        let kind = "decision";
+        json!({"id": id, "type": kind, "content": content, "base_cursor": base})
+    };
     let hello = format!("hello {round}");
     for key in [ANN, team.as_str()] {
         bench.append(&push(key, "ann", &[say(&hello), say("twice"), say("twice")])).await;

@@ -1,4 +1,4 @@
-//! Positions fence: whoever began a batch elsewhere than where the read model stands writes nothing.
+//! Positions fence: who began a batch elsewhere than where the read model stands writes nothing.
 
 use model::LogId;
 use readmodel::{ReadModelError, load::Wanted, projection::Projection, write::Writes};
@@ -103,7 +103,10 @@ async fn messages_swap_their_contents_in_one_batch() {
     let database = Database::migrated().await;
     let mut writer = Writer::new(&database).await;
     let (a, b) = (Uuid::new_v4(), Uuid::new_v4());
-    let edit = |id: Uuid, content: &str, base: u64| json!({"id": id, "type": "decision", "content": content, "base_cursor": base});
+    let edit = |id: Uuid, content: &str, base_cursor: u64| {
+        let kind = "decision";
+        json!({"id": id, "type": kind, "content": content, "base_cursor": base_cursor})
+    };
     writer.write(&push("acme/user/ann", "ann", &[edit(a, "x", 0), edit(b, "y", 0)])).await;
     let swap = [edit(a, "z", 9), edit(a, "z", 1), edit(b, "x", 2), edit(a, "y", 3)];
     writer.write(&push("acme/user/ann", "ann", &swap)).await;

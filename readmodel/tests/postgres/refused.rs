@@ -79,7 +79,8 @@ async fn times_and_texts_at_their_limits_are_kept() {
     let database = Database::migrated().await;
     let mut writer = Writer::new(&database).await;
     let content = "\u{1}\u{7f}\u{ffff}\u{10ffff} \"\\\u{2028}'; drop table messages; --";
-    let message = json!({"type": "decision", "content": content, "updated_at": "1970-01-01T00:00:00Z",
+    let message = json!({"type": "decision", "content": content, 
+        "updated_at": "1970-01-01T00:00:00Z",
         "metadata": {"nul": "\0", "é": 1e-7}});
     writer.write(&push("acme/user/ann", "ann", &[message])).await;
     let mut owner = database.owner().await;

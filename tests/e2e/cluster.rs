@@ -1,0 +1,204 @@
+//! All roles in this process, each node with listeners, pools and a feed of its own, around one log
+//! and one database.
+
+use std::sync::Arc;
+
+use clap::Parser;
+use context_sync::{
+    cli::{Cli, Command},
+    serve::{self, Listeners, Role, Settings},
+};
+use eventlog::EventLog;
+use model::LogFold;
+use readmodel::PgPool;
+use service::auth::OrgRole;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::Device,
+    database::Database,
+    equation::{self, eventually},
+    replica::Replica,
+};
+
+pub(crate) const SECRET: &str = "a secret of the tests, long enough for HS256";
+pub(crate) const ALL: &[Role] = &[Role::Ingest, Role::Projector, Role::Api];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogKind {
+    Embedded,
+    Kafka,
+}
+
+/// Runs each story, an `async fn(&mut Cluster)`, on both logs; each run ends with the equation.
+macro_rules! both_logs {
+    ($($story:ident,)*) => {$(
+        mod $story {
+            use $crate::cluster::{Cluster, LogKind};
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                let mut cluster = Cluster::start(LogKind::Embedded).await;
+                super::$story(&mut cluster).await;
+                cluster.finish().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn kafka() {
+                let mut cluster = Cluster::start(LogKind::Kafka).await;
+                super::$story(&mut cluster).await;
+                cluster.finish().await;
+            }
+        }
+    )*};
+}
+
+pub(crate) struct Cluster {
+    pub(crate) kind: LogKind,
+    pub(crate) pool: PgPool,
+    pub(crate) settings: Settings,
+    /// Runs all roles, until a story restarts it with others.
+    pub(crate) node: Node,
+    pub(crate) database: Database,
+    client: reqwest::Client,
+    dir: tempfile::TempDir,
+}
+
+/// What would be one process in production.
+pub(crate) struct Node {
+    pub(crate) url: String,
+    pub(crate) ops_url: String,
+    pub(crate) log: Arc<dyn EventLog>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The flags of a process on this database and log.
+pub(crate) async fn flags(kind: LogKind, database_url: &str) -> Vec<String> {
+    let mut flags = vec![
+        format!("--database-url={database_url}"),
+        format!("--jwt-secret={SECRET}"),
+        "--database-connections=4".to_owned(),
+    ];
+    if kind == LogKind::Kafka {
+        flags.extend(kafka_flags(&dev::kafka::for_tests().await.unwrap()));
+    }
+    flags
+}
+
+/// Topics that no other test uses.
+pub(crate) fn kafka_flags(bootstrap: &str) -> [String; 3] {
+    [
+        format!("--log=kafka://{bootstrap}"),
+        format!("--log-topic-prefix=test-{}", uuid::Uuid::new_v4().simple()),
+        "--log-partitions=4".to_owned(),
+    ]
+}
+
+pub(crate) fn settings(flags: &[String]) -> Settings {
+    let command = ["context-sync", "serve", "--roles=api"].map(str::to_owned);
+    match Cli::parse_from(command.iter().chain(flags)).command {
+        Command::Serve(serve) => serve.serve.settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start(kind: LogKind) -> Self {
+        Self::start_with(kind, &[]).await
+    }
+
+    /// With further flags.
+    pub(crate) async fn start_with(kind: LogKind, more: &[&str]) -> Self {
+        let database = Database::migrated().await;
+        let dir = tempfile::tempdir().unwrap();
+        let mut flags = flags(kind, database.url()).await;
+        flags.extend(more.iter().map(|&flag| flag.to_owned()));
+        let settings = settings(&flags);
+        let node = Node::start(ALL, &settings, dir.path()).await;
+        let pool = database.owner_pool();
+        Self { kind, pool, settings, node, database, client: reqwest::Client::new(), dir }
+    }
+
+    /// Another process on the same log; only Kafka has several. Ready when this returns.
+    pub(crate) async fn node(&self, roles: &[Role]) -> Node {
+        assert_eq!(self.kind, LogKind::Kafka);
+        Node::start(roles, &self.settings, self.dir.path()).await
+    }
+
+    /// Stops the node, and starts it anew with these roles and settings.
+    pub(crate) async fn restart(&mut self, roles: &[Role]) {
+        self.node.stop_in_place().await;
+        self.node = Node::start(roles, &self.settings, self.dir.path()).await;
+    }
+
+    /// A device of a user of acme.
+    pub(crate) fn device(&self, user: &str) -> Device {
+        self.device_of("acme", user, OrgRole::Member)
+    }
+
+    pub(crate) fn device_of(&self, tenant: &str, user: &str, org_role: OrgRole) -> Device {
+        Device::new(&self.client, &self.node.url, tenant, user, org_role)
+    }
+
+    /// `rows == fold(log) == replica`, then the end.
+    pub(crate) async fn finish(self) {
+        self.check().await;
+        self.node.stop().await;
+    }
+
+    /// Compares rows, log and replicas: of every scope, by whoever may pull it.
+    pub(crate) async fn check(&self) -> LogFold {
+        let fold = equation::check(self.node.log.as_ref(), &self.pool).await;
+        for (key, folded) in fold.scopes.iter().filter(|(_, f)| f.scope.heading.exists) {
+            let (tenant, name) = (key.tenant.as_str(), key.name.as_str());
+            let user = if key.kind == model::ScopeKind::User { name } else { "auditor" };
+            let device = self.device_of(tenant, user, OrgRole::Owner);
+            let mut replica = Replica::default();
+            // Some pages, whatever the scope's size.
+            let limit = (folded.messages.len() as u32 / 5).clamp(7, 500);
+            replica.catch_up(&device, &crate::client::prefix(key), limit).await;
+            replica.assert_is(&fold, key);
+            assert_eq!(replica.cursor, folded.scope.heading.head.get());
+        }
+        fold
+    }
+
+    /// The log's end offsets: they do not move where nothing was appended.
+    pub(crate) async fn ends(&self) -> Vec<u64> {
+        equation::ends(self.node.log.as_ref()).await.values().map(|end| end.get()).collect()
+    }
+}
+
+impl Node {
+    async fn start(roles: &[Role], settings: &Settings, dir: &std::path::Path) -> Self {
+        let any = || serve::bind("127.0.0.1:0".parse().unwrap());
+        let listeners = Listeners { api: any().await.unwrap(), ops: any().await.unwrap() };
+        let url = format!("http://{}", listeners.api.local_addr().unwrap());
+        let ops_url = format!("http://{}", listeners.ops.local_addr().unwrap());
+        let log = eventlog::open(&settings.log, &dir.join("log")).await.unwrap();
+        let (shutdown, metrics) =
+            (CancellationToken::new(), service::telemetry::metrics().unwrap());
+        let (settings, token) = (settings.clone(), shutdown.clone());
+        let running =
+            serve::start(roles, settings, listeners, log.clone(), metrics, token).unwrap();
+        let ready = running.readiness.clone();
+        let task = tokio::spawn(async move { running.wait().await.unwrap() });
+        if !roles.is_empty() {
+            eventually("ready", async || ready.is_ready().then_some(())).await;
+        }
+        Self { url, ops_url, log, shutdown, task }
+    }
+
+    /// As SIGTERM.
+    pub(crate) async fn stop(mut self) {
+        self.stop_in_place().await;
+    }
+
+    async fn stop_in_place(&mut self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(equation::DEADLINE, &mut self.task).await;
+        ended.expect("stops in time").unwrap();
+    }
+}

@@ -1,0 +1,61 @@
+//! `context-sync dev`: killed and started again it has all data; Ctrl-C stops it; one a directory.
+
+use serde_json::json;
+
+use super::{Child, run};
+use crate::client::{Device, USER, contents, say};
+
+/// A device with a token of the development key, as `context-sync token` prints it.
+async fn device(dev: &Child, data_dir: &str) -> Device {
+    let token = run(&["token", "--tenant=acme", "--user=ann", "--data-dir", data_dir]).await;
+    assert!(token.status.success());
+    let mut device = Device::new(
+        &reqwest::Client::new(),
+        &dev.url,
+        "acme",
+        "ann",
+        service::auth::OrgRole::Member,
+    );
+    device.token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
+    device
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_keeps_its_data_whatever_ends_it() {
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let data_dir = scratch.path().join("data");
+    let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
+    let mut dev = Child::dev(&data_dir, &output, &[]).await;
+    assert!(dev.said().contains("Context Sync is ready"), "{}", dev.said());
+    let ann = device(&dev, data).await;
+    ann.push(USER, &[say("one"), say("two")]).await.ok();
+    let before = ann.pull(USER, "").await.ok();
+
+    // A second one on the same directory names the one that holds it.
+    let args = ["dev", "--data-dir", data, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"];
+    let second = run(&args).await;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains(&dev.pid().to_string()), "{said}");
+    assert_eq!(ann.pull(USER, "").await.ok(), before);
+
+    dev.kill().await;
+    dev = Child::dev(&data_dir, &output, &[]).await;
+    let ann = device(&dev, data).await;
+    assert_eq!(ann.pull(USER, "").await.ok(), before);
+    ann.push(USER, &[say("three")]).await.ok();
+
+    // Ctrl-C: status 0.
+    dev.signal("INT");
+    let status = dev.exit().await;
+    assert_eq!(status.code(), Some(0), "{}", dev.said());
+
+    // Postgres is a copy: it may be deleted.
+    std::fs::remove_dir_all(data_dir.join("postgres")).unwrap();
+    let mut dev = Child::dev(&data_dir, &output, &[]).await;
+    let after = device(&dev, data).await.pull(USER, "").await.ok();
+    assert_eq!((contents(&after), &after["count"]), (vec!["one", "two", "three"], &json!(3)));
+    assert_eq!(after["messages"][0], before["messages"][0]);
+    assert_eq!(after["epoch"], before["epoch"]);
+    dev.signal("TERM");
+    assert_eq!(dev.exit().await.code(), Some(0), "{}", dev.said());
+}

@@ -1,0 +1,107 @@
+//! `wait`: a pull is held until there is something newer than its cursor.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::{
+    client::{Device, Reply, USER, contents, say, team},
+    cluster::{Cluster, LogKind},
+};
+
+/// Long enough that only a wake-up comes sooner.
+const WAIT: u64 = 40;
+const SOON: Duration = Duration::from_secs(20);
+
+/// Pulls and waits at one node; meanwhile pushes at the other.
+async fn wakes(puller: &Device, pusher: &Device, scope: &str) {
+    for round in 0..3 {
+        let cursor = puller.pull(scope, "").await.ok()["head"].as_u64().unwrap();
+        let (puller, path) = (puller.clone(), scope.to_owned());
+        let began = Instant::now();
+        let waiting = tokio::spawn(async move {
+            puller.pull(&path, &format!("cursor={cursor}&wait={WAIT}")).await.ok()
+        });
+        tokio::time::sleep(Duration::from_millis(50 * round)).await; // asleep, or not yet
+        let content = format!("news {round} for {scope}");
+        pusher.push(scope, &[say(&content)]).await.ok();
+        assert_eq!(contents(&waiting.await.unwrap()), [content]);
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    }
+}
+
+both_logs! {
+    a_push_wakes_who_waits,
+    when_the_wait_runs_out_there_are_no_messages,
+    a_hundred_wait_at_once,
+    who_waits_is_answered_when_the_process_stops,
+}
+
+async fn a_push_wakes_who_waits(cluster: &mut Cluster) {
+    let ann = cluster.device("ann");
+    wakes(&ann, &ann.named("phone"), USER).await;
+    ann.create_team("t", &[("bob", "member")]).await;
+    wakes(&cluster.device("bob"), &ann, &team("t")).await;
+}
+
+async fn when_the_wait_runs_out_there_are_no_messages(cluster: &mut Cluster) {
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("x")]).await.ok();
+    let began = Instant::now();
+    let page = ann.pull(USER, "cursor=1&wait=1").await.ok();
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    assert_eq!(
+        (&page["messages"], &page["cursor"], &page["has_more"]),
+        (&json!([]), &json!(1), &json!(false))
+    );
+    // What is there already is not waited for.
+    let began = Instant::now();
+    ann.pull(USER, "cursor=0&wait=60").await.ok();
+    assert!(began.elapsed() < SOON);
+}
+
+async fn a_hundred_wait_at_once(cluster: &mut Cluster) {
+    let ann = cluster.device("ann");
+    ann.create_team("t", &[]).await;
+    let waiting: Vec<_> = (0..100)
+        .map(|n| {
+            let device = ann.named(&format!("device-{n}"));
+            let query = format!("cursor=0&wait={WAIT}");
+            tokio::spawn(async move { device.pull(&team("t"), &query).await.ok() })
+        })
+        .collect();
+    ann.push(&team("t"), &[say("x")]).await.ok();
+    for waiting in waiting {
+        assert_eq!(contents(&waiting.await.unwrap()), ["x"]);
+    }
+}
+
+async fn who_waits_is_answered_when_the_process_stops(cluster: &mut Cluster) {
+    for round in 0.. {
+        assert!(round < 10, "the pull never came before the stop");
+        let ann = cluster.device("ann");
+        let waiting = ann.request(reqwest::Method::GET, &format!("{USER}/pull?wait=60"));
+        let waiting = tokio::spawn(Reply::try_of(waiting));
+        for _ in 0..3 {
+            ann.pull(USER, "").await.ok(); // by now the other has likely begun
+        }
+        let began = Instant::now();
+        cluster.restart(crate::cluster::ALL).await;
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        if let Ok(reply) = waiting.await.unwrap() {
+            assert_eq!(reply.ok()["messages"], json!([]));
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_at_one_node_wakes_who_waits_at_another() {
+    use context_sync::serve::Role;
+    let cluster = Cluster::start(LogKind::Kafka).await;
+    let api = cluster.node(&[Role::Api]).await;
+    let ann = cluster.device("ann");
+    wakes(&ann.at(&api.url), &ann, USER).await;
+    api.stop().await;
+    cluster.finish().await;
+}

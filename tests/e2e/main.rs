@@ -1,0 +1,33 @@
+//! End to end: devices against all roles, on both logs. Stories are named after the founding
+//! workflows; each ends by comparing the rows with the fold of the log, and a device's replica
+//! with both ([`cluster::Cluster::finish`]).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests may panic")]
+
+#[path = "../../readmodel/tests/postgres/database.rs"]
+mod database;
+
+mod equation;
+
+#[macro_use]
+mod cluster;
+mod client;
+mod replica;
+
+mod accepted;
+mod bad_input;
+mod conflicts;
+mod corpus;
+mod epochs;
+mod idempotency;
+mod long_poll;
+mod members;
+mod nodes;
+mod paging;
+mod permissions;
+mod tenants;
+mod tokens;
+mod versions;
+mod workflows;
+
+mod crash;
+mod secrets;
