@@ -79,7 +79,7 @@ create table messages (
     cursor bigint not null check (cursor > 0),
     id uuid not null,
     id_key uuid not null,
-    content_key uuid not null,
+    content_key uuid, -- null: deleted
     tenant_id text not null,
     content_hash bytea not null check (length(content_hash) = 32),
     body_hash bytea not null check (length(body_hash) = 32),
@@ -89,12 +89,13 @@ create table messages (
     bytes bigint not null, -- of content and metadata
     json_bytes integer not null, -- of json: a page is measured without reading it
     json text not null, -- the message as a pull gives it, ready to send
-    primary key (scope, cursor)
+    primary key (scope, cursor),
+    check ((content_key is null) = (deleted_at_us is not null))
 );
 
 -- The rules once more, where a bug cannot pass them: one row an id, one live message a content.
 create unique index messages_id on messages (id_key);
-create unique index messages_live_content on messages (content_key) where deleted_at_us is null;
+create unique index messages_live_content on messages (content_key);
 
 -- What the fold decided of each command, for a day: the answer to it, and to its retries.
 create table outcomes (

@@ -55,7 +55,7 @@ type MessageRow = (
     i64,
     Uuid,
     Uuid,
-    Uuid,
+    Option<Uuid>,
     String,
     Vec<u8>,
     Vec<u8>,

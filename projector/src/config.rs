@@ -14,6 +14,11 @@ pub struct ProjectorConfig {
     #[arg(long, env = "CONTEXT_SYNC_BATCH_BYTES_MAX", default_value_t = 8 << 20)]
     pub batch_bytes_max: u64,
 
+    /// Messages changed in one transaction, at most (but one record at least).
+    #[arg(long, env = "CONTEXT_SYNC_BATCH_CHANGES_MAX", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub batch_changes_max: u32,
+
     /// Partitions to work on, such as 0,1,2; all of the log's where none are named. Several projectors
     /// share them out by leases; naming them fixes who does which.
     #[arg(long, env = "CONTEXT_SYNC_PARTITIONS", value_delimiter = ',', value_parser = partition)]

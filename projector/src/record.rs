@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use eventlog::Record;
-use model::{Event, Place, Timestamp, event::Unappliable, log_fold::check_key};
+use model::{Action, Event, Place, Timestamp, event::Unappliable, log_fold::check_key};
 use schemas::Undecodable;
 
 /// Why a record is no event. It becomes a dead letter, the same in every copy.
@@ -30,6 +30,17 @@ impl Decoded {
         let event = decode(&record.key, &record.value);
         let Record { append_time, key, value, .. } = record;
         Self { place, append_time, key, value, event }
+    }
+
+    /// How many messages it may change.
+    pub(crate) fn changes(&self) -> usize {
+        match &self.event {
+            Ok(Event::Command(command)) => match &command.action {
+                Action::MessagesPushed { changes, rejected } => changes.len() + rejected.len(),
+                Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => 1,
+            },
+            Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,
+        }
     }
 
     /// Of key and value.

@@ -12,7 +12,7 @@ use readmodel::{
     DatabaseConfig, ReadModelError,
     feed::Feed,
     lease::{Leases, RENEW_EVERY},
-    projection::{Position, Projection},
+    projection::{EXPIRED_AT_ONCE, Position, Projection},
 };
 use service::ops::ComponentHandle;
 use tokio::{sync::mpsc, time::Instant};
@@ -28,8 +28,9 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_millis(500);
 /// Read and decoded ahead of the transaction under way, in reads.
 const READ_AHEAD: usize = 2;
-/// How often old outcomes are deleted.
+/// How often old outcomes are deleted, and how soon again when there are more.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+const EXPIRE_MORE: Duration = Duration::from_millis(200);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +161,8 @@ impl Session<'_> {
     /// Loads the positions, and makes sure that this log is the one they are of.
     async fn begin(&self, partitions: &[Partition]) -> Result<Projecting<'_>, ProjectorError> {
         let mut projection = Projection::connect(self.database).await?;
-        let stored = projection.adopt_log(self.log.log_id(), self.log.partitions()).await?;
+        let stored =
+            projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
         self.feed.begin_anew();
         let mut positions = BTreeMap::new();
         let mut behind = BTreeMap::new();
@@ -248,6 +250,22 @@ async fn keep(leases: &mut Leases, wanted: &[Partition]) -> ProjectorError {
     }
 }
 
+/// Cuts what was read into transactions of not too many changes: bytes bound them badly, since a delete
+/// has few.
+fn cut(records: &[Decoded], changes_max: usize) -> VecDeque<&[Decoded]> {
+    let mut parts = VecDeque::new();
+    let (mut from, mut changes) = (0, 0);
+    for (place, record) in records.iter().enumerate() {
+        if changes + record.changes() > changes_max && place > from {
+            parts.push_back(&records[from..place]);
+            (from, changes) = (place, 0);
+        }
+        changes += record.changes();
+    }
+    parts.push_back(&records[from..]);
+    parts
+}
+
 impl Projecting<'_> {
     async fn run(
         &mut self,
@@ -278,8 +296,10 @@ impl Projecting<'_> {
     ) -> Result<(), ProjectorError> {
         let config = self.session.config;
         let bytes = |batch: &[Decoded]| batch.iter().map(Decoded::bytes).sum::<usize>() as u64;
+        let changes = |batch: &[Decoded]| batch.iter().map(Decoded::changes).sum::<usize>();
         while batch.len() < config.batch_records_max as usize
             && bytes(batch) < config.batch_bytes_max
+            && changes(batch) < config.batch_changes_max as usize
         {
             match records.try_recv() {
                 Ok(more) => batch.extend(more?),
@@ -291,7 +311,7 @@ impl Projecting<'_> {
 
     /// Folds and commits records; those that the database refuses, one by one.
     async fn commit(&mut self, records: Vec<Decoded>) -> Result<(), ProjectorError> {
-        let mut parts = VecDeque::from([records.as_slice()]);
+        let mut parts = cut(&records, self.session.config.batch_changes_max as usize);
         while let Some(part) = parts.pop_front() {
             let (batch, unknown_rules) = Batch::new(part, &self.positions);
             if !batch.is_empty() {
@@ -302,7 +322,7 @@ impl Projecting<'_> {
                         let reason = error.to_string();
                         self.write(&batch, |_| batch.park(&reason)).await?;
                     }
-                    Err(ReadModelError::Refused(_)) => {
+                    Err(ReadModelError::Refused(_)) if part.len() > 1 => {
                         let (front, back) = part.split_at(part.len() / 2);
                         parts.push_front(back);
                         parts.push_front(front);
@@ -363,11 +383,14 @@ impl Projecting<'_> {
         if Instant::now() < self.next_expiry {
             return Ok(());
         }
-        self.next_expiry = Instant::now() + EXPIRE_EVERY;
+        let mut more = false;
         for position in self.positions.values() {
             let deleted = self.projection.expire_outcomes(position).await?;
             tracing::debug!(partition = %position.partition, deleted, "old outcomes deleted");
+            more |= deleted >= EXPIRED_AT_ONCE as u64;
         }
+        // What is left waits for the next batches, not they for it.
+        self.next_expiry = Instant::now() + if more { EXPIRE_MORE } else { EXPIRE_EVERY };
         Ok(())
     }
 }

@@ -79,7 +79,8 @@ pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, R
     // must not scan them when they are large.
     sqlx::raw_sql(
         "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
-         set lock_timeout = '2s'",
+         set enable_bitmapscan = off; set enable_material = off; \
+         set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'",
     )
     .execute(&mut connection)
     .await?;

@@ -73,7 +73,7 @@ union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
 from unnest($10::uuid[]) as w (content_key)
-    join messages m on m.content_key = w.content_key and m.deleted_at_us is null
+    join messages m on m.content_key = w.content_key
 union all
 select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
 from unnest($11::uuid[], $12::text[]) as w (scope, user_id)

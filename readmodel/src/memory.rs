@@ -104,7 +104,10 @@ impl Memory {
             self.members.invalidate(&(*scope, user.clone()));
         }
         for scope in touched(committed) {
-            self.shard(scope).unknown = false;
+            let mut shard = self.shard(scope);
+            // Also what was asked while the commit was under way is older than it.
+            shard.generation += 1;
+            shard.unknown = false;
         }
     }
 
@@ -138,3 +141,7 @@ fn summarised(old: Summary, heading: &Heading) -> Summary {
         epoch: old.epoch,
     }
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

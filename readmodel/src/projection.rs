@@ -15,6 +15,9 @@ use crate::{
     write::Writes,
 };
 
+/// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
+pub const EXPIRED_AT_ONCE: i64 = 5_000;
+
 /// How far a partition is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -53,10 +56,12 @@ impl Projection {
     }
 
     /// Makes this the read model of the log, if it is of none yet; refuses if it is of another one.
+    /// Then the positions of all partitions, those of one's `own` settled.
     pub async fn adopt_log(
         &mut self,
         log: LogId,
         partitions: u32,
+        own: &[Partition],
     ) -> Result<Vec<Position>, ReadModelError> {
         let epoch = Epoch::of_log(log, RulesVersion::CURRENT);
         let mut transaction = self.connection.begin().await?;
@@ -89,9 +94,12 @@ impl Projection {
         .execute(&mut *transaction)
         .await?;
         // Waits for a commit that lost its connection: what is read then is what there is.
-        sqlx::query("select from positions order by partition for update")
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "select from positions where partition = any($1) order by partition for update",
+        )
+        .bind(own.iter().map(|p| p.get() as i32).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         self.positions().await
     }
@@ -149,15 +157,19 @@ impl Projection {
         Ok(())
     }
 
-    /// Deletes outcomes that no command of their partition can repeat any more. By the log's time,
-    /// not the clock: a rebuild must find what was there the first time.
+    /// Deletes outcomes that no command of their partition can repeat any more, some at a time; how
+    /// many. By the log's time, not the clock: a rebuild must find what was there the first time.
     pub async fn expire_outcomes(&mut self, position: &Position) -> Result<u64, ReadModelError> {
         let before = position.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
-        let done = sqlx::query("delete from outcomes where partition = $1 and folded_at_us < $2")
-            .bind(position.partition.get() as i32)
-            .bind(before)
-            .execute(&mut self.connection)
-            .await?;
+        let done = sqlx::query(
+            "delete from outcomes where ctid = any(array(
+                 select ctid from outcomes where partition = $1 and folded_at_us < $2 limit $3))",
+        )
+        .bind(position.partition.get() as i32)
+        .bind(before)
+        .bind(EXPIRED_AT_ONCE)
+        .execute(&mut self.connection)
+        .await?;
         Ok(done.rows_affected())
     }
 }

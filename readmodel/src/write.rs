@@ -196,7 +196,9 @@ fn bind_messages<'q>(query: Query<'q>, images: &'q [MessageImage]) -> Query<'q> 
         .bind(each(images, |i| entry(i).cursor.as_i64()))
         .bind(each(images, |i| i.message.id.0))
         .bind(each(images, |i| id_key(i.scope, &i.message.id)))
-        .bind(each(images, |i| content_key(i.scope, &entry(i).content_hash)))
+        .bind(each(images, |i| {
+            entry(i).is_live().then(|| content_key(i.scope, &entry(i).content_hash))
+        }))
         .bind(each(images, |i| i.tenant.as_str()))
         .bind(each(images, |i| &entry(i).content_hash.0[..]))
         .bind(each(images, |i| &entry(i).version.body.0[..]))

@@ -182,7 +182,7 @@ impl Node {
             (CancellationToken::new(), service::telemetry::metrics().unwrap());
         let (settings, token) = (settings.clone(), shutdown.clone());
         let running =
-            serve::start(roles, settings, listeners, log.clone(), metrics, token).unwrap();
+            serve::start(roles, settings, listeners, Some(log.clone()), metrics, token).unwrap();
         let ready = running.readiness.clone();
         let task = tokio::spawn(async move { running.wait().await.unwrap() });
         if !roles.is_empty() {

@@ -41,6 +41,7 @@ pub(crate) fn start(database: &Database, log: &Arc<dyn EventLog>) -> Running {
     let projector = Projector {
         config: ProjectorConfig {
             batch_records_max: 1_000,
+            batch_changes_max: 5_000,
             batch_bytes_max: 8 << 20,
             partitions: Vec::new(),
         },

@@ -124,6 +124,7 @@ async fn a_partition_that_the_log_does_not_have() {
     let projector = projector::Projector {
         config: projector::ProjectorConfig {
             batch_records_max: 1,
+            batch_changes_max: 5_000,
             batch_bytes_max: 1,
             partitions: vec![Partition::new(4)],
         },

@@ -85,13 +85,13 @@ async fn another_log_is_refused() {
     let database = Database::migrated().await;
     let Writer { mut projection, log, .. } = Writer::new(&database).await;
     let other = LogId(Uuid::new_v4());
-    match projection.adopt_log(other, PARTITIONS).await {
+    match projection.adopt_log(other, PARTITIONS, &[]).await {
         Err(ReadModelError::OtherLog { stored, found }) => {
             assert_eq!((stored, found), (log, other))
         }
         adopted => panic!("{adopted:?}"),
     }
-    let adopted = projection.adopt_log(log, 3).await;
+    let adopted = projection.adopt_log(log, 3, &[]).await;
     assert!(matches!(
         adopted,
         Err(ReadModelError::OtherPartitionCount { stored: PARTITIONS, found: 3 })

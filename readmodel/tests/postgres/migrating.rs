@@ -9,7 +9,7 @@ async fn migrating_again_changes_nothing() {
     let writer = Writer::new(&database).await;
     readmodel::migrate(&database.config).await.unwrap();
     let mut again = Projection::connect(&database.config).await.unwrap();
-    assert_eq!(again.adopt_log(writer.log, 2).await.unwrap().len(), 2);
+    assert_eq!(again.adopt_log(writer.log, 2, &[]).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

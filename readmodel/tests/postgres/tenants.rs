@@ -178,7 +178,7 @@ async fn standings_are_those_of_the_scope_named() {
 #[tokio::test]
 async fn moved_tells_of_the_scopes_that_went_past_their_cursor() {
     let database = two_tenants().await;
-    let api = database.role(DatabaseRole::Api);
+    let api = database.role(DatabaseRole::Watcher);
     let reference = |key: &str| scope(key).reference();
     let cursor = Cursor::from_i64;
     let (acme, globex) = (reference("acme/team/web"), reference("globex/team/web"));
@@ -186,4 +186,24 @@ async fn moved_tells_of_the_scopes_that_went_past_their_cursor() {
     let asked = [(acme, cursor(0)), (globex, cursor(1)), (unknown, cursor(0))];
     assert_eq!(moved(&api, &asked).await.unwrap(), [(acme, cursor(1))]);
     assert_eq!(moved(&api, &[]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn only_the_watcher_asks_across_tenants_and_it_sees_no_table() {
+    let database = two_tenants().await;
+    let api = database.role(DatabaseRole::Api);
+    let watcher = database.role(DatabaseRole::Watcher);
+    for question in [
+        "select * from moved(array[]::uuid[], array[]::bigint[])",
+        "select * from glance(array[]::uuid[], array[]::text[], array[]::text[])",
+    ] {
+        let refused = sqlx::query(question).execute(&api).await.unwrap_err();
+        assert_eq!(code(&refused).as_deref(), Some("42501"), "{question}: {refused}");
+        sqlx::query(question).execute(&watcher).await.unwrap();
+    }
+    for table in ["messages", "scopes", "members", "outcomes", "positions", "dead_letters"] {
+        let query = sqlx::AssertSqlSafe(format!("select * from {table}"));
+        let refused = sqlx::query(query).execute(&watcher).await.unwrap_err();
+        assert_eq!(code(&refused).as_deref(), Some("42501"), "{table}: {refused}");
+    }
 }

@@ -43,7 +43,7 @@ impl Writer {
     pub(crate) async fn new(database: &Database) -> Self {
         let mut projection = Projection::connect(&database.config).await.unwrap();
         let log = LogId(Uuid::new_v4());
-        projection.adopt_log(log, PARTITIONS).await.unwrap();
+        projection.adopt_log(log, PARTITIONS, &[]).await.unwrap();
         Self { projection, log, fold: LogFold::default(), next: 0 }
     }
 

@@ -18,6 +18,8 @@ pub(crate) fn binary() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().and_then(Path::parent).unwrap();
         let mut build = std::process::Command::new(env!("CARGO"));
+        // From the workspace's root: the same features as `cargo test` there, nothing is built twice.
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         build.args(["build", "--quiet", "--bin", "context-sync"]);
         build.arg("--target-dir").arg(profile.parent().unwrap());
         if profile.ends_with("release") {

@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{Child, run};
-use crate::client::{Device, USER, contents, say};
+use crate::{
+    client::{Device, USER, contents, say},
+    equation::eventually,
+};
 
 /// A device with a token of the development key, as `context-sync token` prints it.
 async fn device(dev: &Child, data_dir: &str) -> Device {
@@ -26,7 +29,8 @@ async fn dev_keeps_its_data_whatever_ends_it() {
     let data_dir = scratch.path().join("data");
     let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
     let mut dev = Child::dev(&data_dir, &output, &[]).await;
-    assert!(dev.said().contains("Context Sync is ready"), "{}", dev.said());
+    eventually("it greets", async || dev.said().contains("Context Sync is ready").then_some(()))
+        .await;
     let ann = device(&dev, data).await;
     ann.push(USER, &[say("one"), say("two")]).await.ok();
     let before = ann.pull(USER, "").await.ok();
