@@ -173,23 +173,25 @@ begin
     perform set_config('context_sync.tenant', for_tenant, true);
     return query
     with page as (
-        select m.cursor, m.json,
-            row_number() over w <= page_limit
-                and (row_number() over w = 1 or sum(m.json_bytes) over w <= page_bytes) as fits
+        select m.cursor, m.json, row_number() over w as place, sum(m.json_bytes) over w as bytes
         from messages m
         where m.scope = of_scope and m.tenant_id = for_tenant and m.cursor > after_cursor
             and (privileged or exists (
                 select from members r
                 where r.scope = of_scope and r.tenant_id = for_tenant
                     and r.user_id = for_user and r.role is not null))
-        window w as (order by m.cursor)
+        window w as (order by m.cursor rows between unbounded preceding and current row)
         order by m.cursor
         limit page_limit + 1
+    ), fitting as (
+        select p.cursor, p.json,
+            p.place = 1 or (p.place <= page_limit and p.bytes <= page_bytes) as fits
+        from page p
     ), answer as (
         select max(p.cursor) filter (where p.fits) as last_cursor,
             coalesce(bool_or(not p.fits), false) as more,
             string_agg(p.json, ',' order by p.cursor) filter (where p.fits) as messages
-        from page p
+        from fitting p
     )
     select s.scope is not null, r.user_id is not null, r.role,
         s.head, s.floor, s.live_count, s.digest, source.epoch,

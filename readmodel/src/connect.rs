@@ -45,7 +45,11 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> 
         return Err(ReadModelError::InvalidUrl);
     }
     let options = PgConnectOptions::from_str(url).map_err(|_| ReadModelError::InvalidUrl)?;
-    Ok(options.application_name("context-sync").options([
+    // Every query is a look-up by a key. A plan made while the tables were small, and kept, must not scan
+    // them when they are large.
+    let by_key = ["seqscan", "bitmapscan", "hashjoin", "mergejoin", "material"]
+        .map(|path| (format!("enable_{path}"), "off"));
+    Ok(options.application_name("context-sync").options(by_key).options([
         ("search_path", SCHEMA),
         ("statement_timeout", &config.database_statement_timeout_ms.to_string()),
         // A client that stands still inside a transaction must not hold its locks for ever.
@@ -75,15 +79,10 @@ pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadM
 pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = PgConnection::connect_with(&options(config)?).await?;
     sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
-    // Every read of a batch is a look-up by a unique key; a plan made while the tables were small
-    // must not scan them when they are large.
-    sqlx::raw_sql(
-        "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
-         set enable_bitmapscan = off; set enable_material = off; \
-         set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'",
-    )
-    .execute(&mut connection)
-    .await?;
+    // A batch folds inside its transaction: it may take a while on a busy machine.
+    sqlx::raw_sql("set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'")
+        .execute(&mut connection)
+        .await?;
     Ok(connection)
 }
 
