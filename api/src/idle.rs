@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use model::{Cursor, ScopeKey, ScopeRef, UserId};
+use model::{Cursor, Epoch, ScopeKey, ScopeRef, UserId};
 use moka::sync::Cache;
 use readmodel::{
     PgPool, ReadModelError,
     feed::Feed,
     gather::{Ask, Gather, Unanswered},
     memory::Generation,
-    pull::{Glance, GlanceQuery, Page, glances},
+    pull::{Glance, GlanceQuery, Page, Summary, glances},
 };
 
 /// Heads remembered at once.
@@ -34,10 +34,15 @@ impl Ask for Glances {
 /// Answers pulls that find nothing new.
 pub(crate) struct Idle {
     feed: Arc<Feed>,
-    /// The heads that this process saw last: they may be old, so they only say what to ask.
-    heads: Cache<ScopeRef, Cursor>,
+    /// The greatest heads that this process saw. They may be old, so they only say what to ask; but no
+    /// scope goes back behind them, unless the read model lost something.
+    heads: Cache<ScopeRef, (Epoch, Cursor)>,
     gather: Gather<Glances>,
 }
+
+/// The read model shows less than it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WentBack;
 
 /// A page that is about to be asked for.
 pub(crate) struct Asking {
@@ -63,7 +68,7 @@ impl Idle {
         if let Some(memory) = self.feed.memory() {
             return Ok(memory.glance(reference, user).filter(at_head));
         }
-        if self.heads.get(&reference) != Some(cursor) {
+        if self.heads.get(&reference).is_none_or(|(_, head)| head != cursor) {
             return Ok(None);
         }
         let glance = self.gather.ask((scope.clone(), user.clone())).await?;
@@ -77,12 +82,55 @@ impl Idle {
     }
 
     /// Remembers what a page said.
-    pub(crate) fn saw(&self, asking: Asking, user: &UserId, page: &Page) {
-        match (self.feed.memory(), asking.generation) {
-            (Some(memory), Some(generation)) => {
-                memory.remember(asking.scope, user, generation, page.glance());
-            }
-            _ => self.heads.insert(asking.scope, page.summary.head),
+    ///
+    /// # Errors
+    /// The scope's head is behind one that was seen: Postgres crashed and lost its last moments, which
+    /// are being folded again.
+    pub(crate) fn saw(&self, asking: Asking, user: &UserId, page: &Page) -> Result<(), WentBack> {
+        let Summary { epoch, head, .. } = page.summary;
+        let seen = self.heads.get(&asking.scope).filter(|(of, _)| *of == epoch);
+        match seen {
+            Some((_, seen)) if head < seen => return Err(WentBack),
+            Some((_, seen)) if head == seen => {}
+            _ => self.heads.insert(asking.scope, (epoch, head)),
         }
+        if let (Some(memory), Some(generation)) = (self.feed.memory(), asking.generation) {
+            memory.remember(asking.scope, user, generation, page.glance());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Digest;
+
+    use super::*;
+
+    fn page(epoch: u128, head: u64) -> Page {
+        let head = Cursor::new(head).unwrap();
+        let epoch = Epoch(uuid::Uuid::from_u128(epoch));
+        let summary = Summary { head, floor: Cursor::ZERO, count: 0, digest: Digest::EMPTY, epoch };
+        Page::empty(Glance { exists: true, member: None, summary })
+    }
+
+    #[tokio::test]
+    async fn a_scope_that_goes_back_is_not_believed_within_an_epoch() {
+        let config = readmodel::DatabaseConfig {
+            database_url: Some("postgres://nobody@127.0.0.1:1/none".into()),
+            database_connections: 1,
+            database_acquire_timeout_ms: 1,
+            database_statement_timeout_ms: 1,
+        };
+        let pool = readmodel::pool(&config, readmodel::DatabaseRole::Watcher).unwrap();
+        let idle = Idle::new(Feed::new(false), pool);
+        let (scope, ann) = ("acme/user/ann".parse().unwrap(), UserId::new("ann").unwrap());
+        let saw = |epoch, head| idle.saw(idle.asking(&scope), &ann, &page(epoch, head));
+        assert_eq!(saw(1, 5), Ok(()));
+        assert_eq!(saw(1, 5), Ok(()));
+        assert_eq!(saw(1, 4), Err(WentBack));
+        assert_eq!(saw(1, 6), Ok(()));
+        assert_eq!(saw(1, 5), Err(WentBack));
+        assert_eq!(saw(2, 0), Ok(()), "another epoch has cursors of its own");
     }
 }

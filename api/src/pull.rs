@@ -18,7 +18,7 @@ use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
 use readmodel::pull::{Page, PullQuery, Summary};
 use service::Problem;
 
-use crate::{Api, ApiConfig, measure, query::Query};
+use crate::{Api, ApiConfig, idle::WentBack, measure, query::Query};
 
 /// How long to wait before looking again where the feed has told of a head that no query shows.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -133,7 +133,10 @@ async fn page(
     let page = readmodel::pull::pull(&api.pool, &query)
         .await
         .map_err(|error| problems::of_read_model(&error))?;
-    api.idle.saw(asking, &caller.user, &page);
+    api.idle.saw(asking, &caller.user, &page).map_err(|WentBack| {
+        Problem::unavailable("The read model is being folded again after a crash of its database")
+            .retry_after(1)
+    })?;
     Ok(page)
 }
 

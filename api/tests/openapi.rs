@@ -72,6 +72,7 @@ fn routers() -> Router {
     let api = Api::new(
         ApiConfig::default(),
         pool(DatabaseRole::Api),
+        pool(DatabaseRole::Api),
         Feed::new(false),
         verifier,
         CancellationToken::new(),

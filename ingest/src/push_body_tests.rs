@@ -1,3 +1,5 @@
+use model::message::InvalidCode;
+
 use super::*;
 
 fn parse(body: &str) -> Result<PushBody, Problem> {

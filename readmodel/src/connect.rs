@@ -79,10 +79,15 @@ pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadM
 pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = PgConnection::connect_with(&options(config)?).await?;
     sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
-    // A batch folds inside its transaction: it may take a while on a busy machine.
-    sqlx::raw_sql("set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'")
-        .execute(&mut connection)
-        .await?;
+    // A batch folds inside its transaction: it may take a while on a busy machine. Its commit need not
+    // wait for the disk: positions go with the rows, and the log has it all
+    // (docs/decisions/0007-commits.md).
+    sqlx::raw_sql(
+        "set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'; \
+         set synchronous_commit = off",
+    )
+    .execute(&mut connection)
+    .await?;
     Ok(connection)
 }
 
