@@ -72,7 +72,8 @@ fn what_is_out_of_range_is_refused_never_clamped() {
     ];
     for (query, detail) in table {
         let problem = asked(query).unwrap_err();
-        assert_eq!((problem.status().as_u16(), problem.detail()), (400, detail), "{query}");
+        assert_eq!(problem.status().as_u16(), 400, "{query}");
+        assert!(problem.detail().starts_with(detail), "{query}: {}", problem.detail());
     }
 }
 
