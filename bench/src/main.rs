@@ -38,9 +38,33 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "embedded,kafka")]
     logs: Vec<String>,
 
+    /// What to measure
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "peer,singles,hundreds,pulls,memory,rebuild"
+    )]
+    only: Vec<Figure>,
+
     /// A JSON object a line, for programs
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Figure {
+    /// What atuin-server does, where it is installed
+    Peer,
+    /// Pushes of one message
+    Singles,
+    /// Pushes of 100 messages
+    Hundreds,
+    /// Pulls of 100 messages, and with nothing new
+    Pulls,
+    /// Memory, and whether it grows with the scopes
+    Memory,
+    /// Folding the whole log again
+    Rebuild,
 }
 
 /// Bytes of the record that a single push makes: what the bare log appends.
@@ -73,6 +97,7 @@ async fn run(args: Args) -> Result<(), Failure> {
             .await?;
     let bench = Bench {
         time: Duration::from_secs(args.seconds.max(1)),
+        only: &args.only,
         directory: directory.path(),
         postgres: &postgres,
     };
@@ -110,11 +135,16 @@ struct PeerFigures {
 
 struct Bench<'a> {
     time: Duration,
+    only: &'a [Figure],
     directory: &'a Path,
     postgres: &'a Postgres,
 }
 
 impl Bench<'_> {
+    fn measures(&self, figure: Figure) -> bool {
+        self.only.contains(&figure)
+    }
+
     /// A database of its own on the same server.
     async fn database(&self, name: &str) -> Result<String, Failure> {
         let url = self.postgres.url();
@@ -133,6 +163,9 @@ impl Bench<'_> {
     }
 
     async fn peer(&self) -> Result<PeerFigures, Failure> {
+        if !self.measures(Figure::Peer) {
+            return Ok(PeerFigures::default());
+        }
         let url = self.database("atuin").await?;
         let Some(peer) = peer::start(&url, self.directory).await? else {
             eprintln!(
@@ -157,24 +190,9 @@ impl Bench<'_> {
         let dev = ["dev", "--data-dir", &data_dir, "--database-url", &url];
         let server = Server::start(&server::binary()?, &dev, self.directory).await?;
         self.figures("embedded", &server, &bare, &url, 3.0, peer, lines).await?;
-        lines.push(
-            Line::new(
-                "embedded",
-                "memory of all roles in one process",
-                server.resident_mb()?,
-                "MB",
-            )
-            .below(100.0),
-        );
-        step("embedded: many scopes");
-        let before = server.resident_mb()?;
-        scenarios::scopes(&server, MANY_SCOPES).await?;
-        let after = server.resident_mb()?;
-        lines.push(
-            Line::new("embedded", format!("the same after {MANY_SCOPES} more scopes"), after, "MB")
-                .beside("before", Some(before))
-                .below(1.5),
-        );
+        if self.measures(Figure::Memory) {
+            self.memory(&server, lines).await?;
+        }
         server.stop()?;
         bare.close().await?;
         let log = eventlog::open(&config, &data.join("log")).await?;
@@ -182,6 +200,21 @@ impl Bench<'_> {
         log.close().await?;
         drop(log);
         self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await
+    }
+
+    /// The memory of all roles in one process, and whether it grows with the scopes.
+    async fn memory(&self, server: &Server, lines: &mut Vec<Line>) -> Result<(), Failure> {
+        step("embedded: many scopes");
+        let before = server.resident_mb()?;
+        let what = "memory of all roles in one process";
+        lines.push(Line::new("embedded", what, before, "MB").below(100.0));
+        scenarios::scopes(server, MANY_SCOPES).await?;
+        let after = server.resident_mb()?;
+        let what = format!("the same after {MANY_SCOPES} more scopes");
+        lines.push(
+            Line::new("embedded", what, after, "MB").beside("before", Some(before)).below(1.5),
+        );
+        Ok(())
     }
 
     async fn kafka(
@@ -206,7 +239,10 @@ impl Bench<'_> {
         let ends = ends(&log).await?;
         log.close().await?;
         self.rebuild("kafka", &["--log", &address], &ends, &url, lines).await?;
-        self.roles(&address, lines).await
+        if self.measures(Figure::Memory) {
+            self.roles(&address, lines).await?;
+        }
+        Ok(())
     }
 
     /// The figures that both logs have.
@@ -217,6 +253,27 @@ impl Bench<'_> {
         server: &Server,
         bare: &Arc<dyn EventLog>,
         url: &str,
+        peer_goal: f64,
+        peer: PeerFigures,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        if self.measures(Figure::Singles) {
+            self.singles(log, server, bare, peer_goal, peer, lines).await?;
+        }
+        if self.measures(Figure::Hundreds) {
+            self.hundreds(log, server, url, peer, lines).await?;
+        }
+        if self.measures(Figure::Pulls) {
+            self.pulls(log, server, url, peer, lines).await?;
+        }
+        Ok(())
+    }
+
+    async fn singles(
+        &self,
+        log: &'static str,
+        server: &Server,
+        bare: &Arc<dyn EventLog>,
         peer_goal: f64,
         peer: PeerFigures,
         lines: &mut Vec<Line>,
@@ -243,8 +300,7 @@ impl Bench<'_> {
         }
         let quarter = self.at_a_quarter(log, server, greatest).await?;
         lines.push(quarter);
-        self.hundreds(log, server, url, peer, lines).await?;
-        self.pulls(log, server, url, peer, lines).await
+        Ok(())
     }
 
     /// The latency at a quarter of the greatest load.
@@ -292,6 +348,9 @@ impl Bench<'_> {
         lines: &mut Vec<Line>,
     ) -> Result<(), Failure> {
         step(&format!("{log}: pulls"));
+        if !self.measures(Figure::Hundreds) {
+            scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?; // something to pull
+        }
         let pulled = scenarios::pull(server, 16, self.time).await?;
         let limit = limits::select(url, 16, self.time, self.directory).await?;
         let line = Line::new(log, "pulls of 100", pulled.rate, "/s").latency(pulled);
@@ -317,6 +376,9 @@ impl Bench<'_> {
         url: &str,
         lines: &mut Vec<Line>,
     ) -> Result<(), Failure> {
+        if !self.measures(Figure::Rebuild) {
+            return Ok(());
+        }
         step(&format!("{log}: rebuild of the read model"));
         let rows: i64 = sqlx::query_scalar("select count(*) from messages")
             .fetch_one(&mut limits::connect(url).await?)

@@ -101,6 +101,18 @@ pub enum Unappliable {
 }
 
 impl Command {
+    /// The messages that it writes, with their places in the request.
+    pub fn writes(&self) -> impl Iterator<Item = (u32, &Write)> {
+        let changes = match &self.action {
+            Action::MessagesPushed { changes, .. } => changes.as_slice(),
+            Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => &[],
+        };
+        changes.iter().filter_map(|PushedChange { index, change }| match change {
+            Change::Write(write) => Some((*index, write)),
+            Change::Delete { .. } => None,
+        })
+    }
+
     /// Checks what no state is needed for.
     pub fn check(&self) -> Result<(), Unappliable> {
         let kind = self.scope.kind;

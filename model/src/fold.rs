@@ -3,7 +3,10 @@
 //!
 //! It touches only what a command names ([`Touched`]), so that a projector need load no more.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     cursor::Cursor,
@@ -88,7 +91,8 @@ pub struct Changed {
     pub is_new: bool,
 }
 
-/// What a command names: all that folding it may read or write, beside the scope's heading.
+/// What a command names: all that folding it may read or write, beside the scope's heading and, rarely,
+/// [`Touched::again`].
 #[derive(Clone, Debug, Default)]
 pub struct Touched {
     pub messages: Vec<MessageId>,
@@ -101,8 +105,8 @@ impl Touched {
         let mut touched = Self { users: vec![command.actor.clone()], ..Self::default() };
         match &command.action {
             Action::MessagesPushed { changes, .. } => {
-                for PushedChange { index, change } in changes {
-                    touched.add_change(command, *index, change);
+                for PushedChange { change, .. } in changes {
+                    touched.add_change(command, change);
                 }
             }
             Action::ScopeCreated => {}
@@ -113,21 +117,41 @@ impl Touched {
         touched
     }
 
-    fn add_change(&mut self, command: &Command, index: u32, change: &Change) {
+    fn add_change(&mut self, command: &Command, change: &Change) {
         match change {
             Change::Delete { id, .. } => self.messages.push(*id),
             Change::Write(write) => {
                 let hash = write.content_hash;
                 self.contents.push(hash);
-                match write.id {
-                    Some(id) => self.messages.push(id),
-                    None => self.messages.extend([
-                        MessageId::of_content(&command.scope, &hash),
-                        MessageId::of_content_again(&command.scope, &hash, command.id, index),
-                    ]),
-                }
+                let derived = || MessageId::of_content(&command.scope, &hash);
+                self.messages.push(write.id.unwrap_or_else(derived));
             }
         }
+    }
+
+    /// The second ids of content pushed without one, where the first may be that of other content by
+    /// now: it is in `scope`, the touched part of the state before, or some write that is folded along
+    /// with the command names it (`written`: [`Touched::written`] of all of them).
+    pub fn again(command: &Command, scope: &Scope, written: &HashSet<MessageId>) -> Vec<MessageId> {
+        if written.is_empty() && scope.messages.is_empty() {
+            return Vec::new();
+        }
+        let may_be_edited = |id: &MessageId, hash: &ContentHash| {
+            let edited = |entry: &Entry| entry.is_live() && entry.content_hash != *hash;
+            written.contains(id) || scope.messages.get(id).is_some_and(edited)
+        };
+        let again = |(index, write): (u32, &Write)| {
+            let hash = write.content_hash;
+            let first = MessageId::of_content(&command.scope, &hash);
+            let again = || MessageId::of_content_again(&command.scope, &hash, command.id, index);
+            (write.id.is_none() && may_be_edited(&first, &hash)).then(again)
+        };
+        command.writes().filter_map(again).collect()
+    }
+
+    /// The ids that a command's writes name.
+    pub fn written(command: &Command) -> impl Iterator<Item = MessageId> {
+        command.writes().filter_map(|(_, write)| write.id)
     }
 }
 

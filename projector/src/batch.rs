@@ -90,6 +90,21 @@ impl<'a> Batch<'a> {
         wanted
     }
 
+    /// What must be loaded besides, now that the rest is: mostly nothing.
+    pub(crate) fn wanted_besides(&self, loaded: &Loaded) -> Wanted {
+        let written: HashSet<_> = self.commands().flat_map(Touched::written).collect();
+        let mut wanted = Wanted::default();
+        for command in self.commands() {
+            let Some(scope) = loaded.scopes.get(&command.scope) else { continue };
+            let messages = Touched::again(command, scope, &written);
+            if !messages.is_empty() {
+                let touched = Touched { messages, ..Touched::default() };
+                wanted.add(&command.scope, command.scope.reference(), command.id, touched);
+            }
+        }
+        wanted
+    }
+
     /// Folds the batch into what was loaded.
     pub(crate) fn fold(&self, loaded: Loaded) -> Folded {
         let mut work = Work { loaded, ..Work::default() };

@@ -342,26 +342,27 @@ impl Projecting<'_> {
         self.write(batch, |loaded| batch.fold(loaded)).await
     }
 
-    /// One transaction: positions, then rows.
+    /// Loads, folds, commits: positions and rows in one transaction.
     async fn write(
         &mut self,
         batch: &Batch<'_>,
         fold: impl FnOnce(readmodel::load::Loaded) -> Folded,
     ) -> Result<(), ReadModelError> {
         let began = std::time::Instant::now();
-        let mut transaction = self.projection.begin(&batch.advances, &batch.wanted()).await?;
-        let Folded { writes, committed } = fold(transaction.take_loaded());
+        let mut loaded = self.projection.load(&batch.advances, &batch.wanted()).await?;
+        let besides = batch.wanted_besides(&loaded);
+        if !besides.is_empty() {
+            loaded.add_messages(self.projection.load(&batch.advances, &besides).await?);
+        }
+        let Folded { writes, committed } = fold(loaded);
         self.session.feed.committing(&committed);
-        transaction.commit(&writes).await?;
+        let others = !self.session.log.is_exclusive();
+        self.projection.commit(&batch.advances, &writes, others).await?;
         for advance in &batch.advances {
             self.positions.insert(advance.partition, advance.to);
         }
         self.session.feed.committed(&committed);
         count(&writes, began.elapsed());
-        if !self.session.log.is_exclusive() {
-            let moved: Vec<Position> = batch.advances.iter().map(|advance| advance.to).collect();
-            self.projection.notify(&moved).await?;
-        }
         Ok(())
     }
 

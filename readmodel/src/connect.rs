@@ -51,6 +51,8 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> 
         .map(|path| (format!("enable_{path}"), "off"));
     Ok(options.application_name("context-sync").options(by_key).options([
         ("search_path", SCHEMA),
+        // Planning a statement anew costs several times what it takes to run it for a few rows.
+        ("plan_cache_mode", "force_generic_plan"),
         ("statement_timeout", &config.database_statement_timeout_ms.to_string()),
         // A client that stands still inside a transaction must not hold its locks for ever.
         ("idle_in_transaction_session_timeout", "5000"),
@@ -79,15 +81,11 @@ pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadM
 pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = PgConnection::connect_with(&options(config)?).await?;
     sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
-    // A batch folds inside its transaction: it may take a while on a busy machine. Its commit need not
-    // wait for the disk: positions go with the rows, and the log has it all
+    // A commit need not wait for the disk: positions go with the rows, and the log has it all
     // (docs/decisions/0007-commits.md).
-    sqlx::raw_sql(
-        "set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '30s'; \
-         set synchronous_commit = off",
-    )
-    .execute(&mut connection)
-    .await?;
+    sqlx::raw_sql("set lock_timeout = '2s'; set synchronous_commit = off")
+        .execute(&mut connection)
+        .await?;
     Ok(connection)
 }
 

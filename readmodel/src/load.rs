@@ -1,4 +1,4 @@
-//! Advancing the positions and loading what a batch touches: one statement.
+//! Loading what a batch touches: one statement.
 
 use std::collections::{HashMap, HashSet};
 
@@ -27,6 +27,10 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    pub fn is_empty(&self) -> bool {
+        self.scopes.is_empty()
+    }
+
     pub fn add(&mut self, scope: &ScopeKey, reference: ScopeRef, id: CommandId, touched: Touched) {
         self.scopes.entry(scope.clone()).or_default().insert(id);
         let scope = reference.0;
@@ -44,49 +48,52 @@ pub struct Loaded {
     pub parked: HashSet<ScopeKey>,
 }
 
-/// The first statement of a batch's transaction. Advancing the positions compares them with what the
-/// batch began at; reading in the same statement is safe, since whoever holds a position's row alone
-/// changes the scopes of its partition. A row is of one kind, and fills what columns that kind needs.
-const ADVANCE_AND_LOAD: &str = "
-with advanced as (
-    update positions p
-    set next_offset = a.next_offset, time_us = a.time_us, rules = a.rules,
-        last_offset = a.last_offset, last_hash = a.last_hash
-    from unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::bytea[])
-        as a (partition, expected, next_offset, time_us, rules, last_offset, last_hash)
-    where p.partition = a.partition and p.next_offset = a.expected
-    returning p.partition
-)
+impl Loaded {
+    /// Puts messages that were loaded later beside the rest.
+    pub fn add_messages(&mut self, later: Self) {
+        for (key, later) in later.scopes {
+            if let Some(scope) = self.scopes.get_mut(&key) {
+                later.messages.into_iter().for_each(|(id, entry)| scope.insert(id, entry));
+            }
+        }
+    }
+}
+
+/// Reads in one snapshot whether the positions are where the batch begins, and what it touches. A row is
+/// of one kind, and fills what columns that kind needs. No transaction stays open: if the positions
+/// still stand there when the batch commits, nobody has changed the scopes of their partitions since.
+const LOAD: &str = "
 select 0::int2 as kind, null::uuid as scope, null::uuid as id, null::text as name, null::text as body,
-    partition::bigint as n1, null::bigint as n2, null::bigint as n3, null::bigint as n4,
+    null::bigint as n1, null::bigint as n2, null::bigint as n3, null::bigint as n4,
     null::bigint as n5, null::bigint as n6, null::bytea as b1, null::bytea as b2
-from advanced
+from unnest($1::int[], $2::bigint[]) as a (partition, expected)
+    join positions p on p.partition = a.partition and p.next_offset = a.expected
 union all
 select 1::int2, s.scope, null, null, null,
     s.head, s.floor, s.clock_us, s.live_count, s.live_bytes, s.owners::bigint, s.digest, null
-from unnest($8::uuid[]) as w (scope) join scopes s on s.scope = w.scope
+from unnest($3::uuid[]) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($9::uuid[]) as w (id_key) join messages m on m.id_key = w.id_key
+from unnest($4::uuid[]) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($10::uuid[]) as w (content_key)
+from unnest($5::uuid[]) as w (content_key)
     join messages m on m.content_key = w.content_key
 union all
 select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
-from unnest($11::uuid[], $12::text[]) as w (scope, user_id)
+from unnest($6::uuid[], $7::text[]) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
 select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
-from unnest($13::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
+from unnest($8::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
 select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
-from unnest($8::uuid[]) as w (scope)
+from unnest($3::uuid[]) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
-pub(crate) async fn advance_and_load(
+pub(crate) async fn load(
     connection: &mut PgConnection,
     advances: &[Advance],
     wanted: &Wanted,
@@ -98,11 +105,11 @@ pub(crate) async fn advance_and_load(
         scopes: keys.values().map(|key| ((*key).clone(), Scope::new((*key).clone()))).collect(),
         parked: HashSet::new(),
     };
-    let mut advanced = 0;
+    let mut standing = 0;
     for row in &rows {
         let kind: i16 = row.try_get("kind")?;
         if kind == 0 {
-            advanced += 1;
+            standing += 1;
             continue;
         }
         let key = keys.get(&row.try_get::<Uuid, _>("scope")?).copied();
@@ -129,29 +136,21 @@ pub(crate) async fn advance_and_load(
             }
         }
     }
-    if advanced == advances.len() { Ok(loaded) } else { Err(ReadModelError::PositionMoved) }
+    if standing == advances.len() { Ok(loaded) } else { Err(ReadModelError::PositionMoved) }
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
-    fn each<T>(advances: &[Advance], part: impl Fn(&Advance) -> T) -> Vec<T> {
-        advances.iter().map(part).collect()
-    }
     let scopes: Vec<Uuid> = wanted.scopes.keys().map(|key| key.reference().0).collect();
     let messages: Vec<Uuid> = wanted.messages.iter().copied().collect();
     let contents: Vec<Uuid> = wanted.contents.iter().copied().collect();
     let (user_scopes, users): (Vec<Uuid>, Vec<String>) =
         wanted.users.iter().map(|(scope, user)| (*scope, user.to_string())).unzip();
     let commands: Vec<Uuid> = wanted.scopes.values().flatten().map(|id| id.0).collect();
-    sqlx::query(ADVANCE_AND_LOAD)
-        .bind(each(advances, |a| a.partition.get() as i32))
-        .bind(each(advances, |a| a.from.as_i64()))
-        .bind(each(advances, |a| a.to.next_offset.as_i64()))
-        .bind(each(advances, |a| a.to.clock.time.as_micros()))
-        .bind(each(advances, |a| a.to.clock.rules.0 as i32))
-        .bind(each(advances, |a| a.to.last.map(|last| last.offset.as_i64())))
-        .bind(each(advances, |a| a.to.last.map(|last| last.hash.to_vec())))
+    sqlx::query(LOAD)
+        .bind(advances.iter().map(|a| a.partition.get() as i32).collect::<Vec<_>>())
+        .bind(advances.iter().map(|a| a.from.as_i64()).collect::<Vec<_>>())
         .bind(scopes)
         .bind(messages)
         .bind(contents)

@@ -11,7 +11,7 @@ use crate::{
     config::DatabaseConfig,
     connect,
     error::ReadModelError,
-    load::{Loaded, Wanted, advance_and_load, hash32},
+    load::{Loaded, Wanted, hash32, load},
     write::Writes,
 };
 
@@ -134,27 +134,28 @@ impl Projection {
             .collect()
     }
 
-    /// Begins a batch: advances the positions, comparing them with where the batch began, and loads
-    /// what its commands touch. Dropping the batch undoes it.
-    pub async fn begin(
+    /// Loads what a batch's commands touch, if the positions stand where the batch begins.
+    pub async fn load(
         &mut self,
         advances: &[Advance],
         wanted: &Wanted,
-    ) -> Result<Batch<'_>, ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        let loaded = advance_and_load(&mut transaction, advances, wanted).await?;
-        Ok(Batch { transaction, loaded })
+    ) -> Result<Loaded, ReadModelError> {
+        load(&mut self.connection, advances, wanted).await
     }
 
-    /// Tells other processes how far the partitions are folded. Only a hint: they also ask.
-    pub async fn notify(&mut self, partitions: &[Position]) -> Result<(), ReadModelError> {
-        let places: Vec<String> =
-            partitions.iter().map(|p| format!("{}-{}", p.partition, p.next_offset)).collect();
-        sqlx::query("select pg_notify('context_sync', $1)")
-            .bind(places.join(" "))
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
+    /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions
+    /// stand elsewhere than where the batch began. `notify`: tells other processes. Only a hint: they
+    /// also ask.
+    pub async fn commit(
+        &mut self,
+        advances: &[Advance],
+        writes: &Writes,
+        notify: bool,
+    ) -> Result<(), ReadModelError> {
+        let place = |a: &Advance| format!("{}-{}", a.partition, a.to.next_offset);
+        let places = || advances.iter().map(place).collect::<Vec<_>>().join(" ");
+        let places = notify.then(places);
+        writes.commit(&mut self.connection, advances, places.as_deref()).await
     }
 
     /// Deletes outcomes that no command of their partition can repeat any more, some at a time; how
@@ -171,25 +172,5 @@ impl Projection {
         .execute(&mut self.connection)
         .await?;
         Ok(done.rows_affected())
-    }
-}
-
-/// A batch under way: its positions are advanced, its rows not yet written, nothing committed.
-pub struct Batch<'a> {
-    transaction: sqlx::Transaction<'a, sqlx::Postgres>,
-    loaded: Loaded,
-}
-
-impl Batch<'_> {
-    /// What the batch's commands touch, as it was before the batch.
-    pub fn take_loaded(&mut self) -> Loaded {
-        std::mem::take(&mut self.loaded)
-    }
-
-    /// Writes the rows and commits them together with the positions.
-    pub async fn commit(mut self, writes: &Writes) -> Result<(), ReadModelError> {
-        writes.run(&mut self.transaction).await?;
-        self.transaction.commit().await?;
-        Ok(())
     }
 }

@@ -6,12 +6,13 @@ use model::{
     CommandId, Heading, Member, Message, MessageId, Offset, Outcome, Partition, ScopeKey, ScopeRef,
     TenantId, Timestamp, UserId,
 };
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
     error::ReadModelError,
     key::{content_key, id_key},
+    projection::Advance,
 };
 
 /// The final images of what a batch changed.
@@ -81,21 +82,94 @@ impl DeadLetterKind {
     }
 }
 
+/// Compare-and-set of the positions, then messages, scopes and outcomes: one statement, a transaction of
+/// its own. `fence` locks the positions, and holds if they all stand where the batch began; whoever has
+/// lost a race to them finds that out before anything of theirs is inserted, and writes nothing.
+const WRITE: &str = "
+with standing as materialized (
+    select p.partition
+    from unnest($1::int[], $2::bigint[]) as a (partition, expected)
+        join positions p on p.partition = a.partition and p.next_offset = a.expected
+    for update of p
+), fence as materialized (
+    select count(*) = cardinality($1) as holds from standing
+), position as (
+    update positions p
+    set next_offset = a.next_offset, time_us = a.time_us, rules = a.rules,
+        last_offset = a.last_offset, last_hash = a.last_hash
+    from unnest($1::int[], $3::bigint[], $4::bigint[], $5::int[], $6::bigint[], $7::bytea[])
+        as a (partition, next_offset, time_us, rules, last_offset, last_hash)
+    where (select holds from fence) and p.partition = a.partition
+), message as (
+    insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
+        updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
+    select * from unnest($8::uuid[], $9::bigint[], $10::uuid[], $11::uuid[], $12::uuid[], $13::text[],
+        $14::bytea[], $15::bytea[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],
+        $20::int[], $21::text[])
+    where (select holds from fence)
+), outcome as (
+    insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
+    select * from unnest($22::uuid[], $23::uuid[], $24::text[], $25::text[], $26::int[], $27::bigint[],
+        $28::bigint[], $29::text[])
+    where (select holds from fence)
+    on conflict (command_id) do update
+    set actor = excluded.actor, partition = excluded.partition, record_offset = excluded.record_offset,
+        folded_at_us = excluded.folded_at_us, body = excluded.body
+), scope as (
+    insert into scopes (scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes,
+        digest, owners)
+    select * from unnest($30::uuid[], $31::text[], $32::text[], $33::text[], $34::bigint[], $35::bigint[],
+        $36::bigint[], $37::bigint[], $38::bigint[], $39::bytea[], $40::int[])
+    where (select holds from fence)
+    on conflict (scope) do update
+    set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
+        live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
+        owners = excluded.owners
+)
+select holds, case when holds and $41 is not null then pg_notify('context_sync', $41)::text end from fence";
+
 impl Writes {
-    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    /// Writes all of it and advances the positions, or does nothing. `notify`: what to tell other
+    /// processes when it is committed.
+    pub(crate) async fn commit(
+        &self,
+        connection: &mut PgConnection,
+        advances: &[Advance],
+        notify: Option<&str>,
+    ) -> Result<(), ReadModelError> {
+        let more =
+            !(self.replaced.is_empty() && self.members.is_empty() && self.dead_letters.is_empty());
+        if !more {
+            return self.write(connection, advances, notify).await;
+        }
+        let mut transaction = connection.begin().await?;
         if !self.replaced.is_empty() {
-            self.delete_replaced(connection).await?;
+            fence(&mut transaction, advances).await?;
+            self.delete_replaced(&mut transaction).await?;
         }
-        if !(self.messages.is_empty() && self.scopes.is_empty() && self.outcomes.is_empty()) {
-            self.insert(connection).await?;
-        }
+        self.write(&mut transaction, advances, notify).await?;
         if !self.members.is_empty() {
-            self.insert_members(connection).await?;
+            self.insert_members(&mut transaction).await?;
         }
         if !self.dead_letters.is_empty() {
-            self.insert_dead_letters(connection).await?;
+            self.insert_dead_letters(&mut transaction).await?;
         }
+        transaction.commit().await?;
         Ok(())
+    }
+
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        advances: &[Advance],
+        notify: Option<&str>,
+    ) -> Result<(), ReadModelError> {
+        let query = bind_advances(sqlx::query(WRITE), advances);
+        let query = bind_messages(query, &self.messages);
+        let query = bind_outcomes(query, &self.outcomes)?;
+        let query = bind_scopes(query, &self.scopes).bind(notify);
+        let row = query.fetch_one(connection).await?;
+        held(row.try_get("holds")?)
     }
 
     async fn delete_replaced(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
@@ -106,36 +180,6 @@ impl Writes {
         .bind(keys)
         .execute(connection)
         .await?;
-        Ok(())
-    }
-
-    /// Messages, scopes and outcomes: three tables, one round trip.
-    async fn insert(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
-        const INSERT: &str = "
-with message as (
-    insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
-        updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
-    select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[],
-        $7::bytea[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[],
-        $14::text[])
-), outcome as (
-    insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
-    select * from unnest($15::uuid[], $16::uuid[], $17::text[], $18::text[], $19::int[], $20::bigint[],
-        $21::bigint[], $22::text[])
-    on conflict (command_id) do update
-    set actor = excluded.actor, partition = excluded.partition, record_offset = excluded.record_offset,
-        folded_at_us = excluded.folded_at_us, body = excluded.body
-)
-insert into scopes (scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes, digest, owners)
-select * from unnest($23::uuid[], $24::text[], $25::text[], $26::text[], $27::bigint[], $28::bigint[],
-    $29::bigint[], $30::bigint[], $31::bigint[], $32::bytea[], $33::int[])
-on conflict (scope) do update
-set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
-    live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
-    owners = excluded.owners";
-        let query = bind_messages(sqlx::query(INSERT), &self.messages);
-        let query = bind_outcomes(query, &self.outcomes)?;
-        bind_scopes(query, &self.scopes).execute(connection).await?;
         Ok(())
     }
 
@@ -186,6 +230,35 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArgume
 
 fn each<'a, T, U>(list: &'a [T], part: impl Fn(&'a T) -> U) -> Vec<U> {
     list.iter().map(part).collect()
+}
+
+/// The compare of the compare-and-set, before the first row of a transaction is touched.
+async fn fence(connection: &mut PgConnection, advances: &[Advance]) -> Result<(), ReadModelError> {
+    let standing = sqlx::query(
+        "select from unnest($1::int[], $2::bigint[]) as a (partition, expected)
+             join positions p on p.partition = a.partition and p.next_offset = a.expected
+         for update of p",
+    )
+    .bind(each(advances, |a| a.partition.get() as i32))
+    .bind(each(advances, |a| a.from.as_i64()))
+    .fetch_all(connection)
+    .await?;
+    held(standing.len() == advances.len())
+}
+
+fn held(holds: bool) -> Result<(), ReadModelError> {
+    if holds { Ok(()) } else { Err(ReadModelError::PositionMoved) }
+}
+
+fn bind_advances<'q>(query: Query<'q>, advances: &'q [Advance]) -> Query<'q> {
+    query
+        .bind(each(advances, |a| a.partition.get() as i32))
+        .bind(each(advances, |a| a.from.as_i64()))
+        .bind(each(advances, |a| a.to.next_offset.as_i64()))
+        .bind(each(advances, |a| a.to.clock.time.as_micros()))
+        .bind(each(advances, |a| a.to.clock.rules.0 as i32))
+        .bind(each(advances, |a| a.to.last.map(|last| last.offset.as_i64())))
+        .bind(each(advances, |a| a.to.last.as_ref().map(|last| &last.hash[..])))
 }
 
 fn bind_messages<'q>(query: Query<'q>, images: &'q [MessageImage]) -> Query<'q> {

@@ -35,5 +35,13 @@ pub(crate) fn part(whole: Option<&FoldedScope>, key: &ScopeKey, commands: &[&Com
             part.commands.insert(command.id, known.clone());
         }
     }
+    let written = commands.iter().flat_map(|command| Touched::written(command)).collect();
+    for command in commands {
+        for id in Touched::again(command, &part, &written) {
+            if let Some(entry) = whole.messages.get(&id) {
+                part.insert(id, entry.clone());
+            }
+        }
+    }
     part
 }

@@ -1,8 +1,14 @@
 //! Positions fence: who began a batch elsewhere than where the read model stands writes nothing.
 
 use model::LogId;
-use readmodel::{ReadModelError, load::Wanted, projection::Projection, write::Writes};
+use readmodel::{
+    ReadModelError,
+    load::Wanted,
+    projection::{Advance, Projection},
+    write::Writes,
+};
 use serde_json::json;
+use sqlx::Connection;
 use uuid::Uuid;
 
 use crate::{
@@ -16,57 +22,87 @@ async fn offsets(projection: &mut Projection) -> Vec<u64> {
     positions.iter().map(|position| position.next_offset.get()).collect()
 }
 
+async fn commit(projection: &mut Projection, step: Advance) -> Result<(), ReadModelError> {
+    projection.commit(&[step], &Writes::default(), false).await
+}
+
+fn moved<T>(result: Result<T, ReadModelError>) -> bool {
+    matches!(result.err(), Some(ReadModelError::PositionMoved))
+}
+
 #[tokio::test]
 async fn the_second_of_two_projections_writes_nothing() {
     let database = Database::migrated().await;
     let mut first = Writer::new(&database).await.projection;
     let mut second = Projection::connect(&database.config).await.unwrap();
-    let batch = first.begin(&[advance(0, 0, 3)], &Wanted::default()).await.unwrap();
-    batch.commit(&Writes::default()).await.unwrap();
+    commit(&mut first, advance(0, 0, 3)).await.unwrap();
     for stale in [advance(0, 0, 3), advance(0, 2, 4), advance(0, 4, 5)] {
-        let begun = second.begin(&[stale], &Wanted::default()).await;
-        assert!(matches!(begun.err(), Some(ReadModelError::PositionMoved)));
+        assert!(moved(second.load(&[stale], &Wanted::default()).await));
+        assert!(moved(commit(&mut second, stale).await));
     }
     assert_eq!(offsets(&mut second).await, [3, 0]);
-    let batch = second.begin(&[advance(0, 3, 4)], &Wanted::default()).await.unwrap();
-    batch.commit(&Writes::default()).await.unwrap();
+    commit(&mut second, advance(0, 3, 4)).await.unwrap();
     assert_eq!(offsets(&mut first).await, [4, 0]);
 }
 
+/// Two that loaded the same state and folded the same push: both arrive at the fence together.
 #[tokio::test]
-async fn of_two_projections_at_once_one_wins() {
+async fn of_two_commits_at_once_one_wins_and_no_row_is_wrong() {
     let database = Database::migrated().await;
-    let mut first = Writer::new(&database).await.projection;
-    let config = database.config.clone();
-    let batch = first.begin(&[advance(0, 0, 1)], &Wanted::default()).await.unwrap();
-    let second = tokio::spawn(async move {
-        let mut second = Projection::connect(&config).await.unwrap();
-        // Waits for the first to end.
-        second.begin(&[advance(0, 0, 1)], &Wanted::default()).await.err()
-    });
-    tokio::task::yield_now().await;
-    batch.commit(&Writes::default()).await.unwrap();
-    assert!(matches!(second.await.unwrap(), Some(ReadModelError::PositionMoved)));
+    let mut first = Writer::new(&database).await;
+    first.write(&push("acme/user/ann", "ann", &[say("x")])).await;
+    let edit = json!({"id": Uuid::new_v4(), "type": "decision", "content": "y"});
+    // One by the single statement, the other by a transaction with rows to replace.
+    let mut writes = first.writes(&push("acme/user/ann", "ann", &[edit]));
+    for replaced in [false, true] {
+        let next = first.next();
+        if replaced {
+            writes.replaced = vec![(writes.messages[0].scope, writes.messages[0].message.id)];
+        }
+        let mut second = Projection::connect(&database.config).await.unwrap();
+        let mut owner = database.owner().await;
+        let mut lock = owner.begin().await.unwrap();
+        sqlx::query("select from positions for update").execute(&mut *lock).await.unwrap();
+        let step = [advance(0, next, next + 1)];
+        let (ours, theirs) = tokio::join!(first.projection.commit(&step, &writes, false), async {
+            let release = async {
+                database.until_waiting(2).await;
+                lock.commit().await.unwrap();
+            };
+            tokio::join!(second.commit(&step, &writes, false), release).0
+        });
+        let won = [ours.is_ok(), theirs.is_ok()].iter().filter(|won| **won).count();
+        assert_eq!(won, 1, "{ours:?} {theirs:?}");
+        assert!(moved(ours) || moved(theirs));
+        assert_eq!(offsets(&mut second).await, [next + 1, 0]);
+        first.skip();
+    }
+    let mut owner = database.owner().await;
+    let rows: Vec<i64> = sqlx::query_scalar("select cursor from messages order by cursor")
+        .fetch_all(&mut owner)
+        .await
+        .unwrap();
+    assert_eq!(rows, [1, 2]);
 }
 
 #[tokio::test]
 async fn a_batch_of_two_partitions_moves_both_or_none() {
     let database = Database::migrated().await;
     let mut projection = Writer::new(&database).await.projection;
-    let wanted = Wanted::default();
-    let begun = projection.begin(&[advance(0, 0, 1), advance(1, 1, 2)], &wanted).await;
-    assert!(matches!(begun.err(), Some(ReadModelError::PositionMoved)));
+    let writes = Writes::default();
+    let steps = [advance(0, 0, 1), advance(1, 1, 2)];
+    assert!(moved(projection.load(&steps, &Wanted::default()).await));
+    assert!(moved(projection.commit(&steps, &writes, false).await));
     assert_eq!(offsets(&mut projection).await, [0, 0]);
-    let begun = projection.begin(&[advance(0, 0, 1), advance(1, 0, 2)], &wanted).await;
-    begun.unwrap().commit(&Writes::default()).await.unwrap();
+    projection.commit(&[advance(0, 0, 1), advance(1, 0, 2)], &writes, false).await.unwrap();
     assert_eq!(offsets(&mut projection).await, [1, 2]);
 }
 
 #[tokio::test]
-async fn a_dropped_batch_is_undone() {
+async fn what_is_only_loaded_changes_nothing() {
     let database = Database::migrated().await;
     let mut projection = Writer::new(&database).await.projection;
-    drop(projection.begin(&[advance(0, 0, 1)], &Wanted::default()).await.unwrap());
+    projection.load(&[advance(0, 0, 1)], &Wanted::default()).await.unwrap();
     assert_eq!(offsets(&mut projection).await, [0, 0]);
 }
 
@@ -75,8 +111,7 @@ async fn positions_are_read_as_they_were_written() {
     let database = Database::migrated().await;
     let mut projection = Writer::new(&database).await.projection;
     let step = advance(1, 0, 5);
-    let batch = projection.begin(&[step], &Wanted::default()).await.unwrap();
-    batch.commit(&Writes::default()).await.unwrap();
+    commit(&mut projection, step).await.unwrap();
     assert_eq!(projection.positions().await.unwrap()[1], step.to);
 }
 

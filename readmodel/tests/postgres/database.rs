@@ -2,7 +2,10 @@
 //! end-to-end tests use this file too.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::str::FromStr;
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use readmodel::{DatabaseConfig, DatabaseRole, PgPool};
 use sqlx::{
@@ -64,6 +67,26 @@ impl Database {
     /// As [`Database::owner`], for a test that asks often.
     pub(crate) fn owner_pool(&self) -> PgPool {
         PgPoolOptions::new().max_connections(2).connect_lazy_with(self.owner_options())
+    }
+
+    /// Returns when so many connections wait for locks.
+    pub(crate) async fn until_waiting(&self, count: i64) {
+        let pool = self.owner_pool();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+            if waiting >= count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{waiting} of {count} connections wait for a lock");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// One connection of a role: what one query leaves behind, the next one meets.

@@ -81,8 +81,7 @@ impl Writer {
     /// Commits writes at partition 0's next record.
     pub(crate) async fn commit(&mut self, writes: &Writes) -> Result<(), ReadModelError> {
         let advances = [advance(0, self.next, self.next + 1)];
-        let batch = self.projection.begin(&advances, &Wanted::default()).await?;
-        batch.commit(writes).await?;
+        self.projection.commit(&advances, writes, false).await?;
         self.next += 1;
         Ok(())
     }
@@ -94,10 +93,14 @@ impl Writer {
         let mut wanted = Wanted::default();
         wanted.add(&command.scope, command.scope.reference(), command.id, Touched::by(command));
         let advances = [advance(0, self.next, self.next + 1)];
-        let mut batch = self.projection.begin(&advances, &wanted).await.unwrap();
-        let loaded = batch.take_loaded();
+        let loaded = self.projection.load(&advances, &wanted).await.unwrap();
         assert_eq!(loaded.scopes[&command.scope].heading, before.unwrap_or_default());
-        batch.commit(&writes).await.unwrap();
+        self.projection.commit(&advances, &writes, false).await.unwrap();
+        self.next += 1;
+    }
+
+    /// Another writer has committed partition 0's next record.
+    pub(crate) fn skip(&mut self) {
         self.next += 1;
     }
 
