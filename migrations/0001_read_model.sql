@@ -56,6 +56,7 @@ create table scopes (
     live_bytes bigint not null check (live_bytes >= 0),
     digest bytea not null check (length(digest) = 32),
     owners integer not null check (owners >= 0),
+    json_bytes_max integer not null check (json_bytes_max >= 0), -- no message of it has more: bounds a page
     check (kind not in ('team', 'project') or owners > 0) -- the last owner stays
 ) with (fillfactor = 50); -- no other index: an update stays on its page
 
@@ -158,50 +159,63 @@ create policy api on outcomes for select to context_sync_api
     using (tenant_id = (select current_setting('context_sync.tenant', true)));
 grant select on source, positions, scopes, members, messages, outcomes to context_sync_api;
 
--- A page of a pull with all that goes with it, in one statement: one snapshot. Sets the tenant first,
--- so that one round trip does both. `privileged` says that the caller needs no membership.
--- The page ends at `page_limit` messages or `page_bytes`, but has one message at least.
+-- A page of a pull with all that goes with it, in one round trip and, being stable, one snapshot: a row
+-- of the scope and the caller, then the messages, a row each. (Aggregated into one text they would cost
+-- more: Postgres copies a large value several times, into memory it asks the kernel for each time.)
+-- Sets the tenant first. `privileged` says that the caller needs no membership. The page ends at
+-- `page_limit` messages or `page_bytes`, but has one message at least; it is measured before it is read,
+-- where it might be too large.
 create function pull(
     for_tenant text, of_scope uuid, for_user text, privileged boolean,
     after_cursor bigint, page_limit integer, page_bytes bigint
 ) returns table (
     known boolean, membership boolean, role text,
     head bigint, floor bigint, live_count bigint, digest bytea, epoch uuid,
-    last_cursor bigint, more boolean, messages text
-) language plpgsql as $$
+    message_cursor bigint, message text
+) language plpgsql stable as $$
+declare
+    longest bigint;
+    page_end bigint;
 begin
     perform set_config('context_sync.tenant', for_tenant, true);
-    return query
-    with page as (
-        select m.cursor, m.json, row_number() over w as place, sum(m.json_bytes) over w as bytes
-        from messages m
-        where m.scope = of_scope and m.tenant_id = for_tenant and m.cursor > after_cursor
-            and (privileged or exists (
-                select from members r
-                where r.scope = of_scope and r.tenant_id = for_tenant
-                    and r.user_id = for_user and r.role is not null))
-        window w as (order by m.cursor rows between unbounded preceding and current row)
-        order by m.cursor
-        limit page_limit + 1
-    ), fitting as (
-        select p.cursor, p.json,
-            p.place = 1 or (p.place <= page_limit and p.bytes <= page_bytes) as fits
-        from page p
-    ), answer as (
-        select max(p.cursor) filter (where p.fits) as last_cursor,
-            coalesce(bool_or(not p.fits), false) as more,
-            string_agg(p.json, ',' order by p.cursor) filter (where p.fits) as messages
-        from fitting p
-    )
     select s.scope is not null, r.user_id is not null, r.role,
-        s.head, s.floor, s.live_count, s.digest, source.epoch,
-        answer.last_cursor, answer.more, answer.messages
-    from answer
-        cross join source
+        s.head, s.floor, s.live_count, s.digest, source.epoch, s.json_bytes_max
+    into known, membership, role, head, floor, live_count, digest, epoch, longest
+    from source
         left join scopes s on s.scope = of_scope and s.tenant_id = for_tenant
         left join members r on r.scope = of_scope and r.tenant_id = for_tenant and r.user_id = for_user;
+    if not found then
+        return; -- no projector has said yet which log this is
+    end if;
+    return next;
+    if not (privileged or role is not null) or head is null or head <= after_cursor then
+        return;
+    end if;
+    page_end := head;
+    if page_limit * longest > page_bytes then
+        select max(p.cursor) filter (where p.place = 1 or p.bytes <= page_bytes) into page_end
+        from (
+            select m.cursor, row_number() over w as place, sum(m.json_bytes) over w as bytes
+            from messages m
+            where m.scope = of_scope and m.tenant_id = for_tenant and m.cursor > after_cursor
+            window w as (order by m.cursor rows between unbounded preceding and current row)
+            order by m.cursor
+            limit page_limit
+        ) p;
+    end if;
+    return query
+        select null::boolean, null::boolean, null::text, null::bigint, null::bigint, null::bigint,
+            null::bytea, null::uuid, m.cursor, m.json
+        from messages m
+        where m.scope = of_scope and m.tenant_id = for_tenant
+            and m.cursor > after_cursor and m.cursor <= page_end
+        order by m.cursor
+        limit page_limit;
 end
 $$;
+
+revoke all on function pull from public;
+grant execute on function pull to context_sync_api;
 
 -- The watcher asks for many callers of any tenant at once, through the two functions below and nothing
 -- else: no table is granted to it, and no message is in their answers. The api role cannot call them.

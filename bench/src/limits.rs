@@ -95,9 +95,10 @@ async fn insert_part(to: &mut PgConnection, rows: &[MessageRow]) -> Result<(), F
     sqlx::query(
         "insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
              updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
-         select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[],
-             $6::text[], $7::bytea[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[],
-             $12::bigint[], $13::int[], $14::text[])",
+         select unnest($1::uuid[]), unnest($2::bigint[]), unnest($3::uuid[]), unnest($4::uuid[]),
+             unnest($5::uuid[]), unnest($6::text[]), unnest($7::bytea[]), unnest($8::bytea[]),
+             unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bigint[]),
+             unnest($13::int[]), unnest($14::text[])",
     )
     .bind(column!(0))
     .bind(column!(1))

@@ -66,31 +66,31 @@ const LOAD: &str = "
 select 0::int2 as kind, null::uuid as scope, null::uuid as id, null::text as name, null::text as body,
     null::bigint as n1, null::bigint as n2, null::bigint as n3, null::bigint as n4,
     null::bigint as n5, null::bigint as n6, null::bytea as b1, null::bytea as b2
-from unnest($1::int[], $2::bigint[]) as a (partition, expected)
+from (select unnest($1::int[]), unnest($2::bigint[])) as a (partition, expected)
     join positions p on p.partition = a.partition and p.next_offset = a.expected
 union all
 select 1::int2, s.scope, null, null, null,
     s.head, s.floor, s.clock_us, s.live_count, s.live_bytes, s.owners::bigint, s.digest, null
-from unnest($3::uuid[]) as w (scope) join scopes s on s.scope = w.scope
+from (select unnest($3::uuid[])) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($4::uuid[]) as w (id_key) join messages m on m.id_key = w.id_key
+from (select unnest($4::uuid[])) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from unnest($5::uuid[]) as w (content_key)
+from (select unnest($5::uuid[])) as w (content_key)
     join messages m on m.content_key = w.content_key
 union all
 select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
-from unnest($6::uuid[], $7::text[]) as w (scope, user_id)
+from (select unnest($6::uuid[]), unnest($7::text[])) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
 select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
-from unnest($8::uuid[]) as w (command_id) join outcomes o on o.command_id = w.command_id
+from (select unnest($8::uuid[])) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
 select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
-from unnest($3::uuid[]) as w (scope)
+from (select unnest($3::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
 pub(crate) async fn load(

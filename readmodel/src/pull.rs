@@ -5,6 +5,10 @@ use sqlx::{PgPool, Row, postgres::PgRow};
 
 use crate::{error::ReadModelError, load::hash32};
 
+/// Columns of a page's messages, by their place: names are looked up in each row.
+const MESSAGE_CURSOR: usize = 8;
+const MESSAGE: usize = 9;
+
 /// What a scope sums up to, as an answer says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -71,7 +75,7 @@ pub struct PullQuery<'a> {
 
 /// Reads a page, in one round trip. A caller who is no member gets none of the messages.
 pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
-    let row = sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)")
+    let rows = sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)")
         .bind(query.scope.tenant.as_str())
         .bind(query.scope.reference().0)
         .bind(query.user.as_str())
@@ -79,10 +83,11 @@ pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadMode
         .bind(query.after.as_i64())
         .bind(query.limit as i32)
         .bind(query.bytes.min(i64::MAX as u64) as i64)
-        .fetch_optional(pool)
+        .fetch_all(pool)
         .await?;
     // No row: no projector has said yet which log this is.
-    page(&row.ok_or(ReadModelError::NotMigrated)?)
+    let (first, messages) = rows.split_first().ok_or(ReadModelError::NotMigrated)?;
+    page(glance(first)?, messages)
 }
 
 /// A scope and one who asks about it.
@@ -106,16 +111,23 @@ pub async fn glances(pool: &PgPool, asked: &[GlanceQuery]) -> Result<Vec<Glance>
     rows.iter().map(glance).collect()
 }
 
-fn page(row: &PgRow) -> Result<Page, ReadModelError> {
-    let Glance { exists, member, summary } = glance(row)?;
-    Ok(Page {
-        exists,
-        member,
-        summary,
-        messages: row.try_get::<Option<String>, _>("messages")?.unwrap_or_default(),
-        last: row.try_get::<Option<i64>, _>("last_cursor")?.map(Cursor::from_i64),
-        has_more: row.try_get("more")?,
-    })
+fn page(glance: Glance, rows: &[PgRow]) -> Result<Page, ReadModelError> {
+    let mut page = Page::empty(glance);
+    for (place, row) in rows.iter().enumerate() {
+        let message: &str = row.try_get(MESSAGE)?;
+        if place == 0 {
+            page.messages.reserve((message.len() + message.len() / 8) * rows.len());
+        } else {
+            page.messages.push(',');
+        }
+        page.messages.push_str(message);
+    }
+    if let Some(last) = rows.last() {
+        let last = Cursor::from_i64(last.try_get(MESSAGE_CURSOR)?);
+        page.last = Some(last);
+        page.has_more = last < glance.summary.head;
+    }
+    Ok(page)
 }
 
 fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
