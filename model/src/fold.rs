@@ -176,6 +176,50 @@ impl Scope {
         self.messages.insert(id, entry);
     }
 
+    /// The part of the state that is about these.
+    pub fn part(
+        &self,
+        messages: impl IntoIterator<Item = MessageId>,
+        users: impl IntoIterator<Item = UserId>,
+        commands: impl IntoIterator<Item = CommandId>,
+    ) -> Self {
+        let mut part = Self::new(self.key.clone());
+        part.heading = self.heading.clone();
+        for id in messages {
+            if let Some(entry) = self.messages.get(&id) {
+                part.insert(id, entry.clone());
+            }
+        }
+        let members = users.into_iter().filter_map(|user| {
+            let member = *self.members.get(&user)?;
+            Some((user, member))
+        });
+        part.members = members.collect();
+        let commands =
+            commands.into_iter().filter_map(|id| Some((id, self.commands.get(&id)?.clone())));
+        part.commands = commands.collect();
+        part
+    }
+
+    /// Brings this part of an earlier state up to a later one. `later` has the later heading, and all
+    /// that changed in between.
+    pub fn overlay(&mut self, later: &Self) {
+        self.heading = later.heading.clone();
+        // First every content is let go of, then each is taken again: they may have changed hands.
+        for id in later.messages.keys() {
+            if let Some(old) = self.messages.remove(id)
+                && self.live.get(&old.content_hash) == Some(id)
+            {
+                self.live.remove(&old.content_hash);
+            }
+        }
+        for (id, entry) in &later.messages {
+            self.insert(*id, entry.clone());
+        }
+        self.members.extend(later.members.iter().map(|(user, member)| (user.clone(), *member)));
+        self.commands.extend(later.commands.iter().map(|(id, known)| (*id, known.clone())));
+    }
+
     /// Folds one command. `time` is the log's: the running maximum of append times in the partition.
     pub fn apply(&mut self, command: &Command, time: Timestamp) -> Result<Applied, Unappliable> {
         command.check()?;

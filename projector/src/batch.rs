@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Event, Offset, Partition, PartitionClock, ScopeKey, ScopeRef,
-    Timestamp, Touched, UnknownRules, log_fold::images,
+    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, Place, Scope,
+    ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, log_fold::images,
 };
 use readmodel::{
     feed::Committed,
@@ -17,17 +17,24 @@ use sha2::{Digest as _, Sha256};
 use crate::record::Decoded;
 
 /// Records in the order of their partitions, and the positions before and after them.
-pub(crate) struct Batch<'a> {
-    records: &'a [Decoded],
-    /// The log's time at each record.
+pub(crate) struct Batch {
+    /// Those beyond `times` are not folded: see `unknown_rules`.
+    records: Vec<Decoded>,
+    /// The log's time at each record that is folded.
     times: Vec<Timestamp>,
     pub(crate) advances: Vec<Advance>,
+    /// A record asks for rules that this build does not know; it and what follows is not folded.
+    pub(crate) unknown_rules: Option<UnknownRules>,
 }
+
+/// Scopes that a batch changed: their headings after it, and what it changed in them.
+pub(crate) type Changed = HashMap<ScopeKey, Scope>;
 
 /// What a batch comes to.
 pub(crate) struct Folded {
     pub(crate) writes: Writes,
     pub(crate) committed: Committed,
+    pub(crate) changed: Changed,
 }
 
 /// SHA-256 of a record's key and value, to recognise the log by.
@@ -39,16 +46,12 @@ pub(crate) fn record_hash(key: &[u8], value: &[u8]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-impl<'a> Batch<'a> {
-    /// Takes records from their front on, up to one that asks for rules this build does not know.
-    pub(crate) fn new(
-        records: &'a [Decoded],
-        positions: &BTreeMap<Partition, Position>,
-    ) -> (Self, Option<UnknownRules>) {
+impl Batch {
+    pub(crate) fn new(records: Vec<Decoded>, positions: &BTreeMap<Partition, Position>) -> Self {
         let mut clocks: HashMap<Partition, PartitionClock> = HashMap::new();
         let mut times = Vec::with_capacity(records.len());
-        let mut unknown = None;
-        for record in records {
+        let mut unknown_rules = None;
+        for record in &records {
             let partition = record.place.partition;
             let clock = clocks.entry(partition).or_insert_with(|| {
                 positions.get(&partition).map_or(PartitionClock::START, |p| p.clock)
@@ -56,7 +59,7 @@ impl<'a> Batch<'a> {
             match &record.event {
                 Ok(event) => {
                     if let Err(rules) = clock.advance(record.append_time, event) {
-                        unknown = Some(rules);
+                        unknown_rules = Some(rules);
                         break;
                     }
                 }
@@ -64,17 +67,34 @@ impl<'a> Batch<'a> {
             }
             times.push(clock.time);
         }
-        let records = &records[..times.len()];
-        let advances = advances(records, positions, &clocks);
-        (Self { records, times, advances }, unknown)
+        let advances = advances(&records[..times.len()], positions, &clocks);
+        Self { records, times, advances, unknown_rules }
+    }
+
+    /// How many records are folded.
+    pub(crate) fn len(&self) -> usize {
+        self.times.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.times.is_empty()
     }
 
-    fn commands(&self) -> impl Iterator<Item = &'a Command> {
-        self.records.iter().filter_map(|record| match &record.event {
+    /// All records, as they were given.
+    pub(crate) fn into_records(self) -> Vec<Decoded> {
+        self.records
+    }
+
+    fn folded(&self) -> &[Decoded] {
+        &self.records[..self.times.len()]
+    }
+
+    pub(crate) fn first_place(&self) -> Option<Place> {
+        self.records.first().map(|record| record.place)
+    }
+
+    fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.folded().iter().filter_map(|record| match &record.event {
             Ok(Event::Command(command)) => Some(command),
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => None,
         })
@@ -108,7 +128,7 @@ impl<'a> Batch<'a> {
     /// Folds the batch into what was loaded.
     pub(crate) fn fold(&self, loaded: Loaded) -> Folded {
         let mut work = Work { loaded, ..Work::default() };
-        for (record, time) in self.records.iter().zip(&self.times) {
+        for (record, time) in self.folded().iter().zip(&self.times) {
             work.fold(record, *time);
         }
         work.finish(&self.advances)
@@ -117,7 +137,7 @@ impl<'a> Batch<'a> {
     /// The database refuses this one record: it waits for an operator, and its scope with it.
     pub(crate) fn park(&self, reason: &str) -> Folded {
         let mut work = Work::default();
-        for record in self.records {
+        for record in self.folded() {
             work.dead_letter(record, DeadLetterKind::Parked, reason.to_owned());
         }
         work.finish(&self.advances)
@@ -147,18 +167,33 @@ fn advances(
     last.into_iter().map(advance).collect()
 }
 
+/// What a batch changes in one scope.
+struct InScope {
+    reference: ScopeRef,
+    messages: Vec<MessageId>,
+    users: Vec<UserId>,
+    commands: Vec<CommandId>,
+}
+
+impl InScope {
+    fn new(key: &ScopeKey) -> Self {
+        let reference = key.reference();
+        Self { reference, messages: Vec::new(), users: Vec::new(), commands: Vec::new() }
+    }
+}
+
 /// A batch being folded.
 #[derive(Default)]
 struct Work {
     loaded: Loaded,
-    /// Scopes that had an event, with their references.
-    scopes: HashMap<ScopeKey, ScopeRef>,
+    /// Scopes that had an event.
+    scopes: HashMap<ScopeKey, InScope>,
     /// The final image of each message that changed.
-    messages: HashMap<(ScopeRef, model::MessageId), MessageImage>,
+    messages: HashMap<(ScopeRef, MessageId), MessageImage>,
     /// Messages that had no row before the batch.
-    created: HashSet<(ScopeRef, model::MessageId)>,
-    replaced: HashSet<(ScopeRef, model::MessageId)>,
-    members: HashMap<(ScopeRef, model::UserId), MemberImage>,
+    created: HashSet<(ScopeRef, MessageId)>,
+    replaced: HashSet<(ScopeRef, MessageId)>,
+    members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
     dead_letters: Vec<DeadLetter>,
     committed: Committed,
@@ -181,7 +216,7 @@ impl Work {
             .loaded
             .scopes
             .entry(command.scope.clone())
-            .or_insert_with(|| model::Scope::new(command.scope.clone()));
+            .or_insert_with(|| Scope::new(command.scope.clone()));
         match scope.apply(command, time) {
             Ok(applied) => self.applied(record, command, &applied),
             Err(reason) => {
@@ -192,7 +227,11 @@ impl Work {
 
     fn applied(&mut self, record: &Decoded, command: &Command, applied: &Applied) {
         let key = &command.scope;
-        let reference = *self.scopes.entry(key.clone()).or_insert_with(|| key.reference());
+        let in_scope = self.scopes.entry(key.clone()).or_insert_with(|| InScope::new(key));
+        in_scope.messages.extend(applied.changes.iter().map(|changed| changed.id));
+        in_scope.users.extend(applied.member.clone());
+        in_scope.commands.push(command.id);
+        let reference = in_scope.reference;
         let Some(scope) = self.loaded.scopes.get(key) else { return };
         for (changed, message) in images(scope, command, &applied.changes) {
             let place = (reference, changed.id);
@@ -201,7 +240,7 @@ impl Work {
             } else if !self.created.contains(&place) {
                 self.replaced.insert(place);
             }
-            let image = MessageImage { scope: reference, tenant: key.tenant.clone(), message };
+            let image = MessageImage::new(reference, key.tenant.clone(), message);
             self.messages.insert(place, image);
         }
         if let Some(user) = &applied.member
@@ -246,18 +285,21 @@ impl Work {
         let Self { loaded, scopes, messages, replaced, members, outcomes, dead_letters, .. } = self;
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
-        for (key, reference) in scopes {
+        let mut changed = HashMap::with_capacity(scopes.len());
+        for (key, in_scope) in scopes {
+            let Some(scope) = loaded.scopes.get(&key) else { continue };
+            let InScope { reference, messages, users, commands } = in_scope;
+            changed.insert(key.clone(), scope.part(messages, users, commands));
             // A team that was never created has no row, whoever asked something of it.
-            let Some(scope) = loaded.scopes.get(&key).filter(|s| s.heading.exists) else {
-                continue;
-            };
-            committed.scopes.push((reference, scope.heading.clone()));
-            headings.push((key, scope.heading.clone()));
+            if scope.heading.exists {
+                committed.scopes.push((reference, scope.heading.clone()));
+                headings.push((key, scope.heading.clone()));
+            }
         }
         committed.positions = advances.iter().map(|a| (a.partition, a.to.next_offset)).collect();
         let mut messages: Vec<MessageImage> = messages.into_values().collect();
         // A scope's rows lie in the order they are pulled in.
-        messages.sort_unstable_by_key(|image| (image.scope, image.message.entry.cursor));
+        messages.sort_unstable_by_key(|image| (image.scope, image.entry.cursor));
         let writes = Writes {
             scopes: headings,
             members: members.into_values().collect(),
@@ -266,6 +308,6 @@ impl Work {
             outcomes: outcomes.into_values().collect(),
             dead_letters,
         };
-        Folded { writes, committed }
+        Folded { writes, committed, changed }
     }
 }

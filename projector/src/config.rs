@@ -15,7 +15,7 @@ pub struct ProjectorConfig {
     pub batch_bytes_max: u64,
 
     /// Messages changed in one transaction, at most (but one record at least).
-    #[arg(long, env = "CONTEXT_SYNC_BATCH_CHANGES_MAX", default_value_t = 5_000,
+    #[arg(long, env = "CONTEXT_SYNC_BATCH_CHANGES_MAX", default_value_t = 2_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_changes_max: u32,
 

@@ -7,7 +7,10 @@
 
 mod batch;
 mod config;
+
+mod inbox;
 mod lag;
+mod projecting;
 mod record;
 mod session;
 

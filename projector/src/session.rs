@@ -1,10 +1,6 @@
 //! A session: from the stored positions on, until something goes wrong or shutdown.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventlog::{EventLog, LogError, ReadLimit};
 use model::{Offset, Partition, Place, UnknownRules};
@@ -12,15 +8,17 @@ use readmodel::{
     DatabaseConfig, ReadModelError,
     feed::Feed,
     lease::{Leases, RENEW_EVERY},
-    projection::{EXPIRED_AT_ONCE, Position, Projection},
+    projection::{Loader, Position, Projection},
 };
 use service::ops::ComponentHandle;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ProjectorConfig,
-    batch::{Batch, Folded, record_hash},
+    batch::record_hash,
+    inbox::{Inbox, Read},
+    projecting::Projecting,
     record::Decoded,
 };
 
@@ -28,10 +26,6 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_millis(500);
 /// Read and decoded ahead of the transaction under way, in reads.
 const READ_AHEAD: usize = 2;
-/// How often old outcomes are deleted, and how soon again when there are more.
-const EXPIRE_EVERY: Duration = Duration::from_secs(600);
-const EXPIRE_MORE: Duration = Duration::from_millis(200);
-
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
@@ -92,16 +86,6 @@ pub(crate) struct Session<'a> {
     pub(crate) ready: &'a ComponentHandle,
 }
 
-/// A session that has its positions.
-struct Projecting<'a> {
-    session: &'a Session<'a>,
-    projection: Projection,
-    positions: BTreeMap<Partition, Position>,
-    /// Where the log ended when the session began: ready once the positions are there.
-    behind: BTreeMap<Partition, Offset>,
-    next_expiry: Instant,
-}
-
 impl Session<'_> {
     /// Projects until shutdown (`Ok`) or until something goes wrong. Leases are kept from one session
     /// to the next while their connection lives.
@@ -153,14 +137,19 @@ impl Session<'_> {
         let mut projecting = self.begin(partitions).await?;
         // However this ends, be it that the leases change, the reading ends with it.
         let stop_reading = shutdown.child_token().drop_guard();
-        let reading = stop_reading.token().clone();
-        let mut records = self.read(&projecting.positions, reading)?;
-        projecting.run(&mut records, shutdown).await
+        let reads = self.read(&projecting.next_offsets(), stop_reading.token().clone())?;
+        projecting.run(&mut Inbox::new(self.config, reads), shutdown).await
+    }
+
+    /// Whether other processes wait for what this one commits.
+    pub(crate) fn tells_others(&self) -> bool {
+        !self.log.is_exclusive()
     }
 
     /// Loads the positions, and makes sure that this log is the one they are of.
     async fn begin(&self, partitions: &[Partition]) -> Result<Projecting<'_>, ProjectorError> {
         let mut projection = Projection::connect(self.database).await?;
+        let loader = Loader::connect(self.database).await?;
         let stored =
             projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
         self.feed.begin_anew();
@@ -177,8 +166,7 @@ impl Session<'_> {
             }
             positions.insert(*partition, position);
         }
-        let next_expiry = Instant::now();
-        Ok(Projecting { session: self, projection, positions, behind, next_expiry })
+        Ok(Projecting::new(self, projection, loader, positions, behind))
     }
 
     /// Checks a stored position against the log, and says where the log ends.
@@ -207,11 +195,10 @@ impl Session<'_> {
     /// Reads and decodes ahead, in a task of its own.
     fn read(
         &self,
-        positions: &BTreeMap<Partition, Position>,
+        from: &[(Partition, Offset)],
         stop: CancellationToken,
-    ) -> Result<mpsc::Receiver<Result<Vec<Decoded>, LogError>>, ProjectorError> {
-        let from: Vec<_> = positions.values().map(|p| (p.partition, p.next_offset)).collect();
-        let mut reader = self.log.reader(&from)?;
+    ) -> Result<mpsc::Receiver<Read>, ProjectorError> {
+        let mut reader = self.log.reader(from)?;
         let limit = ReadLimit {
             records_max: self.config.batch_records_max as usize,
             bytes_max: usize::try_from(self.config.batch_bytes_max).unwrap_or(usize::MAX),
@@ -248,157 +235,4 @@ async fn keep(leases: &mut Leases, wanted: &[Partition]) -> ProjectorError {
             Err(error) => return error.into(),
         }
     }
-}
-
-/// Cuts what was read into transactions of not too many changes: bytes bound them badly, since a delete
-/// has few.
-fn cut(records: &[Decoded], changes_max: usize) -> VecDeque<&[Decoded]> {
-    let mut parts = VecDeque::new();
-    let (mut from, mut changes) = (0, 0);
-    for (place, record) in records.iter().enumerate() {
-        if changes + record.changes() > changes_max && place > from {
-            parts.push_back(&records[from..place]);
-            (from, changes) = (place, 0);
-        }
-        changes += record.changes();
-    }
-    parts.push_back(&records[from..]);
-    parts
-}
-
-impl Projecting<'_> {
-    async fn run(
-        &mut self,
-        records: &mut mpsc::Receiver<Result<Vec<Decoded>, LogError>>,
-        shutdown: &CancellationToken,
-    ) -> Result<(), ProjectorError> {
-        loop {
-            self.say_if_ready();
-            self.expire_outcomes().await?;
-            let first = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(()),
-                read = records.recv() => read,
-                () = tokio::time::sleep_until(self.next_expiry) => continue,
-            };
-            let Some(first) = first else { return Err(LogError::Closed.into()) };
-            let mut batch = first?;
-            self.fill(&mut batch, records)?;
-            self.commit(batch).await?;
-        }
-    }
-
-    /// Adds what was read meanwhile, within the limits of one transaction.
-    fn fill(
-        &self,
-        batch: &mut Vec<Decoded>,
-        records: &mut mpsc::Receiver<Result<Vec<Decoded>, LogError>>,
-    ) -> Result<(), ProjectorError> {
-        let config = self.session.config;
-        let bytes = |batch: &[Decoded]| batch.iter().map(Decoded::bytes).sum::<usize>() as u64;
-        let changes = |batch: &[Decoded]| batch.iter().map(Decoded::changes).sum::<usize>();
-        while batch.len() < config.batch_records_max as usize
-            && bytes(batch) < config.batch_bytes_max
-            && changes(batch) < config.batch_changes_max as usize
-        {
-            match records.try_recv() {
-                Ok(more) => batch.extend(more?),
-                Err(_) => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Folds and commits records; those that the database refuses, one by one.
-    async fn commit(&mut self, records: Vec<Decoded>) -> Result<(), ProjectorError> {
-        let mut parts = cut(&records, self.session.config.batch_changes_max as usize);
-        while let Some(part) = parts.pop_front() {
-            let (batch, unknown_rules) = Batch::new(part, &self.positions);
-            if !batch.is_empty() {
-                match self.commit_batch(&batch).await {
-                    Ok(()) => {}
-                    Err(ReadModelError::Refused(error)) if part.len() == 1 => {
-                        tracing::error!(place = %part[0].place, %error, "parking an event");
-                        let reason = error.to_string();
-                        self.write(&batch, |_| batch.park(&reason)).await?;
-                    }
-                    Err(ReadModelError::Refused(_)) if part.len() > 1 => {
-                        let (front, back) = part.split_at(part.len() / 2);
-                        parts.push_front(back);
-                        parts.push_front(front);
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            if let Some(unknown) = unknown_rules {
-                return Err(unknown.into());
-            }
-        }
-        Ok(())
-    }
-
-    async fn commit_batch(&mut self, batch: &Batch<'_>) -> Result<(), ReadModelError> {
-        self.write(batch, |loaded| batch.fold(loaded)).await
-    }
-
-    /// Loads, folds, commits: positions and rows in one transaction.
-    async fn write(
-        &mut self,
-        batch: &Batch<'_>,
-        fold: impl FnOnce(readmodel::load::Loaded) -> Folded,
-    ) -> Result<(), ReadModelError> {
-        let began = std::time::Instant::now();
-        let mut loaded = self.projection.load(&batch.advances, &batch.wanted()).await?;
-        let besides = batch.wanted_besides(&loaded);
-        if !besides.is_empty() {
-            loaded.add_messages(self.projection.load(&batch.advances, &besides).await?);
-        }
-        let Folded { writes, committed } = fold(loaded);
-        self.session.feed.committing(&committed);
-        let others = !self.session.log.is_exclusive();
-        self.projection.commit(&batch.advances, &writes, others).await?;
-        for advance in &batch.advances {
-            self.positions.insert(advance.partition, advance.to);
-        }
-        self.session.feed.committed(&committed);
-        count(&writes, began.elapsed());
-        Ok(())
-    }
-
-    fn say_if_ready(&mut self) {
-        let positions = &self.positions;
-        self.behind.retain(|partition, end| {
-            positions.get(partition).is_some_and(|position| position.next_offset < *end)
-        });
-        match self.behind.keys().next() {
-            None => self.session.ready.set_ready(),
-            Some(partition) => self
-                .session
-                .ready
-                .set_not_ready(format!("folding the log; partition {partition} is behind")),
-        }
-    }
-
-    async fn expire_outcomes(&mut self) -> Result<(), ProjectorError> {
-        if Instant::now() < self.next_expiry {
-            return Ok(());
-        }
-        let mut more = false;
-        for position in self.positions.values() {
-            let deleted = self.projection.expire_outcomes(position).await?;
-            tracing::debug!(partition = %position.partition, deleted, "old outcomes deleted");
-            more |= deleted >= EXPIRED_AT_ONCE as u64;
-        }
-        // What is left waits for the next batches, not they for it.
-        self.next_expiry = Instant::now() + if more { EXPIRE_MORE } else { EXPIRE_EVERY };
-        Ok(())
-    }
-}
-
-fn count(writes: &readmodel::write::Writes, took: Duration) {
-    metrics::histogram!("context_sync_batch_seconds").record(took.as_secs_f64());
-    metrics::counter!("context_sync_events_folded_total").increment(writes.outcomes.len() as u64);
-    let dead = writes.dead_letters.len() as u64;
-    metrics::counter!("context_sync_dead_letters_total").increment(dead);
 }

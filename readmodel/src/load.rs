@@ -13,7 +13,6 @@ use crate::{
     error::ReadModelError,
     key::{content_key, id_key},
     outcomes::outcome,
-    projection::Advance,
 };
 
 /// What a batch of commands touches, by scope.
@@ -49,6 +48,16 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Brings what was loaded up to a later state: `later` has the headings of the scopes that changed
+    /// in between, and all that changed in them.
+    pub fn overlay(&mut self, later: &HashMap<ScopeKey, Scope>) {
+        for (key, later) in later {
+            if let Some(scope) = self.scopes.get_mut(key) {
+                scope.overlay(later);
+            }
+        }
+    }
+
     /// Puts messages that were loaded later beside the rest.
     pub fn add_messages(&mut self, later: Self) {
         for (key, later) in later.scopes {
@@ -59,59 +68,48 @@ impl Loaded {
     }
 }
 
-/// Reads in one snapshot whether the positions are where the batch begins, and what it touches. A row is
-/// of one kind, and fills what columns that kind needs. No transaction stays open: if the positions
-/// still stand there when the batch commits, nobody has changed the scopes of their partitions since.
+/// All of it in one snapshot. A row is of one kind, and fills what columns that kind needs. No
+/// transaction stays open: positions only rise, so if they stand where the batch begins when it
+/// commits, whoever else moved the scopes of their partitions did so before.
 const LOAD: &str = "
-select 0::int2 as kind, null::uuid as scope, null::uuid as id, null::text as name, null::text as body,
-    null::bigint as n1, null::bigint as n2, null::bigint as n3, null::bigint as n4,
-    null::bigint as n5, null::bigint as n6, null::bytea as b1, null::bytea as b2
-from (select unnest($1::int[]), unnest($2::bigint[])) as a (partition, expected)
-    join positions p on p.partition = a.partition and p.next_offset = a.expected
-union all
-select 1::int2, s.scope, null, null, null,
-    s.head, s.floor, s.clock_us, s.live_count, s.live_bytes, s.owners::bigint, s.digest, null
-from (select unnest($3::uuid[])) as w (scope) join scopes s on s.scope = w.scope
+select 1::int2 as kind, s.scope, null::uuid as id, null::text as name, null::text as body,
+    s.head as n1, s.floor as n2, s.clock_us as n3, s.live_count as n4, s.live_bytes as n5,
+    s.owners::bigint as n6, s.digest as b1, null::bytea as b2
+from (select unnest($1::uuid[])) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from (select unnest($4::uuid[])) as w (id_key) join messages m on m.id_key = w.id_key
+from (select unnest($2::uuid[])) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
     m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
-from (select unnest($5::uuid[])) as w (content_key)
+from (select unnest($3::uuid[])) as w (content_key)
     join messages m on m.content_key = w.content_key
 union all
 select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
-from (select unnest($6::uuid[]), unnest($7::text[])) as w (scope, user_id)
+from (select unnest($4::uuid[]), unnest($5::text[])) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
 select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
-from (select unnest($8::uuid[])) as w (command_id) join outcomes o on o.command_id = w.command_id
+from (select unnest($6::uuid[])) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
 select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
-from (select unnest($3::uuid[])) as w (scope)
+from (select unnest($1::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
 pub(crate) async fn load(
     connection: &mut PgConnection,
-    advances: &[Advance],
     wanted: &Wanted,
 ) -> Result<Loaded, ReadModelError> {
-    let rows = bind(advances, wanted).fetch_all(connection).await?;
+    let rows = bind(wanted).fetch_all(connection).await?;
     let keys: HashMap<Uuid, &ScopeKey> =
         wanted.scopes.keys().map(|key| (key.reference().0, key)).collect();
     let mut loaded = Loaded {
         scopes: keys.values().map(|key| ((*key).clone(), Scope::new((*key).clone()))).collect(),
         parked: HashSet::new(),
     };
-    let mut standing = 0;
     for row in &rows {
         let kind: i16 = row.try_get("kind")?;
-        if kind == 0 {
-            standing += 1;
-            continue;
-        }
         let key = keys.get(&row.try_get::<Uuid, _>("scope")?).copied();
         let Some((key, scope)) = key.and_then(|key| Some((key, loaded.scopes.get_mut(key)?)))
         else {
@@ -136,12 +134,12 @@ pub(crate) async fn load(
             }
         }
     }
-    if standing == advances.len() { Ok(loaded) } else { Err(ReadModelError::PositionMoved) }
+    Ok(loaded)
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
+fn bind(wanted: &Wanted) -> Query<'static> {
     let scopes: Vec<Uuid> = wanted.scopes.keys().map(|key| key.reference().0).collect();
     let messages: Vec<Uuid> = wanted.messages.iter().copied().collect();
     let contents: Vec<Uuid> = wanted.contents.iter().copied().collect();
@@ -149,8 +147,6 @@ fn bind(advances: &[Advance], wanted: &Wanted) -> Query<'static> {
         wanted.users.iter().map(|(scope, user)| (*scope, user.to_string())).unzip();
     let commands: Vec<Uuid> = wanted.scopes.values().flatten().map(|id| id.0).collect();
     sqlx::query(LOAD)
-        .bind(advances.iter().map(|a| a.partition.get() as i32).collect::<Vec<_>>())
-        .bind(advances.iter().map(|a| a.from.as_i64()).collect::<Vec<_>>())
         .bind(scopes)
         .bind(messages)
         .bind(contents)

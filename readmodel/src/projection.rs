@@ -45,9 +45,25 @@ pub struct Advance {
     pub to: Position,
 }
 
-/// The writer of the read model: one connection, one batch at a time.
+/// The writer of the read model: one batch at a time.
 pub struct Projection {
     connection: PgConnection,
+}
+
+/// Reads what batches touch, on a connection of its own: while one batch commits, the next one loads.
+pub struct Loader {
+    connection: PgConnection,
+}
+
+impl Loader {
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
+        Ok(Self { connection: connect::projector(config).await? })
+    }
+
+    /// Loads what a batch's commands touch.
+    pub async fn load(&mut self, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
+        load(&mut self.connection, wanted).await
+    }
 }
 
 impl Projection {
@@ -132,15 +148,6 @@ impl Projection {
                 })
             })
             .collect()
-    }
-
-    /// Loads what a batch's commands touch, if the positions stand where the batch begins.
-    pub async fn load(
-        &mut self,
-        advances: &[Advance],
-        wanted: &Wanted,
-    ) -> Result<Loaded, ReadModelError> {
-        load(&mut self.connection, advances, wanted).await
     }
 
     /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use model::{
-    CommandId, Heading, Member, Message, MessageId, Offset, Outcome, Partition, ScopeKey, ScopeRef,
-    TenantId, Timestamp, UserId,
+    CommandId, Entry, Heading, Member, Message, MessageId, Offset, Outcome, Partition, ScopeKey,
+    ScopeRef, TenantId, Timestamp, UserId,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -39,7 +39,17 @@ pub struct MemberImage {
 pub struct MessageImage {
     pub scope: ScopeRef,
     pub tenant: TenantId,
-    pub message: Message,
+    pub id: MessageId,
+    pub entry: Entry,
+    /// The message as a pull gives it.
+    pub json: String,
+}
+
+impl MessageImage {
+    pub fn new(scope: ScopeRef, tenant: TenantId, message: Message) -> Self {
+        let json = message.to_json();
+        Self { scope, tenant, id: message.id, entry: message.entry, json }
+    }
 }
 
 #[derive(Debug)]
@@ -171,19 +181,18 @@ impl Writes {
         notify: Option<&str>,
     ) -> Result<(), ReadModelError> {
         let query = bind_advances(sqlx::query(WRITE), advances);
-        let json = each(&self.messages, |image| image.message.to_json());
-        let query = bind_outcomes(bind_messages(query, &self.messages, &json), &self.outcomes)?;
-        let query = bind_scopes(query, &self.scopes, &self.json_bytes_max(&json)).bind(notify);
+        let query = bind_outcomes(bind_messages(query, &self.messages), &self.outcomes)?;
+        let query = bind_scopes(query, &self.scopes, &self.json_bytes_max()).bind(notify);
         let row = query.fetch_one(connection).await?;
         held(row.try_get("holds")?)
     }
 
     /// The longest JSON that the batch writes into each scope.
-    fn json_bytes_max(&self, json: &[String]) -> HashMap<ScopeRef, usize> {
+    fn json_bytes_max(&self) -> HashMap<ScopeRef, usize> {
         let mut longest = HashMap::new();
-        for (image, json) in self.messages.iter().zip(json) {
+        for image in &self.messages {
             let bytes = longest.entry(image.scope).or_insert(0);
-            *bytes = json.len().max(*bytes);
+            *bytes = image.json.len().max(*bytes);
         }
         longest
     }
@@ -277,29 +286,24 @@ fn bind_advances<'q>(query: Query<'q>, advances: &'q [Advance]) -> Query<'q> {
         .bind(each(advances, |a| a.to.last.as_ref().map(|last| &last.hash[..])))
 }
 
-fn bind_messages<'q>(
-    query: Query<'q>,
-    images: &'q [MessageImage],
-    json: &'q [String],
-) -> Query<'q> {
-    let entry = |image: &'q MessageImage| &image.message.entry;
+fn bind_messages<'q>(query: Query<'q>, images: &'q [MessageImage]) -> Query<'q> {
     query
         .bind(each(images, |i| i.scope.0))
-        .bind(each(images, |i| entry(i).cursor.as_i64()))
-        .bind(each(images, |i| i.message.id.0))
-        .bind(each(images, |i| id_key(i.scope, &i.message.id)))
+        .bind(each(images, |i| i.entry.cursor.as_i64()))
+        .bind(each(images, |i| i.id.0))
+        .bind(each(images, |i| id_key(i.scope, &i.id)))
         .bind(each(images, |i| {
-            entry(i).is_live().then(|| content_key(i.scope, &entry(i).content_hash))
+            i.entry.is_live().then(|| content_key(i.scope, &i.entry.content_hash))
         }))
         .bind(each(images, |i| i.tenant.as_str()))
-        .bind(each(images, |i| &entry(i).content_hash.0[..]))
-        .bind(each(images, |i| &entry(i).version.body.0[..]))
-        .bind(each(images, |i| entry(i).version.updated_at.as_micros()))
-        .bind(each(images, |i| entry(i).created_at.as_micros()))
-        .bind(each(images, |i| entry(i).deleted_at.map(Timestamp::as_micros)))
-        .bind(each(images, |i| entry(i).bytes as i64))
-        .bind(json.iter().map(|json| json.len() as i32).collect::<Vec<_>>())
-        .bind(json)
+        .bind(each(images, |i| &i.entry.content_hash.0[..]))
+        .bind(each(images, |i| &i.entry.version.body.0[..]))
+        .bind(each(images, |i| i.entry.version.updated_at.as_micros()))
+        .bind(each(images, |i| i.entry.created_at.as_micros()))
+        .bind(each(images, |i| i.entry.deleted_at.map(Timestamp::as_micros)))
+        .bind(each(images, |i| i.entry.bytes as i64))
+        .bind(each(images, |i| i.json.len() as i32))
+        .bind(each(images, |i| i.json.as_str()))
 }
 
 fn bind_outcomes<'q>(

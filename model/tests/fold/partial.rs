@@ -15,33 +15,40 @@ pub(crate) fn gist(applied: &Result<Applied, Unappliable>) -> Gist<'_> {
 
 /// What a projector would load for some commands, out of the whole state.
 pub(crate) fn part(whole: Option<&FoldedScope>, key: &ScopeKey, commands: &[&Command]) -> Scope {
-    let mut part = Scope::new(key.clone());
-    let Some(FoldedScope { scope: whole, .. }) = whole else { return part };
-    part.heading = whole.heading.clone();
+    part_behind(whole, None, key, commands)
+}
+
+/// The same out of an earlier state, before the commands that made `changed`.
+pub(crate) fn part_behind(
+    earlier: Option<&FoldedScope>,
+    changed: Option<&Scope>,
+    key: &ScopeKey,
+    commands: &[&Command],
+) -> Scope {
+    let nothing = Scope::new(key.clone());
+    let earlier = earlier.map_or(&nothing, |folded| &folded.scope);
+    let mut messages = Vec::new();
+    let mut users = Vec::new();
     for command in commands {
         let touched = Touched::by(command);
-        let by_content = touched.contents.iter().filter_map(|hash| whole.live.get(hash));
-        for id in touched.messages.iter().chain(by_content) {
-            if let Some(entry) = whole.messages.get(id) {
-                part.insert(*id, entry.clone());
-            }
-        }
-        for user in touched.users {
-            if let Some(member) = whole.members.get(&user) {
-                part.members.insert(user, *member);
-            }
-        }
-        if let Some(known) = whole.commands.get(&command.id) {
-            part.commands.insert(command.id, known.clone());
-        }
+        messages.extend(touched.contents.iter().filter_map(|hash| earlier.live.get(hash)));
+        messages.extend(touched.messages);
+        users.extend(touched.users);
+    }
+    let mut part = earlier.part(messages, users, commands.iter().map(|command| command.id));
+    if let Some(changed) = changed {
+        part.overlay(changed);
     }
     let written = commands.iter().flat_map(|command| Touched::written(command)).collect();
     for command in commands {
         for id in Touched::again(command, &part, &written) {
-            if let Some(entry) = whole.messages.get(&id) {
+            if let Some(entry) = earlier.messages.get(&id) {
                 part.insert(id, entry.clone());
             }
         }
+    }
+    if let Some(changed) = changed {
+        part.overlay(changed);
     }
     part
 }

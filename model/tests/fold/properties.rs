@@ -10,7 +10,7 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 
 use crate::{
     auditor::Auditor,
-    partial::{gist, part},
+    partial::{gist, part, part_behind},
     pull::Device,
     random::{Record, logs},
     sums::{self, expect},
@@ -166,6 +166,47 @@ proptest! {
                 prop_assert!(part.messages.iter().all(|(id, e)| scope.messages.get(id) == Some(e)));
                 prop_assert!(part.live.iter().all(|(hash, id)| scope.live.get(hash) == Some(id)));
                 prop_assert!(part.members.iter().all(|(u, m)| scope.members.get(u) == Some(m)));
+            }
+        }
+    }
+
+    /// The projector may load a batch while the one before it commits.
+    #[test]
+    fn what_was_loaded_a_batch_ago_and_laid_over_is_all_it_needs(
+        log in logs(60),
+        sizes in vec(1..9_usize, 60),
+    ) {
+        let mut whole = LogFold::default();
+        let mut earlier = LogFold::default();
+        let mut changed: HashMap<ScopeKey, Scope> = HashMap::new();
+        let mut rest = &log[..];
+        for size in sizes {
+            let (batch, later) = rest.split_at(size.min(rest.len()));
+            rest = later;
+            let mut parts: HashMap<ScopeKey, Scope> = HashMap::new();
+            for (_, Command { scope, .. }) in batch {
+                let commands: Vec<_> =
+                    batch.iter().map(|(_, c)| c).filter(|c| c.scope == *scope).collect();
+                let (earlier, changed) = (earlier.scopes.get(scope), changed.get(scope));
+                parts.insert(scope.clone(), part_behind(earlier, changed, scope, &commands));
+            }
+            earlier = whole.clone();
+            let mut ids: HashMap<&ScopeKey, (Vec<_>, Vec<_>, Vec<_>)> = HashMap::new();
+            for (time, command) in batch {
+                let in_part = parts.get_mut(&command.scope).unwrap().apply(command, *time);
+                let in_whole = whole.apply_command(command, *time);
+                prop_assert_eq!(gist(&in_part), gist(&in_whole));
+                let Ok(applied) = in_whole else { continue };
+                let (messages, users, commands) = ids.entry(&command.scope).or_default();
+                messages.extend(applied.changes.iter().map(|changed| changed.id));
+                users.extend(applied.member);
+                commands.push(command.id);
+            }
+            changed.clear();
+            for (key, (messages, users, commands)) in ids {
+                let part = whole.scopes[key].scope.part(messages, users, commands);
+                prop_assert_eq!(&part.heading, &parts[key].heading);
+                changed.insert(key.clone(), part);
             }
         }
     }

@@ -3,7 +3,6 @@
 use model::LogId;
 use readmodel::{
     ReadModelError,
-    load::Wanted,
     projection::{Advance, Projection},
     write::Writes,
 };
@@ -37,7 +36,6 @@ async fn the_second_of_two_projections_writes_nothing() {
     let mut second = Projection::connect(&database.config).await.unwrap();
     commit(&mut first, advance(0, 0, 3)).await.unwrap();
     for stale in [advance(0, 0, 3), advance(0, 2, 4), advance(0, 4, 5)] {
-        assert!(moved(second.load(&[stale], &Wanted::default()).await));
         assert!(moved(commit(&mut second, stale).await));
     }
     assert_eq!(offsets(&mut second).await, [3, 0]);
@@ -57,7 +55,7 @@ async fn of_two_commits_at_once_one_wins_and_no_row_is_wrong() {
     for replaced in [false, true] {
         let next = first.next();
         if replaced {
-            writes.replaced = vec![(writes.messages[0].scope, writes.messages[0].message.id)];
+            writes.replaced = vec![(writes.messages[0].scope, writes.messages[0].id)];
         }
         let mut second = Projection::connect(&database.config).await.unwrap();
         let mut owner = database.owner().await;
@@ -91,19 +89,10 @@ async fn a_batch_of_two_partitions_moves_both_or_none() {
     let mut projection = Writer::new(&database).await.projection;
     let writes = Writes::default();
     let steps = [advance(0, 0, 1), advance(1, 1, 2)];
-    assert!(moved(projection.load(&steps, &Wanted::default()).await));
     assert!(moved(projection.commit(&steps, &writes, false).await));
     assert_eq!(offsets(&mut projection).await, [0, 0]);
     projection.commit(&[advance(0, 0, 1), advance(1, 0, 2)], &writes, false).await.unwrap();
     assert_eq!(offsets(&mut projection).await, [1, 2]);
-}
-
-#[tokio::test]
-async fn what_is_only_loaded_changes_nothing() {
-    let database = Database::migrated().await;
-    let mut projection = Writer::new(&database).await.projection;
-    projection.load(&[advance(0, 0, 1)], &Wanted::default()).await.unwrap();
-    assert_eq!(offsets(&mut projection).await, [0, 0]);
 }
 
 #[tokio::test]

@@ -19,13 +19,13 @@ type Bug = fn(&mut Writes);
 fn bugs() -> Vec<(&'static str, Bug)> {
     vec![
         ("one row an id", |w| w.replaced.clear()),
-        ("one live message a content", |w| w.messages[0].message.id.0 = Uuid::new_v4()),
+        ("one live message a content", |w| w.messages[0].id.0 = Uuid::new_v4()),
         ("one message a cursor", |w| {
-            w.messages[0].message.id.0 = Uuid::new_v4();
-            w.messages[0].message.entry.content_hash.0 = [1; 32];
-            w.messages[0].message.entry.cursor = Cursor::from_i64(2);
+            w.messages[0].id.0 = Uuid::new_v4();
+            w.messages[0].entry.content_hash.0 = [1; 32];
+            w.messages[0].entry.cursor = Cursor::from_i64(2);
         }),
-        ("cursors begin at 1", |w| w.messages[0].message.entry.cursor = Cursor::ZERO),
+        ("cursors begin at 1", |w| w.messages[0].entry.cursor = Cursor::ZERO),
         ("the last owner stays", |w| w.scopes[0].1.owners = 0),
         ("the floor is no higher than the head", |w| {
             w.scopes[0].1.floor = w.scopes[0].1.head.next();
@@ -55,7 +55,9 @@ async fn what_no_fold_writes_is_refused_and_leaves_nothing() {
                 .map(|image| readmodel::write::MessageImage {
                     scope: image.scope,
                     tenant: image.tenant.clone(),
-                    message: image.message.clone(),
+                    id: image.id,
+                    entry: image.entry.clone(),
+                    json: image.json.clone(),
                 })
                 .collect(),
             ..Writes::default()

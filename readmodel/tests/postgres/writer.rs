@@ -7,7 +7,7 @@ use model::{
 use readmodel::{
     ReadModelError,
     load::Wanted,
-    projection::{Advance, LastRecord, Position, Projection},
+    projection::{Advance, LastRecord, Loader, Position, Projection},
     write::{MemberImage, MessageImage, OutcomeImage, Writes},
 };
 use uuid::Uuid;
@@ -20,6 +20,7 @@ const NOON: Timestamp = Timestamp::from_millis(1_767_096_000_000);
 
 pub(crate) struct Writer {
     pub(crate) projection: Projection,
+    loader: Loader,
     pub(crate) log: LogId,
     fold: LogFold,
     next: u64,
@@ -44,7 +45,8 @@ impl Writer {
         let mut projection = Projection::connect(&database.config).await.unwrap();
         let log = LogId(Uuid::new_v4());
         projection.adopt_log(log, PARTITIONS, &[]).await.unwrap();
-        Self { projection, log, fold: LogFold::default(), next: 0 }
+        let loader = Loader::connect(&database.config).await.unwrap();
+        Self { projection, loader, log, fold: LogFold::default(), next: 0 }
     }
 
     /// What the command comes to, folded but not written.
@@ -56,7 +58,7 @@ impl Writer {
         let (scope, tenant) = (command.scope.reference(), command.scope.tenant.clone());
         let changed = images(&folded.scope, command, &applied.changes);
         let replaced = changed.iter().filter(|(changed, _)| !changed.is_new);
-        let image = |message| MessageImage { scope, tenant: tenant.clone(), message };
+        let image = |message| MessageImage::new(scope, tenant.clone(), message);
         let member = applied.member.clone().map(|user| {
             let member = folded.scope.members[&user];
             MemberImage { scope, tenant: tenant.clone(), user, member }
@@ -93,7 +95,7 @@ impl Writer {
         let mut wanted = Wanted::default();
         wanted.add(&command.scope, command.scope.reference(), command.id, Touched::by(command));
         let advances = [advance(0, self.next, self.next + 1)];
-        let loaded = self.projection.load(&advances, &wanted).await.unwrap();
+        let loaded = self.loader.load(&wanted).await.unwrap();
         assert_eq!(loaded.scopes[&command.scope].heading, before.unwrap_or_default());
         self.projection.commit(&advances, &writes, false).await.unwrap();
         self.next += 1;
