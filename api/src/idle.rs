@@ -71,7 +71,9 @@ impl Idle {
         if self.heads.get(&reference).is_none_or(|(_, head)| head != cursor) {
             return Ok(None);
         }
-        let glance = self.gather.ask((scope.clone(), user.clone())).await?;
+        let (tenant, user) = (scope.tenant.clone(), user.clone());
+        let question = GlanceQuery { scope: reference, tenant, user };
+        let glance = self.gather.ask(question).await?;
         Ok(Some(glance).filter(at_head))
     }
 

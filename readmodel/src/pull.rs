@@ -1,6 +1,8 @@
 //! Pulls: pages of a scope's messages after a cursor.
 
-use model::{Cursor, Digest, Epoch, Role, ScopeKey, UserId};
+use std::collections::HashMap;
+
+use model::{Cursor, Digest, Epoch, Role, ScopeKey, ScopeRef, TenantId, UserId};
 use sqlx::{PgPool, Row, postgres::PgRow};
 
 use crate::{error::ReadModelError, load::hash32};
@@ -91,24 +93,40 @@ pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadMode
 }
 
 /// A scope and one who asks about it.
-pub type GlanceQuery = (ScopeKey, UserId);
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GlanceQuery {
+    pub scope: ScopeRef,
+    pub tenant: TenantId,
+    pub user: UserId,
+}
 
 /// What callers need to know of their scopes when there is nothing to send, in the order asked: one
 /// round trip for all.
 pub async fn glances(pool: &PgPool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, ReadModelError> {
-    let scopes: Vec<uuid::Uuid> = asked.iter().map(|(scope, _)| scope.reference().0).collect();
-    let tenants: Vec<&str> = asked.iter().map(|(scope, _)| scope.tenant.as_str()).collect();
-    let users: Vec<&str> = asked.iter().map(|(_, user)| user.as_str()).collect();
+    // Devices of one user ask the same at the same time.
+    let mut places = HashMap::with_capacity(asked.len());
+    let mut distinct: Vec<&GlanceQuery> = Vec::new();
+    let place = |query| {
+        *places.entry(query).or_insert_with(|| {
+            distinct.push(query);
+            distinct.len() - 1
+        })
+    };
+    let answered_by: Vec<usize> = asked.iter().map(place).collect();
+    let scopes: Vec<uuid::Uuid> = distinct.iter().map(|query| query.scope.0).collect();
+    let tenants: Vec<&str> = distinct.iter().map(|query| query.tenant.as_str()).collect();
+    let users: Vec<&str> = distinct.iter().map(|query| query.user.as_str()).collect();
     let rows = sqlx::query("select * from glance($1, $2, $3)")
         .bind(scopes)
         .bind(tenants)
         .bind(users)
         .fetch_all(pool)
         .await?;
-    if rows.len() != asked.len() {
+    if rows.len() != distinct.len() {
         return Err(ReadModelError::NotMigrated); // no projector has said yet which log this is
     }
-    rows.iter().map(glance).collect()
+    let glances = rows.iter().map(glance).collect::<Result<Vec<_>, _>>()?;
+    Ok(answered_by.into_iter().map(|place| glances[place]).collect())
 }
 
 fn page(glance: Glance, rows: &[PgRow]) -> Result<Page, ReadModelError> {

@@ -3,7 +3,7 @@
 use model::{Cursor, Digest, Epoch, Role, RulesVersion};
 use readmodel::{
     DatabaseRole, PgPool,
-    pull::{Page, PullQuery, pull},
+    pull::{GlanceQuery, Page, PullQuery, glances, pull},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -134,4 +134,30 @@ async fn a_scope_that_nothing_happened_to_is_empty() {
     let unknown = json!({"id": Uuid::new_v4(), "deleted": true, "base_cursor": 1});
     writer.write(&push(TEAM, "ann", &[unknown])).await;
     assert_eq!(page(&api, "ann", 0, 10, ALL_BYTES).await.summary.head, Cursor::ZERO);
+}
+
+#[tokio::test]
+async fn glances_come_in_the_order_asked_and_each_caller_gets_their_own() {
+    let database = Database::migrated().await;
+    let mut writer = Writer::new(&database).await;
+    writer.write(&create("acme/team/web", "ann")).await;
+    writer.write(&push("acme/user/bob", "bob", &[say("x"), say("y")])).await;
+    let watcher = database.role(DatabaseRole::Watcher);
+    let ask = |tenant: &str, key: &str, name: &str| GlanceQuery {
+        scope: scope(key).reference(),
+        tenant: model::TenantId::new(tenant).unwrap(),
+        user: user(name),
+    };
+    let asked = [
+        ask("acme", "acme/team/web", "eve"),
+        ask("acme", "acme/user/bob", "bob"),
+        ask("acme", "acme/team/web", "ann"),
+        ask("globex", "acme/user/bob", "bob"),
+        ask("acme", "acme/user/bob", "bob"),
+    ];
+    let glances = glances(&watcher, &asked).await.unwrap();
+    let gist: Vec<_> = glances.iter().map(|g| (g.exists, g.member, g.summary.head.get())).collect();
+    let bobs = (true, None, 2);
+    let owner = (true, Some(Some(Role::Owner)), 0);
+    assert_eq!(gist, [(true, None, 0), bobs, owner, (false, None, 0), bobs]);
 }
