@@ -34,6 +34,10 @@ struct Args {
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 
+    /// Measures everything so often, and shows of each figure the round with the median ratio
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+
     /// The logs to measure
     #[arg(long, value_delimiter = ',', default_value = "embedded,kafka")]
     logs: Vec<String>,
@@ -90,6 +94,21 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds.max(1) {
+        rounds.push(round(&args).await?);
+    }
+    let lines = table::medians(rounds);
+    if args.json {
+        table::print_json(&lines)
+    } else {
+        table::print(&lines)
+    }
+    Ok(())
+}
+
+/// Measures everything once, on services of its own.
+async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
     let directory = tempfile::tempdir()?;
     let progress = dev::progress::for_stderr();
     let postgres =
@@ -116,13 +135,8 @@ async fn run(args: Args) -> Result<(), Failure> {
             other => return Err(format!("--logs takes embedded and kafka, not {other}").into()),
         }
     }
-    if args.json {
-        table::print_json(&lines)
-    } else {
-        table::print(&lines)
-    }
     postgres.stop().await?;
-    Ok(())
+    Ok(lines)
 }
 
 /// What the peer does, where it is installed.

@@ -50,9 +50,14 @@ impl Line {
         self.beside.map(|(_, limit)| self.figure / limit)
     }
 
+    /// What the goal is about.
+    fn value(&self) -> f64 {
+        self.ratio().unwrap_or(self.figure)
+    }
+
     fn verdict(&self) -> String {
         let Some(goal) = self.goal else { return String::new() };
-        let value = self.ratio().unwrap_or(self.figure);
+        let value = self.value();
         let met = if self.below { value < goal } else { value >= goal };
         let sign = if self.below { "<" } else { "≥" };
         format!("{sign} {goal} {}", if met { "met" } else { "missed" })
@@ -66,6 +71,25 @@ impl Line {
             "ratio": self.ratio(), "goal": self.goal, "below": self.below,
         })
     }
+}
+
+/// Of each figure, the round that is in the middle: the machine is never the same twice.
+pub(crate) fn medians(rounds: Vec<Vec<Line>>) -> Vec<Line> {
+    let mut rounds = rounds.into_iter();
+    let mut figures: Vec<Vec<Line>> =
+        rounds.next().unwrap_or_default().into_iter().map(|line| vec![line]).collect();
+    for round in rounds {
+        // Every round has the same figures in the same order.
+        for (figure, line) in figures.iter_mut().zip(round) {
+            figure.push(line);
+        }
+    }
+    let middle = |mut lines: Vec<Line>| {
+        lines.sort_by(|a, b| a.value().total_cmp(&b.value()));
+        let middle = lines.len() / 2;
+        lines.swap_remove(middle)
+    };
+    figures.into_iter().map(middle).collect()
 }
 
 /// For people.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
 use model::{Command, Event, Partition, Place};
 use projector::{Projector, ProjectorConfig, ProjectorError};
-use readmodel::{PgPool, feed::Feed};
+use readmodel::{DatabaseConfig, PgPool, feed::Feed};
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,14 @@ pub(crate) async fn open(dir: &Path) -> Arc<dyn EventLog> {
 }
 
 pub(crate) fn start(database: &Database, log: &Arc<dyn EventLog>) -> Running {
+    start_with(database.config.clone(), log, Feed::new(true))
+}
+
+pub(crate) fn start_with(
+    database: DatabaseConfig,
+    log: &Arc<dyn EventLog>,
+    feed: Arc<Feed>,
+) -> Running {
     let readiness = Readiness::new();
     let shutdown = CancellationToken::new();
     let projector = Projector {
@@ -45,9 +53,9 @@ pub(crate) fn start(database: &Database, log: &Arc<dyn EventLog>) -> Running {
             batch_bytes_max: 8 << 20,
             partitions: Vec::new(),
         },
-        database: database.config.clone(),
+        database,
         log: log.clone(),
-        feed: Feed::new(true),
+        feed,
         ready: readiness.component("projector"),
     };
     let task = tokio::spawn(projector.run(shutdown.clone()));
