@@ -33,8 +33,8 @@ create table source (
     epoch uuid not null -- of that log under the rules in force
 );
 
--- How far each partition is folded. The projector's transactions begin by advancing it, compared with
--- what they expect: that fences whoever else thinks it is the projector.
+-- How far each partition is folded. A batch compares it with where it began, and advances it together
+-- with its rows: that fences whoever else thinks it is the projector.
 create table positions (
     partition integer primary key check (partition >= 0),
     next_offset bigint not null check (next_offset >= 0),
@@ -50,14 +50,14 @@ create table scopes (
     kind text not null check (kind in ('user', 'team', 'project', 'org')),
     name text not null,
     head bigint not null check (head >= 0),
-    floor bigint not null check (floor between 0 and head),
+    floor bigint not null constraint scopes_floor check (floor between 0 and head),
     clock_us bigint not null,
     live_count bigint not null check (live_count >= 0),
     live_bytes bigint not null check (live_bytes >= 0),
     digest bytea not null check (length(digest) = 32),
     owners integer not null check (owners >= 0),
     json_bytes_max integer not null check (json_bytes_max >= 0), -- no message of it has more: bounds a page
-    check (kind not in ('team', 'project') or owners > 0) -- the last owner stays
+    constraint scopes_last_owner_stays check (kind not in ('team', 'project') or owners > 0)
 ) with (fillfactor = 50); -- no other index: an update stays on its page
 
 -- Removed members stay, with no role: their devices are told to purge.

@@ -1,9 +1,9 @@
-//! One batch of records: what it needs, and what it comes to. Pure; [`crate::session`] does the I/O.
+//! One batch of records: what it needs, and what it comes to. Pure; [`crate::projecting`] does the I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, Place, Scope,
+    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, Scope,
     ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, log_fold::images,
 };
 use readmodel::{
@@ -28,13 +28,13 @@ pub(crate) struct Batch {
 }
 
 /// Scopes that a batch changed: their headings after it, and what it changed in them.
-pub(crate) type Changed = HashMap<ScopeKey, Scope>;
+pub(crate) type Parts = HashMap<ScopeKey, Scope>;
 
 /// What a batch comes to.
 pub(crate) struct Folded {
     pub(crate) writes: Writes,
     pub(crate) committed: Committed,
-    pub(crate) changed: Changed,
+    pub(crate) changed: Parts,
 }
 
 /// SHA-256 of a record's key and value, to recognise the log by.
@@ -85,12 +85,9 @@ impl Batch {
         self.records
     }
 
-    fn folded(&self) -> &[Decoded] {
+    /// The records that are folded.
+    pub(crate) fn folded(&self) -> &[Decoded] {
         &self.records[..self.times.len()]
-    }
-
-    pub(crate) fn first_place(&self) -> Option<Place> {
-        self.records.first().map(|record| record.place)
     }
 
     fn commands(&self) -> impl Iterator<Item = &Command> {
@@ -104,8 +101,7 @@ impl Batch {
     pub(crate) fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         for command in self.commands() {
-            let scope = command.scope.reference();
-            wanted.add(&command.scope, scope, command.id, Touched::by(command));
+            wanted.add(&command.scope, command.id, Touched::by(command));
         }
         wanted
     }
@@ -119,7 +115,7 @@ impl Batch {
             let messages = Touched::again(command, scope, &written);
             if !messages.is_empty() {
                 let touched = Touched { messages, ..Touched::default() };
-                wanted.add(&command.scope, command.scope.reference(), command.id, touched);
+                wanted.add(&command.scope, command.id, touched);
             }
         }
         wanted
@@ -233,11 +229,12 @@ impl Work {
         in_scope.commands.push(command.id);
         let reference = in_scope.reference;
         let Some(scope) = self.loaded.scopes.get(key) else { return };
+        // First: a command may also edit what it creates, and only its last image comes below.
+        let new = applied.changes.iter().filter(|changed| changed.is_new);
+        self.created.extend(new.map(|changed| (reference, changed.id)));
         for (changed, message) in images(scope, command, &applied.changes) {
             let place = (reference, changed.id);
-            if changed.is_new {
-                self.created.insert(place);
-            } else if !self.created.contains(&place) {
+            if !self.created.contains(&place) {
                 self.replaced.insert(place);
             }
             let image = MessageImage::new(reference, key.tenant.clone(), message);

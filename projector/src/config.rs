@@ -5,16 +5,16 @@ use model::Partition;
 /// Settings of the projector.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProjectorConfig {
-    /// Records in one transaction, at most.
+    /// Records in one batch, at most.
     #[arg(long, env = "CONTEXT_SYNC_BATCH_RECORDS_MAX", default_value_t = 1_000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_records_max: u32,
 
-    /// Bytes of records in one transaction, at most (but one record at least).
+    /// Bytes of records in one batch, at most (but one record at least).
     #[arg(long, env = "CONTEXT_SYNC_BATCH_BYTES_MAX", default_value_t = 8 << 20)]
     pub batch_bytes_max: u64,
 
-    /// Messages changed in one transaction, at most (but one record at least).
+    /// Messages changed in one batch, at most (but one record at least).
     #[arg(long, env = "CONTEXT_SYNC_BATCH_CHANGES_MAX", default_value_t = 2_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_changes_max: u32,

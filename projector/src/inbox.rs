@@ -22,15 +22,15 @@ impl<'a> Inbox<'a> {
         Self { config, reads, parts: VecDeque::new() }
     }
 
-    /// The next records, within the limits of one transaction. Waits until there are any; to stop
-    /// waiting loses none.
+    /// The next records, within the limits of one batch. Waits until there are any; to stop waiting
+    /// loses none.
     pub(crate) async fn next(&mut self) -> Read {
         if let Some(part) = self.parts.pop_front() {
             return Ok(part);
         }
         let mut records = self.reads.recv().await.ok_or(LogError::Closed)??;
         self.fill(&mut records)?;
-        self.parts = cut(records, self.config.batch_changes_max as usize);
+        self.parts = cut(records, self.config);
         Ok(self.parts.pop_front().unwrap_or_default())
     }
 
@@ -41,40 +41,66 @@ impl<'a> Inbox<'a> {
 
     /// Adds what was read meanwhile.
     fn fill(&mut self, records: &mut Vec<Decoded>) -> Result<(), LogError> {
-        let config = self.config;
-        let (mut bytes, mut changes) = weigh(records);
-        while records.len() < config.batch_records_max as usize
-            && bytes < config.batch_bytes_max
-            && changes < config.batch_changes_max as usize
-        {
+        let mut weight = Weight::of_all(records);
+        while weight.is_within(self.config) {
             let Ok(more) = self.reads.try_recv() else { break };
             let more = more?;
-            let (more_bytes, more_changes) = weigh(&more);
-            (bytes, changes) = (bytes + more_bytes, changes + more_changes);
+            weight = weight.plus(Weight::of_all(&more));
             records.extend(more);
         }
         Ok(())
     }
 }
 
-fn weigh(records: &[Decoded]) -> (u64, usize) {
-    let bytes = records.iter().map(Decoded::bytes).sum::<usize>() as u64;
-    (bytes, records.iter().map(Decoded::changes).sum())
+/// What a batch is limited by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weight {
+    records: u64,
+    bytes: u64,
+    changes: u64,
 }
 
-/// Cuts what was read into transactions of not too many changes: bytes bound them badly, since a delete
-/// has few.
-fn cut(records: Vec<Decoded>, changes_max: usize) -> VecDeque<Vec<Decoded>> {
-    let mut parts = VecDeque::new();
-    let (mut part, mut changes) = (Vec::new(), 0);
-    for record in records {
-        if changes + record.changes() > changes_max && !part.is_empty() {
-            parts.push_back(std::mem::take(&mut part));
-            changes = 0;
+impl Weight {
+    fn of(record: &Decoded) -> Self {
+        Self { records: 1, bytes: record.bytes() as u64, changes: record.changes() as u64 }
+    }
+
+    fn of_all(records: &[Decoded]) -> Self {
+        records.iter().map(Self::of).fold(Self::default(), Self::plus)
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            bytes: self.bytes + other.bytes,
+            changes: self.changes + other.changes,
         }
-        changes += record.changes();
+    }
+
+    fn is_within(self, config: &ProjectorConfig) -> bool {
+        self.records <= u64::from(config.batch_records_max)
+            && self.bytes <= config.batch_bytes_max
+            && self.changes <= u64::from(config.batch_changes_max)
+    }
+}
+
+/// Cuts what was read into batches within the limits; a record that is too large comes alone.
+fn cut(records: Vec<Decoded>, config: &ProjectorConfig) -> VecDeque<Vec<Decoded>> {
+    let mut parts = VecDeque::new();
+    let (mut part, mut weight) = (Vec::new(), Weight::default());
+    for record in records {
+        let own = Weight::of(&record);
+        weight = weight.plus(own);
+        if !weight.is_within(config) && !part.is_empty() {
+            parts.push_back(std::mem::take(&mut part));
+            weight = own;
+        }
         part.push(record);
     }
     parts.push_back(part);
     parts
 }
+
+#[cfg(test)]
+#[path = "inbox_tests.rs"]
+mod tests;

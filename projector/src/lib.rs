@@ -1,15 +1,15 @@
 //! The projector: folds the log into the read model.
 //!
-//! [`session`] is the loop: read ([`record`] decodes ahead), fold a batch ([`batch`], pure), commit rows
-//! and positions together, tell those who wait. When Postgres or the log fails, the session ends and
+//! [`projecting`] is the loop: take records (a [`session`] reads, [`record`] decodes them ahead), load what
+//! they touch and fold it ([`batch`], pure), commit rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and
 //! another begins from the stored positions, for ever, with back-off. What no other session could mend
 //! ends the process.
 
 mod batch;
 mod config;
-
 mod inbox;
 mod lag;
+mod measure;
 mod projecting;
 mod record;
 mod session;
@@ -45,6 +45,7 @@ impl Projector {
     /// What trying again cannot mend: another log than the read model's, missing records, rules that
     /// this build does not know, a database that was never configured.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
+        measure::describe();
         let lag_pool = readmodel::pool(
             &DatabaseConfig { database_connections: 1, ..self.database.clone() },
             DatabaseRole::Projector,

@@ -7,15 +7,18 @@ use eventlog::LogError;
 use model::{Offset, Partition};
 use readmodel::{
     ReadModelError,
-    projection::{EXPIRED_AT_ONCE, Loader, Position, Projection},
+    feed::Committed,
+    load::Loader,
+    projection::{EXPIRED_AT_ONCE, Position, Projection},
     write::Writes,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{Batch, Changed, Folded},
+    batch::{Batch, Folded, Parts},
     inbox::Inbox,
+    measure::{COMMIT_SECONDS, DEAD_LETTERS, OUTCOMES},
     session::{ProjectorError, Session},
 };
 
@@ -35,7 +38,7 @@ pub(crate) struct Projecting<'a> {
 }
 
 /// A batch that can be committed.
-struct Ready {
+struct Prepared {
     batch: Batch,
     folded: Folded,
 }
@@ -64,12 +67,12 @@ impl<'a> Projecting<'a> {
         inbox: &mut Inbox<'_>,
         shutdown: &CancellationToken,
     ) -> Result<(), ProjectorError> {
-        let mut ahead: Option<Ready> = None;
+        let mut ahead: Option<Prepared> = None;
         while !shutdown.is_cancelled() {
             self.say_if_ready();
             self.expire_outcomes().await?;
-            let ready = match ahead.take() {
-                Some(ready) => ready,
+            let prepared = match ahead.take() {
+                Some(prepared) => prepared,
                 None => {
                     let records = tokio::select! {
                         biased; // the reading ends with the shutdown: that is no error
@@ -78,27 +81,27 @@ impl<'a> Projecting<'a> {
                         () = tokio::time::sleep_until(self.next_expiry) => continue,
                     };
                     let batch = Batch::new(records, &self.positions);
-                    let folded = fold(&mut self.loader, &batch, &Changed::default()).await;
-                    match self.ready(batch, folded, inbox).await? {
-                        Some(ready) => ready,
+                    let folded = fold(&mut self.loader, &batch, &Parts::default()).await;
+                    match self.prepared(batch, folded, inbox).await? {
+                        Some(prepared) => prepared,
                         None => continue,
                     }
                 }
             };
-            ahead = self.commit(ready, inbox).await?;
+            ahead = self.commit(prepared, inbox).await?;
         }
         Ok(())
     }
 
     /// A batch that was folded; none, if the database refused even to look for it.
-    async fn ready(
+    async fn prepared(
         &mut self,
         batch: Batch,
         folded: Result<Folded, ReadModelError>,
         inbox: &mut Inbox<'_>,
-    ) -> Result<Option<Ready>, ProjectorError> {
+    ) -> Result<Option<Prepared>, ProjectorError> {
         match folded {
-            Ok(folded) => Ok(Some(Ready { batch, folded })),
+            Ok(folded) => Ok(Some(Prepared { batch, folded })),
             Err(ReadModelError::Refused(error)) => {
                 self.refused(batch, &error.to_string(), inbox).await?;
                 Ok(None)
@@ -110,25 +113,22 @@ impl<'a> Projecting<'a> {
     /// Commits a batch. Returns the next one, folded, if there was one by then.
     async fn commit(
         &mut self,
-        ready: Ready,
+        prepared: Prepared,
         inbox: &mut Inbox<'_>,
-    ) -> Result<Option<Ready>, ProjectorError> {
-        let began = Instant::now();
-        let Ready { batch, folded } = ready;
+    ) -> Result<Option<Prepared>, ProjectorError> {
+        let Prepared { batch, folded } = prepared;
         if batch.is_empty() {
             return batch.unknown_rules.map_or(Ok(None), |unknown| Err(unknown.into()));
         }
-        let Folded { writes, committed, changed } = folded;
+        let committed = &folded.committed;
         let before = self.positions.clone();
         self.advance(&batch);
-        self.session.feed.committing(&committed);
-        let (done, next) = self.commit_and_look_ahead(&batch, &writes, &changed, inbox).await;
+        self.session.feed.committing(committed);
+        let (done, next) = self.commit_and_look_ahead(&batch, &folded, inbox).await;
         match done {
-            Ok(()) => {
-                self.session.feed.committed(&committed);
-                count(&writes, began.elapsed());
-            }
+            Ok(()) => {}
             Err(ReadModelError::Refused(error)) => {
+                self.session.feed.refused(committed);
                 self.positions = before;
                 if let Some((next, _)) = next.transpose()? {
                     inbox.put_back(next.into_records());
@@ -142,7 +142,7 @@ impl<'a> Projecting<'a> {
             return Err(unknown.into());
         }
         match next.transpose()? {
-            Some((batch, folded)) => self.ready(batch, folded, inbox).await,
+            Some((batch, folded)) => self.prepared(batch, folded, inbox).await,
             None => Ok(None),
         }
     }
@@ -151,11 +151,12 @@ impl<'a> Projecting<'a> {
     async fn commit_and_look_ahead(
         &mut self,
         batch: &Batch,
-        writes: &Writes,
-        changed: &Changed,
+        folded: &Folded,
         inbox: &mut Inbox<'_>,
     ) -> (Result<(), ReadModelError>, Option<Result<Ahead, LogError>>) {
-        let commit = self.projection.commit(&batch.advances, writes, self.session.tells_others());
+        let Folded { writes, committed, changed } = folded;
+        // Told at once: who waits for this batch does not wait for the next one to be folded.
+        let commit = commit(self.session, &mut self.projection, batch, writes, committed);
         tokio::pin!(commit);
         tokio::select! {
             biased;
@@ -184,13 +185,12 @@ impl<'a> Projecting<'a> {
         inbox: &mut Inbox<'_>,
     ) -> Result<(), ProjectorError> {
         if batch.len() == 1 {
-            tracing::error!(place = ?batch.first_place(), reason, "parking an event");
+            if let [record] = batch.folded() {
+                tracing::error!(place = %record.place, reason, "parking an event");
+            }
             let Folded { writes, committed, .. } = batch.park(reason);
-            let tells_others = self.session.tells_others();
-            self.projection.commit(&batch.advances, &writes, tells_others).await?;
+            commit(self.session, &mut self.projection, &batch, &writes, &committed).await?;
             self.advance(&batch);
-            self.session.feed.committed(&committed);
-            count(&writes, Duration::ZERO);
         }
         let (folded, mut records) = (batch.len(), batch.into_records());
         let back = records.split_off(folded.div_ceil(2));
@@ -229,9 +229,17 @@ impl<'a> Projecting<'a> {
         }
         let mut more = false;
         for position in self.positions.values() {
-            let deleted = self.projection.expire_outcomes(position).await?;
-            tracing::debug!(partition = %position.partition, deleted, "old outcomes deleted");
-            more |= deleted >= EXPIRED_AT_ONCE as u64;
+            match self.projection.expire_outcomes(position).await {
+                Ok(deleted) => {
+                    tracing::debug!(partition = %position.partition, deleted, "old outcomes deleted");
+                    more |= deleted >= EXPIRED_AT_ONCE as u64;
+                }
+                // Too slow, say. If the connection is gone, the next commit finds out.
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, "old outcomes are not deleted now");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         // What is left waits for the next batches, not they for it.
         self.next_expiry = Instant::now() + if more { EXPIRE_MORE } else { EXPIRE_EVERY };
@@ -239,12 +247,30 @@ impl<'a> Projecting<'a> {
     }
 }
 
+/// Commits a batch, and tells those who wait for it.
+async fn commit(
+    session: &Session<'_>,
+    projection: &mut Projection,
+    batch: &Batch,
+    writes: &Writes,
+    committed: &Committed,
+) -> Result<(), ReadModelError> {
+    let began = Instant::now();
+    projection.commit(&batch.advances, writes, session.tells_others()).await?;
+    session.feed.committed(committed);
+    metrics::histogram!(COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
+    metrics::counter!(OUTCOMES).increment(writes.outcomes.len() as u64);
+    let dead = writes.dead_letters.len() as u64;
+    metrics::counter!(DEAD_LETTERS).increment(dead);
+    Ok(())
+}
+
 /// Loads what a batch touches and folds it; `changed` is what the batch before it changes, whose commit
 /// is under way.
 async fn fold(
     loader: &mut Loader,
     batch: &Batch,
-    changed: &Changed,
+    changed: &Parts,
 ) -> Result<Folded, ReadModelError> {
     let mut loaded = loader.load(&batch.wanted()).await?;
     loaded.overlay(changed);
@@ -254,11 +280,4 @@ async fn fold(
         loaded.overlay(changed);
     }
     Ok(batch.fold(loaded))
-}
-
-fn count(writes: &Writes, took: Duration) {
-    metrics::histogram!("context_sync_batch_seconds").record(took.as_secs_f64());
-    metrics::counter!("context_sync_events_folded_total").increment(writes.outcomes.len() as u64);
-    let dead = writes.dead_letters.len() as u64;
-    metrics::counter!("context_sync_dead_letters_total").increment(dead);
 }

@@ -8,7 +8,8 @@ use readmodel::{
     DatabaseConfig, ReadModelError,
     feed::Feed,
     lease::{Leases, RENEW_EVERY},
-    projection::{Loader, Position, Projection},
+    load::Loader,
+    projection::{Position, Projection},
 };
 use service::ops::ComponentHandle;
 use tokio::sync::mpsc;
@@ -24,8 +25,9 @@ use crate::{
 
 /// How long a reader waits for records before it looks whether it should stop.
 const READ_WAIT: Duration = Duration::from_millis(500);
-/// Read and decoded ahead of the transaction under way, in reads.
+/// Read and decoded ahead of the batches under way, in reads.
 const READ_AHEAD: usize = 2;
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {

@@ -105,6 +105,13 @@ impl Feed {
         }
     }
 
+    /// The database refused the commit: the read model is as it was before it.
+    pub fn refused(&self, committed: &Committed) {
+        if let Some(memory) = &self.memory {
+            memory.refused(committed);
+        }
+    }
+
     /// The projector of this process begins anew, from what the read model has: the answer of its last
     /// commit may have been lost. Whoever waits for a head is told by the asker.
     pub fn begin_anew(&self) {

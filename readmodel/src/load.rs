@@ -4,16 +4,34 @@ use std::collections::{HashMap, HashSet};
 
 use model::{
     BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Member,
-    MessageId, Role, Scope, ScopeKey, ScopeRef, Timestamp, Touched, UserId, Version,
+    MessageId, Role, Scope, ScopeKey, Timestamp, Touched, UserId, Version,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
+    config::DatabaseConfig,
+    connect,
     error::ReadModelError,
     key::{content_key, id_key},
     outcomes::outcome,
 };
+
+/// Reads what batches touch, on a connection of its own: while one batch commits, the next one loads.
+pub struct Loader {
+    connection: PgConnection,
+}
+
+impl Loader {
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
+        Ok(Self { connection: connect::projector(config).await? })
+    }
+
+    /// Loads what a batch's commands touch.
+    pub async fn load(&mut self, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
+        load(&mut self.connection, wanted).await
+    }
+}
 
 /// What a batch of commands touches, by scope.
 #[derive(Debug, Default)]
@@ -30,8 +48,9 @@ impl Wanted {
         self.scopes.is_empty()
     }
 
-    pub fn add(&mut self, scope: &ScopeKey, reference: ScopeRef, id: CommandId, touched: Touched) {
+    pub fn add(&mut self, scope: &ScopeKey, id: CommandId, touched: Touched) {
         self.scopes.entry(scope.clone()).or_default().insert(id);
+        let reference = scope.reference();
         let scope = reference.0;
         self.messages.extend(touched.messages.iter().map(|id| id_key(reference, id)));
         self.contents.extend(touched.contents.iter().map(|hash| content_key(reference, hash)));
@@ -68,9 +87,9 @@ impl Loaded {
     }
 }
 
-/// All of it in one snapshot. A row is of one kind, and fills what columns that kind needs. No
-/// transaction stays open: positions only rise, so if they stand where the batch begins when it
-/// commits, whoever else moved the scopes of their partitions did so before.
+/// All of it in one snapshot. A row is of one kind, and fills the columns that kind needs. No lock is
+/// held until the commit: positions only rise, so if they then stand where the batch begins, nobody moved
+/// the scopes of their partitions since this was read.
 const LOAD: &str = "
 select 1::int2 as kind, s.scope, null::uuid as id, null::text as name, null::text as body,
     s.head as n1, s.floor as n2, s.clock_us as n3, s.live_count as n4, s.live_bytes as n5,
@@ -97,10 +116,7 @@ select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, n
 from (select unnest($1::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
-pub(crate) async fn load(
-    connection: &mut PgConnection,
-    wanted: &Wanted,
-) -> Result<Loaded, ReadModelError> {
+async fn load(connection: &mut PgConnection, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
     let rows = bind(wanted).fetch_all(connection).await?;
     let keys: HashMap<Uuid, &ScopeKey> =
         wanted.scopes.keys().map(|key| (key.reference().0, key)).collect();

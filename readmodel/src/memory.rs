@@ -111,6 +111,13 @@ impl Memory {
         }
     }
 
+    /// The database refused the commit under way: all is as it was.
+    pub(crate) fn refused(&self, committed: &Committed) {
+        for scope in touched(committed) {
+            self.shard(scope).unknown = false;
+        }
+    }
+
     /// Forgets everything: an answer was lost, and with it what the read model has. To be called once
     /// that is settled again, which is when the positions could be read.
     pub(crate) fn forget(&self) {

@@ -69,6 +69,14 @@ fn a_commit_whose_answer_was_lost_is_forgotten_with_all_before_it() {
 }
 
 #[test]
+fn a_refused_commit_leaves_what_is_remembered() {
+    let memory = remembering(1);
+    memory.committing(&commit(2));
+    memory.refused(&commit(2));
+    assert_eq!(memory.glance(SCOPE, &ann()), Some(at(1)));
+}
+
+#[test]
 fn a_removed_member_is_asked_for_anew() {
     let memory = remembering(1);
     let mut removed = commit(1);

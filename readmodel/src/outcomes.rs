@@ -56,16 +56,6 @@ pub async fn decided(
         .collect()
 }
 
-/// The stored outcome of a command, if it was folded already (the ingest role).
-pub async fn known(pool: &PgPool, id: CommandId) -> Result<Option<Arc<Outcome>>, ReadModelError> {
-    let body: Option<String> =
-        sqlx::query_scalar("select body from outcomes where command_id = $1")
-            .bind(id.0)
-            .fetch_optional(pool)
-            .await?;
-    body.as_deref().map(outcome).transpose()
-}
-
 /// What became of a command of this tenant and user (the api role).
 pub async fn decided_for(
     pool: &PgPool,

@@ -7,13 +7,7 @@ use model::{
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{
-    config::DatabaseConfig,
-    connect,
-    error::ReadModelError,
-    load::{Loaded, Wanted, hash32, load},
-    write::Writes,
-};
+use crate::{config::DatabaseConfig, connect, error::ReadModelError, load::hash32, write::Writes};
 
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
@@ -48,22 +42,6 @@ pub struct Advance {
 /// The writer of the read model: one batch at a time.
 pub struct Projection {
     connection: PgConnection,
-}
-
-/// Reads what batches touch, on a connection of its own: while one batch commits, the next one loads.
-pub struct Loader {
-    connection: PgConnection,
-}
-
-impl Loader {
-    pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
-        Ok(Self { connection: connect::projector(config).await? })
-    }
-
-    /// Loads what a batch's commands touch.
-    pub async fn load(&mut self, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
-        load(&mut self.connection, wanted).await
-    }
 }
 
 impl Projection {
@@ -159,16 +137,20 @@ impl Projection {
         writes: &Writes,
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        let place = |a: &Advance| format!("{}-{}", a.partition, a.to.next_offset);
-        let places = || advances.iter().map(place).collect::<Vec<_>>().join(" ");
-        let places = notify.then(places);
-        writes.commit(&mut self.connection, advances, places.as_deref()).await
+        writes.commit(&mut self.connection, advances, notify).await
     }
 
     /// Deletes outcomes that no command of their partition can repeat any more, some at a time; how
     /// many. By the log's time, not the clock: a rebuild must find what was there the first time.
     pub async fn expire_outcomes(&mut self, position: &Position) -> Result<u64, ReadModelError> {
         let before = position.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
+        let mut transaction = self.connection.begin().await?;
+        // The one query that is no look-up by a key: a range of the small index on time.
+        sqlx::raw_sql(
+            "set local enable_bitmapscan = on; set local plan_cache_mode = force_custom_plan",
+        )
+        .execute(&mut *transaction)
+        .await?;
         let done = sqlx::query(
             "delete from outcomes where ctid = any(array(
                  select ctid from outcomes where partition = $1 and folded_at_us < $2 limit $3))",
@@ -176,8 +158,9 @@ impl Projection {
         .bind(position.partition.get() as i32)
         .bind(before)
         .bind(EXPIRED_AT_ONCE)
-        .execute(&mut self.connection)
+        .execute(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(done.rows_affected())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The final images of what a batch changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub scopes: Vec<(ScopeKey, Heading)>,
     pub members: Vec<MemberImage>,
@@ -27,7 +27,7 @@ pub struct Writes {
     pub dead_letters: Vec<DeadLetter>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MemberImage {
     pub scope: ScopeRef,
     pub tenant: TenantId,
@@ -35,7 +35,7 @@ pub struct MemberImage {
     pub member: Member,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MessageImage {
     pub scope: ScopeRef,
     pub tenant: TenantId,
@@ -52,7 +52,7 @@ impl MessageImage {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OutcomeImage {
     pub id: CommandId,
     pub scope: ScopeRef,
@@ -142,20 +142,20 @@ with standing as materialized (
         live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
         owners = excluded.owners, json_bytes_max = greatest(scopes.json_bytes_max, excluded.json_bytes_max)
 )
-select holds, case when holds and $42 is not null then pg_notify('context_sync', $42)::text end from fence";
+select holds, case when holds and $42 then pg_notify('context_sync', '')::text end from fence";
 
 impl Writes {
-    /// Writes all of it and advances the positions, or does nothing. `notify`: what to tell other
-    /// processes when it is committed.
+    /// Writes all of it and advances the positions, or does nothing. `notify`: tells other processes
+    /// once it is committed.
     pub(crate) async fn commit(
         &self,
         connection: &mut PgConnection,
         advances: &[Advance],
-        notify: Option<&str>,
+        notify: bool,
     ) -> Result<(), ReadModelError> {
-        let more =
-            !(self.replaced.is_empty() && self.members.is_empty() && self.dead_letters.is_empty());
-        if !more {
+        let one_statement =
+            self.replaced.is_empty() && self.members.is_empty() && self.dead_letters.is_empty();
+        if one_statement {
             return self.write(connection, advances, notify).await;
         }
         let mut transaction = connection.begin().await?;
@@ -178,7 +178,7 @@ impl Writes {
         &self,
         connection: &mut PgConnection,
         advances: &[Advance],
-        notify: Option<&str>,
+        notify: bool,
     ) -> Result<(), ReadModelError> {
         let query = bind_advances(sqlx::query(WRITE), advances);
         let query = bind_outcomes(bind_messages(query, &self.messages), &self.outcomes)?;

@@ -15,40 +15,48 @@ pub(crate) fn gist(applied: &Result<Applied, Unappliable>) -> Gist<'_> {
 
 /// What a projector would load for some commands, out of the whole state.
 pub(crate) fn part(whole: Option<&FoldedScope>, key: &ScopeKey, commands: &[&Command]) -> Scope {
-    part_behind(whole, None, key, commands)
+    Loads { first: whole, second: whole, changed: None }.part(key, commands)
 }
 
-/// The same out of an earlier state, before the commands that made `changed`.
-pub(crate) fn part_behind(
-    earlier: Option<&FoldedScope>,
-    changed: Option<&Scope>,
-    key: &ScopeKey,
-    commands: &[&Command],
-) -> Scope {
-    let nothing = Scope::new(key.clone());
-    let earlier = earlier.map_or(&nothing, |folded| &folded.scope);
-    let mut messages = Vec::new();
-    let mut users = Vec::new();
-    for command in commands {
-        let touched = Touched::by(command);
-        messages.extend(touched.contents.iter().filter_map(|hash| earlier.live.get(hash)));
-        messages.extend(touched.messages);
-        users.extend(touched.users);
-    }
-    let mut part = earlier.part(messages, users, commands.iter().map(|command| command.id));
-    if let Some(changed) = changed {
-        part.overlay(changed);
-    }
-    let written = commands.iter().flat_map(|command| Touched::written(command)).collect();
-    for command in commands {
-        for id in Touched::again(command, &part, &written) {
-            if let Some(entry) = earlier.messages.get(&id) {
-                part.insert(id, entry.clone());
+/// The states that a projector loads from while the commands before are being committed.
+pub(crate) struct Loads<'a> {
+    pub(crate) first: Option<&'a FoldedScope>,
+    /// For [`Touched::again`]: as `first`, or after the commit.
+    pub(crate) second: Option<&'a FoldedScope>,
+    /// What the commands before changed.
+    pub(crate) changed: Option<&'a Scope>,
+}
+
+impl Loads<'_> {
+    pub(crate) fn part(&self, key: &ScopeKey, commands: &[&Command]) -> Scope {
+        let nothing = Scope::new(key.clone());
+        let first = self.first.map_or(&nothing, |folded| &folded.scope);
+        let mut messages = Vec::new();
+        let mut users = Vec::new();
+        for command in commands {
+            let touched = Touched::by(command);
+            messages.extend(touched.contents.iter().filter_map(|hash| first.live.get(hash)));
+            messages.extend(touched.messages);
+            users.extend(touched.users);
+        }
+        let mut part = first.part(messages, users, commands.iter().map(|command| command.id));
+        self.overlay(&mut part);
+        let second = self.second.map_or(&nothing, |folded| &folded.scope);
+        let written = commands.iter().flat_map(|command| Touched::written(command)).collect();
+        for command in commands {
+            for id in Touched::again(command, &part, &written) {
+                if let Some(entry) = second.messages.get(&id) {
+                    part.insert(id, entry.clone());
+                }
             }
         }
+        self.overlay(&mut part);
+        part
     }
-    if let Some(changed) = changed {
-        part.overlay(changed);
+
+    fn overlay(&self, part: &mut Scope) {
+        if let Some(changed) = self.changed {
+            part.overlay(changed);
+        }
     }
-    part
 }

@@ -10,7 +10,7 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 
 use crate::{
     auditor::Auditor,
-    partial::{gist, part, part_behind},
+    partial::{Loads, gist, part},
     pull::Device,
     random::{Record, logs},
     sums::{self, expect},
@@ -175,20 +175,26 @@ proptest! {
     fn what_was_loaded_a_batch_ago_and_laid_over_is_all_it_needs(
         log in logs(60),
         sizes in vec(1..9_usize, 60),
+        late in vec(any::<bool>(), 60),
     ) {
         let mut whole = LogFold::default();
         let mut earlier = LogFold::default();
         let mut changed: HashMap<ScopeKey, Scope> = HashMap::new();
         let mut rest = &log[..];
-        for size in sizes {
+        for (size, late) in sizes.into_iter().zip(late) {
             let (batch, later) = rest.split_at(size.min(rest.len()));
             rest = later;
             let mut parts: HashMap<ScopeKey, Scope> = HashMap::new();
             for (_, Command { scope, .. }) in batch {
                 let commands: Vec<_> =
                     batch.iter().map(|(_, c)| c).filter(|c| c.scope == *scope).collect();
-                let (earlier, changed) = (earlier.scopes.get(scope), changed.get(scope));
-                parts.insert(scope.clone(), part_behind(earlier, changed, scope, &commands));
+                let loads = Loads {
+                    first: earlier.scopes.get(scope),
+                    // The commit may come between the loads.
+                    second: if late { &whole } else { &earlier }.scopes.get(scope),
+                    changed: changed.get(scope),
+                };
+                parts.insert(scope.clone(), loads.part(scope, &commands));
             }
             earlier = whole.clone();
             let mut ids: HashMap<&ScopeKey, (Vec<_>, Vec<_>, Vec<_>)> = HashMap::new();
@@ -205,7 +211,12 @@ proptest! {
             changed.clear();
             for (key, (messages, users, commands)) in ids {
                 let part = whole.scopes[key].scope.part(messages, users, commands);
-                prop_assert_eq!(&part.heading, &parts[key].heading);
+                let (scope, folded) = (&whole.scopes[key].scope, &parts[key]);
+                prop_assert_eq!(&part.heading, &folded.heading);
+                let in_scope = |(id, e)| scope.messages.get(id) == Some(e);
+                prop_assert!(folded.messages.iter().all(in_scope));
+                prop_assert!(folded.live.iter().all(|(hash, id)| scope.live.get(hash) == Some(id)));
+                prop_assert!(folded.members.iter().all(|(u, m)| scope.members.get(u) == Some(m)));
                 changed.insert(key.clone(), part);
             }
         }

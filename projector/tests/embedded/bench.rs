@@ -44,15 +44,29 @@ pub(crate) fn start_with(
     log: &Arc<dyn EventLog>,
     feed: Arc<Feed>,
 ) -> Running {
+    start_batching(batches(), database, log, feed)
+}
+
+/// As the binary has it where nothing is set.
+fn batches() -> ProjectorConfig {
+    ProjectorConfig {
+        batch_records_max: 1_000,
+        batch_changes_max: 2_000,
+        batch_bytes_max: 8 << 20,
+        partitions: Vec::new(),
+    }
+}
+
+fn start_batching(
+    config: ProjectorConfig,
+    database: DatabaseConfig,
+    log: &Arc<dyn EventLog>,
+    feed: Arc<Feed>,
+) -> Running {
     let readiness = Readiness::new();
     let shutdown = CancellationToken::new();
     let projector = Projector {
-        config: ProjectorConfig {
-            batch_records_max: 1_000,
-            batch_changes_max: 5_000,
-            batch_bytes_max: 8 << 20,
-            partitions: Vec::new(),
-        },
+        config,
         database,
         log: log.clone(),
         feed,
@@ -104,6 +118,12 @@ impl Bench {
 
     pub(crate) fn start(&self) -> Running {
         start(&self.database, &self.log)
+    }
+
+    /// One record a batch, so that there is always another one to load while the first commits.
+    pub(crate) fn start_with_small_batches(&self) -> Running {
+        let config = ProjectorConfig { batch_records_max: 1, ..batches() };
+        start_batching(config, self.database.config.clone(), &self.log, Feed::new(true))
     }
 
     pub(crate) async fn append(&self, command: &Command) -> Place {

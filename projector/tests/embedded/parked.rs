@@ -2,7 +2,7 @@
 //! events behind it, in order; other scopes go on.
 
 use crate::{
-    bench::Bench,
+    bench::{Bench, Running},
     commands::{create, push, say, scope},
     equation,
 };
@@ -25,6 +25,16 @@ async fn forbid(bench: &Bench, content: &str) {
 
 #[tokio::test]
 async fn a_refused_event_parks_its_scope_in_order_and_others_go_on() {
+    parks_its_scope(Bench::start).await;
+}
+
+/// The batch after the refused one is loaded and folded by then, as if that had been committed.
+#[tokio::test]
+async fn a_refused_batch_of_one_record_parks_its_scope_in_order_and_others_go_on() {
+    parks_its_scope(Bench::start_with_small_batches).await;
+}
+
+async fn parks_its_scope(start: fn(&Bench) -> Running) {
     let bench = Bench::new().await;
     forbid(&bench, "unlucky").await;
     let neighbour = neighbour();
@@ -38,7 +48,7 @@ async fn a_refused_event_parks_its_scope_in_order_and_others_go_on() {
         bench.append(&say_as("ann", ANN, &format!("after {n}"))).await;
     }
     bench.append(&create("acme/team/t", "ann")).await;
-    let running = bench.start();
+    let running = start(&bench);
     bench.caught_up().await;
     bench.append(&say_as("ann", ANN, "later")).await;
     bench.append(&say_as(other, &neighbour, "three")).await;

@@ -53,6 +53,17 @@ async fn rows_are_the_fold_of_the_log() {
 }
 
 #[tokio::test]
+async fn rows_are_the_fold_of_the_log_when_every_record_is_a_batch() {
+    let bench = Bench::new().await;
+    for round in 0..5 {
+        a_bit_of_everything(&bench, round).await;
+    }
+    let running = bench.start_with_small_batches();
+    bench.check().await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_read_model_dropped_and_rebuilt_is_the_same() {
     let bench = Bench::new().await;
     a_bit_of_everything(&bench, 0).await;

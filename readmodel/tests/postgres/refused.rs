@@ -15,23 +15,27 @@ const TEAM: &str = "acme/team/t";
 
 type Bug = fn(&mut Writes);
 
-/// Rules, and writes that break them.
-fn bugs() -> Vec<(&'static str, Bug)> {
-    vec![
-        ("one row an id", |w| w.replaced.clear()),
-        ("one live message a content", |w| w.messages[0].id.0 = Uuid::new_v4()),
-        ("one message a cursor", |w| {
-            w.messages[0].id.0 = Uuid::new_v4();
-            w.messages[0].entry.content_hash.0 = [1; 32];
-            w.messages[0].entry.cursor = Cursor::from_i64(2);
-        }),
-        ("cursors begin at 1", |w| w.messages[0].entry.cursor = Cursor::ZERO),
-        ("the last owner stays", |w| w.scopes[0].1.owners = 0),
-        ("the floor is no higher than the head", |w| {
-            w.scopes[0].1.floor = w.scopes[0].1.head.next();
-        }),
-    ]
-}
+/// Rules, the constraints that keep them, and writes that break them.
+const BUGS: [(&str, &str, Bug); 6] = [
+    ("one row an id", "messages_id", |w| {
+        w.replaced.clear();
+        w.messages[0].entry.content_hash.0 = [1; 32];
+    }),
+    ("one live message a content", "messages_live_content", |w| {
+        w.replaced.clear();
+        w.messages[0].id.0 = Uuid::new_v4();
+    }),
+    ("one message a cursor", "messages_pkey", |w| {
+        w.messages[0].id.0 = Uuid::new_v4();
+        w.messages[0].entry.content_hash.0 = [1; 32];
+        w.messages[0].entry.cursor = Cursor::from_i64(2);
+    }),
+    ("cursors begin at 1", "messages_cursor_check", |w| w.messages[0].entry.cursor = Cursor::ZERO),
+    ("the last owner stays", "scopes_last_owner_stays", |w| w.scopes[0].1.owners = 0),
+    ("the floor is no higher than the head", "scopes_floor", |w| {
+        w.scopes[0].1.floor = w.scopes[0].1.head.next();
+    }),
+];
 
 #[tokio::test]
 async fn what_no_fold_writes_is_refused_and_leaves_nothing() {
@@ -42,37 +46,18 @@ async fn what_no_fold_writes_is_refused_and_leaves_nothing() {
     let first = json!({"id": id, "type": "decision", "content": "first"});
     writer.write(&push(TEAM, "ann", &[first, say("second")])).await;
     let edit = json!({"id": id, "type": "pattern", "content": "first", "base_cursor": 1});
-    let right = push(TEAM, "ann", &[edit]);
     let next = writer.next();
-    let mut writes = writer.writes(&right);
-    for (rule, bug) in bugs() {
-        let mut wrong = Writes {
-            scopes: writes.scopes.clone(),
-            replaced: writes.replaced.clone(),
-            messages: writes
-                .messages
-                .iter()
-                .map(|image| readmodel::write::MessageImage {
-                    scope: image.scope,
-                    tenant: image.tenant.clone(),
-                    id: image.id,
-                    entry: image.entry.clone(),
-                    json: image.json.clone(),
-                })
-                .collect(),
-            ..Writes::default()
-        };
-        if rule == "one live message a content" {
-            wrong.replaced.clear();
-        }
+    let writes = writer.writes(&push(TEAM, "ann", &[edit]));
+    for (rule, constraint, bug) in BUGS {
+        let mut wrong = writes.clone();
         bug(&mut wrong);
-        let refused = writer.commit(&wrong).await;
-        assert!(matches!(refused, Err(ReadModelError::Refused(_))), "{rule}: {refused:?}");
-        assert!(!refused.unwrap_err().is_retryable(), "{rule}");
+        let refused = writer.commit(&wrong).await.unwrap_err();
+        assert!(matches!(refused, ReadModelError::Refused(_)), "{rule}: {refused}");
+        assert!(refused.to_string().contains(constraint), "{rule}: {refused}");
+        assert!(!refused.is_retryable(), "{rule}");
         let positions = writer.projection.positions().await.unwrap();
         assert_eq!(positions[0].next_offset.get(), next, "{rule}");
     }
-    writes.outcomes.clear();
     writer.commit(&writes).await.unwrap();
 }
 

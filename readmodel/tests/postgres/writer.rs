@@ -1,13 +1,15 @@
 //! Writes a read model as the projector does: one command a batch, folded by the model.
 
+use std::collections::HashSet;
+
 use model::{
     Command, LogFold, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, Touched,
     log_fold::images,
 };
 use readmodel::{
     ReadModelError,
-    load::Wanted,
-    projection::{Advance, LastRecord, Loader, Position, Projection},
+    load::{Loader, Wanted},
+    projection::{Advance, LastRecord, Position, Projection},
     write::{MemberImage, MessageImage, OutcomeImage, Writes},
 };
 use uuid::Uuid;
@@ -57,7 +59,9 @@ impl Writer {
         let folded = &self.fold.scopes[&command.scope];
         let (scope, tenant) = (command.scope.reference(), command.scope.tenant.clone());
         let changed = images(&folded.scope, command, &applied.changes);
-        let replaced = changed.iter().filter(|(changed, _)| !changed.is_new);
+        let created: HashSet<_> =
+            applied.changes.iter().filter(|c| c.is_new).map(|c| c.id).collect();
+        let replaced = changed.iter().filter(|(changed, _)| !created.contains(&changed.id));
         let image = |message| MessageImage::new(scope, tenant.clone(), message);
         let member = applied.member.clone().map(|user| {
             let member = folded.scope.members[&user];
@@ -88,17 +92,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Folds and commits a command; returns what the database had of what it touches.
+    /// Folds and commits a command, after a look that the database has its scope as the fold does.
     pub(crate) async fn write(&mut self, command: &Command) {
         let before = self.fold.scopes.get(&command.scope).map(|f| f.scope.heading.clone());
         let writes = self.writes(command);
         let mut wanted = Wanted::default();
-        wanted.add(&command.scope, command.scope.reference(), command.id, Touched::by(command));
-        let advances = [advance(0, self.next, self.next + 1)];
+        wanted.add(&command.scope, command.id, Touched::by(command));
         let loaded = self.loader.load(&wanted).await.unwrap();
         assert_eq!(loaded.scopes[&command.scope].heading, before.unwrap_or_default());
-        self.projection.commit(&advances, &writes, false).await.unwrap();
-        self.next += 1;
+        self.commit(&writes).await.unwrap();
     }
 
     /// Another writer has committed partition 0's next record.
