@@ -11,7 +11,10 @@ use crate::{
 };
 
 /// The version of the fold's rules, and with it of the schemas that decode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct RulesVersion(pub u32);
 
 impl RulesVersion {
@@ -133,5 +136,28 @@ impl Command {
             return Err(Unappliable::NotItsTenant);
         }
         Ok(())
+    }
+}
+
+impl Event {
+    /// The name of its kind: that of its schema, in snake case.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Command(command) => command.action.kind(),
+            Self::Tick => "tick",
+            Self::RulesChanged { .. } => "rules_changed",
+        }
+    }
+}
+
+impl Action {
+    /// The name of its kind: that of its schema, in snake case.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::MessagesPushed { .. } => "messages_pushed",
+            Self::ScopeCreated => "scope_created",
+            Self::MemberSet { .. } => "member_set",
+            Self::MemberRemoved { .. } => "member_removed",
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{hash::ContentHash, scope::ScopeKey};
+use crate::{backup::BackupType, hash::ContentHash, scope::ScopeKey};
 
 /// The namespace of every UUIDv5 that Context Sync derives. The names under it are parts joined by
 /// `/`, the first saying what is named; `schemas/vectors/ids.json` publishes examples.
@@ -107,6 +107,10 @@ uuid_id!(
     CommandId
 );
 uuid_id!(
+    /// A backup of a scope.
+    BackupId
+);
+uuid_id!(
     /// Identifies the log's identity and the fold's rules: cursors of one epoch say nothing in another.
     Epoch
 );
@@ -136,6 +140,13 @@ impl CommandId {
     /// The id of a command that carries an Idempotency-Key: a retry has the same one.
     pub fn of_key(scope: &ScopeKey, kind: &str, actor: &UserId, key: &str) -> Self {
         Self(derived(&format!("command/{scope}/{kind}/{actor}/{key}")))
+    }
+}
+
+impl BackupId {
+    /// The id of a scheduled backup: `period` is the name of its hour or day.
+    pub fn scheduled(scope: &ScopeKey, backup_type: BackupType, period: &str) -> Self {
+        Self(derived(&format!("backup/{scope}/{}/{period}", backup_type.as_str())))
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! > `rows(projector(log)) == fold(log)`
 
+pub mod backup;
 pub mod cursor;
 pub mod draft;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod role;
 pub mod scope;
 pub mod time;
 
+pub use backup::BackupType;
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,
@@ -28,7 +30,8 @@ pub use event::{
 pub use fold::{Applied, Changed, Heading, KnownCommand, Member, Scope, Touched};
 pub use hash::{BodyHash, ContentHash, Digest, Item, RequestHash, Version};
 pub use ids::{
-    CommandId, DeviceId, Epoch, InvalidName, MessageId, NAMESPACE, ScopeName, TenantId, UserId,
+    BackupId, CommandId, DeviceId, Epoch, InvalidName, MessageId, NAMESPACE, ScopeName, TenantId,
+    UserId,
 };
 pub use limits::Limits;
 pub use log_fold::{LogFold, PartitionClock, UnknownRules};

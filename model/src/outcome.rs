@@ -92,6 +92,20 @@ pub enum Status {
 }
 
 impl Status {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Revived => "revived",
+            Self::Deleted => "deleted",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Superseded => "superseded",
+            Self::Absent => "absent",
+            Self::Invalid => "invalid",
+        }
+    }
+
     pub const fn is_synced(self) -> bool {
         matches!(self, Self::Created | Self::Updated | Self::Revived | Self::Deleted)
     }

@@ -1,0 +1,19 @@
+//! The archive: what lies in the bucket, how it is written and read back. FORMAT.md is its contract.
+//!
+//! Nothing here decides anything: the [`archiver`](../archiver) folds the log and says what to write,
+//! this crate knows the bytes. Writers are synchronous and go to a scratch file, so that no object is
+//! whole in memory; [`Archive::create`] uploads it, only if nothing is there.
+
+mod config;
+mod error;
+pub mod manifest;
+pub mod message_line;
+pub mod object;
+pub mod path;
+pub mod period;
+mod store;
+pub mod table;
+
+pub use config::{ArchiveAddress, ArchiveConfig, InvalidArchiveAddress};
+pub use error::{ArchiveError, Damage};
+pub use store::Archive;

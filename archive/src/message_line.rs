@@ -1,0 +1,104 @@
+//! A message as a line of a backup. FORMAT.md, "A line".
+
+use model::{
+    Body, BodyHash, ContentHash, Cursor, DeviceId, Entry, Message, MessageId, MessageType,
+    Metadata, Timestamp, UserId, Version,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// What a tombstone says beside what a pull gives.
+#[derive(Debug, Deserialize, Serialize)]
+struct DeletedVersion {
+    content_hash: ContentHash,
+    body_hash: BodyHash,
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    id: MessageId,
+    r#type: Option<String>,
+    content: Option<String>,
+    content_hash: Option<ContentHash>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    contributed_by: UserId,
+    device_id: Option<DeviceId>,
+    cursor: Cursor,
+    deleted: bool,
+    deleted_at: Option<Timestamp>,
+    deleted_version: Option<DeletedVersion>,
+}
+
+/// The line of a message, without its line feed.
+pub fn write(message: &Message) -> String {
+    let mut line = message.to_json();
+    let entry = &message.entry;
+    let Some(deleted_at) = entry.deleted_at else { return line };
+    let version = DeletedVersion {
+        content_hash: entry.content_hash,
+        body_hash: entry.version.body,
+        bytes: entry.bytes,
+    };
+    // Strings of hexadecimal digits and a number: that cannot fail.
+    let version = serde_json::to_string(&version).unwrap_or_default();
+    line.pop();
+    line.push_str(&format!(",\"deleted_at\":\"{deleted_at}\",\"deleted_version\":{version}}}"));
+    line
+}
+
+/// Reads a line back; what is wrong with it, if it is none.
+pub fn read(line: &[u8]) -> Result<Message, String> {
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    if line.cursor == Cursor::ZERO {
+        return Err("cursor is 0".to_owned());
+    }
+    if line.deleted { tombstone(line) } else { live(line) }
+}
+
+fn live(line: Line<'_>) -> Result<Message, String> {
+    let (Some(message_type), Some(content), Some(metadata)) =
+        (line.r#type, line.content, line.metadata)
+    else {
+        return Err("type, content or metadata is missing".to_owned());
+    };
+    let content_hash = ContentHash::of(&content);
+    if line.content_hash != Some(content_hash) {
+        return Err("content_hash is not the content's".to_owned());
+    }
+    let body = Body {
+        message_type: MessageType::new(&message_type).map_err(|e| format!("type {e}"))?,
+        content,
+        metadata: Metadata::from_canonical(metadata.get().to_owned()),
+    };
+    let hash = BodyHash::of(&message_type, &body.content, body.metadata.as_str());
+    let entry = Entry {
+        cursor: line.cursor,
+        version: Version { updated_at: line.updated_at, body: hash },
+        content_hash,
+        created_at: line.created_at,
+        bytes: body.bytes(),
+        deleted_at: None,
+    };
+    let (contributed_by, device) = (line.contributed_by, line.device_id);
+    Ok(Message { id: line.id, entry, body: Some(body), contributed_by, device })
+}
+
+fn tombstone(line: Line<'_>) -> Result<Message, String> {
+    let (Some(deleted_at), Some(version)) = (line.deleted_at, line.deleted_version) else {
+        return Err("deleted_at or deleted_version is missing".to_owned());
+    };
+    let entry = Entry {
+        cursor: line.cursor,
+        version: Version { updated_at: line.updated_at, body: version.body_hash },
+        content_hash: version.content_hash,
+        created_at: line.created_at,
+        bytes: version.bytes,
+        deleted_at: Some(deleted_at),
+    };
+    let (contributed_by, device) = (line.contributed_by, line.device_id);
+    Ok(Message { id: line.id, entry, body: None, contributed_by, device })
+}

@@ -1,0 +1,99 @@
+//! Where each object lies. FORMAT.md, "What is where".
+
+use model::{BackupId, LogId, Partition, ScopeKey, ScopeKind, Timestamp};
+
+use crate::period::{Day, Hour, HourLength, moment_name};
+
+/// Unfinished uploads.
+pub const UPLOADS: &str = "_uploads";
+
+/// The folder of a scope's backups.
+pub fn scope_folder(scope: &ScopeKey) -> String {
+    let ScopeKey { tenant, kind, name } = scope;
+    match kind {
+        ScopeKind::User => format!("tenants/{tenant}/users/{name}"),
+        ScopeKind::Team => format!("tenants/{tenant}/teams/{name}"),
+        ScopeKind::Project => format!("tenants/{tenant}/projects/{name}"),
+        ScopeKind::Org => format!("tenants/{tenant}/org"),
+    }
+}
+
+pub fn incremental(scope: &ScopeKey, length: HourLength, hour: Hour) -> String {
+    format!("{}/incremental/{}.jsonl.gz", scope_folder(scope), length.hour_name(hour))
+}
+
+pub fn full(scope: &ScopeKey, length: HourLength, day: Day) -> String {
+    format!("{}/full/{}.jsonl.gz", scope_folder(scope), length.day_name(day))
+}
+
+/// `requested`: the log's time of the request.
+pub fn on_demand(scope: &ScopeKey, requested: Timestamp, backup: BackupId) -> String {
+    let folder = scope_folder(scope);
+    format!("{folder}/on-demand/{}-{backup}.jsonl.gz", moment_name(requested))
+}
+
+/// Every record of an hour.
+pub fn events(length: HourLength, hour: Hour, partition: Partition) -> String {
+    format!("events/{}/partition={partition}.parquet", length.hour_folder(hour))
+}
+
+/// Every pushed message of an hour.
+pub fn messages(length: HourLength, hour: Hour, partition: Partition) -> String {
+    format!("messages/{}/partition={partition}.parquet", length.hour_folder(hour))
+}
+
+/// The manifests of a partition.
+pub fn manifests(log: LogId, partition: Partition) -> String {
+    format!("manifests/{log}/partition={partition}")
+}
+
+pub fn hour_manifest(log: LogId, partition: Partition, length: HourLength, hour: Hour) -> String {
+    format!("{}/hour/{}.jsonl.gz", manifests(log, partition), length.hour_name(hour))
+}
+
+pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: Day) -> String {
+    format!("{}/full/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
+}
+
+pub fn on_demand_manifest(log: LogId, partition: Partition, backup: BackupId) -> String {
+    format!("{}/on-demand/{backup}.jsonl.gz", manifests(log, partition))
+}
+
+/// The schema of events' values.
+pub fn schema(fingerprint: u64) -> String {
+    format!("_schemas/{fingerprint:016x}.avsc")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(key: &str) -> ScopeKey {
+        key.parse().unwrap()
+    }
+
+    /// WF-CS-007: the founding tree, to the letter.
+    #[test]
+    fn backups_lie_in_the_founding_tree() {
+        let time = Timestamp::parse_rfc3339("2025-12-30T10:15:00Z").unwrap();
+        let length = HourLength::REAL;
+        let hour = length.hour_of(time);
+        for (key, folder) in [
+            ("acme/user/ann", "tenants/acme/users/ann"),
+            ("acme/team/web", "tenants/acme/teams/web"),
+            ("acme/project/shop", "tenants/acme/projects/shop"),
+            ("acme/org/acme", "tenants/acme/org"),
+            ("a:b/user/ann@x|y+z", "tenants/a:b/users/ann@x|y+z"),
+        ] {
+            let scope = scope(key);
+            let expect = |rest: &str| format!("{folder}/{rest}");
+            let incremental = incremental(&scope, length, hour);
+            assert_eq!(incremental, expect("incremental/2025-12-30-10.jsonl.gz"));
+            let full = full(&scope, length, hour.day());
+            assert_eq!(full, expect("full/2025-12-30.jsonl.gz"));
+            let id = BackupId(uuid::Uuid::nil());
+            let name = "2025-12-30T10-15-00Z-00000000-0000-0000-0000-000000000000.jsonl.gz";
+            assert_eq!(on_demand(&scope, time, id), expect(&format!("on-demand/{name}")));
+        }
+    }
+}

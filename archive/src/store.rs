@@ -1,0 +1,245 @@
+//! The store behind the archive: create-only writes, whole reads. Nothing else knows which store it is.
+
+use std::{fs, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
+    gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path, prefix::PrefixStore,
+};
+
+use crate::{
+    config::{ArchiveAddress, ArchiveConfig},
+    error::{ArchiveError, Damage},
+    object::{Object, Scratch, Sha256Hex, Summing},
+    path::UPLOADS,
+    table,
+};
+
+/// Objects up to this size are uploaded in one request, larger ones in parts of this size, in bytes.
+const PART_BYTES: usize = 8 << 20;
+
+/// An open archive.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    store: Arc<dyn ObjectStore>,
+    address: ArchiveAddress,
+    scratch: Scratch,
+}
+
+/// How a create-only write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Created {
+    Yes,
+    /// Something is there already.
+    No,
+}
+
+impl Archive {
+    /// Opens the archive that the settings name; a directory is created where it is missing.
+    ///
+    /// # Errors
+    /// None is named, the directory cannot be made, or the credentials cannot be read.
+    pub fn open(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+        let Some(address) = config.archive.clone() else {
+            let problem = "none is configured: set CONTEXT_SYNC_ARCHIVE or --archive";
+            return Err(ArchiveError::Open(problem.to_owned()));
+        };
+        let store =
+            open(&address, config).map_err(|error| ArchiveError::Open(error.to_string()))?;
+        Ok(Self { store, address, scratch: Scratch::new(config.archive_scratch.clone()) })
+    }
+
+    /// Where objects are made before they are uploaded.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The full URL of an object.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.address)
+    }
+
+    /// The path of an object of this archive by its full URL.
+    pub fn path_of<'a>(&self, url: &'a str) -> Option<&'a str> {
+        url.strip_prefix(&self.address.to_string())?.strip_prefix('/')
+    }
+
+    /// Creates the object, or takes the one that is there if its content is the same: then `object`
+    /// becomes what is stored, which another version of gzip may have packed otherwise.
+    ///
+    /// # Errors
+    /// [`ArchiveError::OtherContent`] if another content is there: it is left alone.
+    pub async fn create(&self, path: &str, object: &mut Object) -> Result<(), ArchiveError> {
+        match self.upload(path, object).await? {
+            Created::Yes => Ok(()),
+            Created::No => self.adopt(path, object).await,
+        }
+    }
+
+    async fn upload(&self, path: &str, object: &mut Object) -> Result<Created, ArchiveError> {
+        let to = parse(path)?;
+        object.rewind()?;
+        let uploaded = if object.size_bytes <= PART_BYTES as u64 {
+            let bytes = object.read_chunk(PART_BYTES)?;
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            self.store.put_opts(&to, PutPayload::from(bytes), options).await.map(|_| ())
+        } else {
+            self.upload_parts(&to, object).await?
+        };
+        match uploaded {
+            Ok(()) => Ok(Created::Yes),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::No),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Uploads under a name of its content's, and copies it into place: no store creates a large object in
+    /// parts and only if none is there.
+    async fn upload_parts(
+        &self,
+        to: &Path,
+        object: &mut Object,
+    ) -> Result<object_store::Result<()>, ArchiveError> {
+        let whole = parse(&format!("{UPLOADS}/{}", object.sha256))?;
+        let mut upload = self.store.put_multipart(&whole).await?;
+        loop {
+            let part = object.read_chunk(PART_BYTES)?;
+            if part.is_empty() {
+                break;
+            }
+            if let Err(error) = upload.put_part(PutPayload::from(part)).await {
+                let _ = upload.abort().await; // what is left behind is no part of the archive
+                return Err(error.into());
+            }
+        }
+        upload.complete().await?;
+        let copied = self.store.copy_if_not_exists(&whole, to).await;
+        if let Err(error) = self.store.delete(&whole).await {
+            tracing::warn!(%error, path = %whole, "an upload's leftover cannot be deleted");
+        }
+        Ok(copied)
+    }
+
+    async fn adopt(&self, path: &str, object: &mut Object) -> Result<(), ArchiveError> {
+        let mut stored = self.fetch(path).await?;
+        if stored.sha256 == object.sha256 {
+            return Ok(());
+        }
+        if !same_content(path, stored.bytes()?, object.bytes()?)? {
+            return Err(ArchiveError::OtherContent { path: path.to_owned() });
+        }
+        stored.content_sha256 = object.content_sha256.clone();
+        *object = stored;
+        Ok(())
+    }
+
+    /// Reads a whole object into scratch, and sums it up.
+    pub async fn fetch(&self, path: &str) -> Result<Object, ArchiveError> {
+        let mut chunks = self.stream(path).await?;
+        let mut summing = Summing::new(&self.scratch);
+        while let Some(chunk) = chunks.try_next().await? {
+            std::io::Write::write_all(&mut summing, &chunk)?;
+        }
+        summing.into_object(None)
+    }
+
+    /// As [`Self::fetch`], of an object whose hash is known.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`] if it has another hash.
+    pub async fn fetch_checked(
+        &self,
+        path: &str,
+        sha256: &Sha256Hex,
+    ) -> Result<Object, ArchiveError> {
+        let object = self.fetch(path).await?;
+        if object.sha256 == *sha256 {
+            return Ok(object);
+        }
+        let (expected, found) = (sha256.to_string(), object.sha256.to_string());
+        Err(ArchiveError::damaged(path, Damage::Checksum { expected, found }))
+    }
+
+    /// An object's bytes, as they come.
+    pub async fn stream(
+        &self,
+        path: &str,
+    ) -> Result<BoxStream<'static, Result<Bytes, ArchiveError>>, ArchiveError> {
+        let got = self.store.get(&parse(path)?).await?;
+        Ok(got.into_stream().map_err(ArchiveError::from).boxed())
+    }
+
+    /// The paths below a folder, sorted, and their sizes in bytes.
+    pub async fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, ArchiveError> {
+        let folder = parse(folder)?;
+        let found =
+            self.store.list(Some(&folder)).map_ok(|meta| (meta.location.to_string(), meta.size));
+        let mut found: Vec<_> = found.try_collect().await?;
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Deletes an object; whether it was there.
+    pub async fn delete(&self, path: &str) -> Result<bool, ArchiveError> {
+        // A store may not say that there was nothing.
+        match self.store.head(&parse(path)?).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            other => other?,
+        };
+        self.store.delete(&parse(path)?).await?;
+        Ok(true)
+    }
+}
+
+/// Whether two objects say the same, however they are packed.
+fn same_content(path: &str, stored: Vec<u8>, ours: Vec<u8>) -> Result<bool, ArchiveError> {
+    if path.ends_with(".parquet") {
+        return Ok(table::rows(stored.into(), path)? == table::rows(ours.into(), path)?);
+    }
+    if !path.ends_with(".gz") {
+        return Ok(stored == ours);
+    }
+    let content = |bytes: &[u8]| {
+        let mut lines = Object::of_bytes(&Scratch::default(), bytes)?.lines(path)?;
+        while lines.next_line()?.is_some() {}
+        Ok::<_, ArchiveError>(lines.content_sha256())
+    };
+    Ok(content(&stored)? == content(&ours)?)
+}
+
+/// Names are kept as they are: nothing is escaped.
+fn parse(path: &str) -> Result<Path, ArchiveError> {
+    Path::parse(path).map_err(|error| ArchiveError::Unavailable(Arc::new(error.into())))
+}
+
+fn open(
+    address: &ArchiveAddress,
+    config: &ArchiveConfig,
+) -> Result<Arc<dyn ObjectStore>, Box<dyn std::error::Error>> {
+    match address {
+        ArchiveAddress::File(directory) => {
+            fs::create_dir_all(directory)?;
+            let local = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
+            Ok(Arc::new(local.with_automatic_cleanup(false)))
+        }
+        ArchiveAddress::Gcs { bucket, prefix } => {
+            let mut builder = GoogleCloudStorageBuilder::from_env()
+                .with_bucket_name(bucket)
+                .with_retry(RetryConfig::default());
+            if let Some(endpoint) = &config.archive_endpoint {
+                let plain = ClientOptions::new().with_allow_http(true);
+                builder = builder
+                    .with_base_url(endpoint)
+                    .with_skip_signature(true)
+                    .with_client_options(plain);
+            }
+            let bucket = builder.build()?;
+            Ok(match prefix.as_str() {
+                "" => Arc::new(bucket),
+                prefix => Arc::new(PrefixStore::new(bucket, Path::parse(prefix)?)),
+            })
+        }
+    }
+}

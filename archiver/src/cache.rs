@@ -1,0 +1,532 @@
+//! The fold's state on the local disk: a cache. What it holds is what the log folds to, and it is made
+//! again from the log where it is missing; it decides nothing.
+//!
+//! Tables are ordered by scope, so that what an hour or a day needs is one scan: no scope is whole in memory.
+
+mod record;
+
+use std::{path::Path, sync::Arc};
+
+use archive::{
+    manifest::{BackupObject, Gap, Reference, ScopeLine},
+    message_line,
+    period::{Day, Hour},
+};
+use model::{
+    Applied, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member,
+    MessageId, Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp,
+    Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
+};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+
+/// Memory for the cache's pages, in bytes, whatever the number of scopes.
+const PAGES_BYTES: usize = 64 << 20;
+/// A change of what is stored, or of the fold: caches of another version are made again.
+const VERSION: u32 = 1;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// Partition → [`PartitionState`].
+const PARTITIONS: TableDefinition<u32, &[u8]> = TableDefinition::new("partitions");
+/// Partition and scope → [`record::StoredScope`].
+const SCOPES: TableDefinition<(u32, [u8; 16]), &[u8]> = TableDefinition::new("scopes");
+/// Scope and id → entry.
+const IDS: TableDefinition<([u8; 16], [u8; 16]), &[u8]> = TableDefinition::new("ids");
+/// Scope and content hash → the live message's id.
+const CONTENTS: TableDefinition<([u8; 16], [u8; 32]), [u8; 16]> = TableDefinition::new("contents");
+/// Scope and cursor → the line of a backup.
+const LINES: TableDefinition<([u8; 16], u64), &[u8]> = TableDefinition::new("lines");
+/// Scope and user → member.
+const MEMBERS: TableDefinition<([u8; 16], &str), &[u8]> = TableDefinition::new("members");
+/// Command → what is known of it.
+const COMMANDS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("commands");
+/// Partition, when it was folded, and command: which to forget.
+const COMMAND_AGES: TableDefinition<(u32, i64, [u8; 16]), ()> =
+    TableDefinition::new("command_ages");
+/// Partition and scope → the head before the open hour: scopes that had an event in it.
+const OPEN_HOUR: TableDefinition<(u32, [u8; 16]), u64> = TableDefinition::new("open_hour");
+/// Scope → its newest full backup.
+const FULLS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("fulls");
+
+/// How far a partition is folded and archived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartitionState {
+    pub(crate) next_offset: Offset,
+    pub(crate) time: Timestamp,
+    pub(crate) rules: model::RulesVersion,
+    /// Where the open hour begins: after the last one that was sealed.
+    pub(crate) sealed: Offset,
+    /// The log time there.
+    pub(crate) sealed_time: Timestamp,
+    /// The hour that is open; none before its first record.
+    pub(crate) hour: Option<Hour>,
+    /// It has a record that is no tick.
+    pub(crate) hour_is_used: bool,
+    /// The last hour's manifest.
+    pub(crate) previous: Option<Reference>,
+    /// The day that is open; none before the first record.
+    pub(crate) day: Option<Day>,
+    /// It has a record that is no tick.
+    pub(crate) day_is_used: bool,
+    /// In the open hour.
+    pub(crate) gaps: Vec<Gap>,
+}
+
+impl PartitionState {
+    const START: Self = Self {
+        next_offset: Offset::ZERO,
+        time: PartitionClock::START.time,
+        rules: PartitionClock::START.rules,
+        sealed: Offset::ZERO,
+        sealed_time: PartitionClock::START.time,
+        hour: None,
+        hour_is_used: false,
+        previous: None,
+        day: None,
+        day_is_used: false,
+        gaps: Vec::new(),
+    };
+
+    pub(crate) fn clock(&self) -> PartitionClock {
+        PartitionClock { time: self.time, rules: self.rules }
+    }
+}
+
+/// What a command came to, and where it stood.
+#[derive(Serialize, Deserialize)]
+struct StoredCommand {
+    offset: Offset,
+    outcome: Arc<Outcome>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error("the archiver's cache cannot be used: {0}")]
+    Storage(String),
+    /// Removing it is safe: it is made again from the log.
+    #[error("the archiver's cache is damaged: {0}")]
+    Damaged(String),
+}
+
+macro_rules! storage_error {
+    ($($error:ty),*) => {
+        $(impl From<$error> for CacheError {
+            fn from(error: $error) -> Self {
+                Self::Storage(error.to_string())
+            }
+        })*
+    };
+}
+storage_error!(
+    redb::DatabaseError,
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::SetDurabilityError
+);
+
+impl From<serde_json::Error> for CacheError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+type Result<T> = std::result::Result<T, CacheError>;
+
+/// The cache.
+pub(crate) struct Cache {
+    database: Database,
+}
+
+impl Cache {
+    /// Opens the cache of a log, a new one if the one there is of another log or version.
+    pub(crate) fn open(file: &Path, log: LogId) -> Result<Self> {
+        let ours = format!("{VERSION} {log}");
+        if let Ok(cache) = Self::open_or_create(file)
+            && cache.is_of(&ours)?
+        {
+            return Ok(cache);
+        }
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CacheError::Storage(error.to_string()));
+            }
+            _ => {}
+        }
+        let cache = Self::open_or_create(file)?;
+        let transaction = cache.database.begin_write()?;
+        transaction.open_table(META)?.insert("log", ours.as_bytes())?;
+        transaction.commit()?;
+        Ok(cache)
+    }
+
+    fn open_or_create(file: &Path) -> Result<Self> {
+        let database = Database::builder().set_cache_size(PAGES_BYTES).create(file)?;
+        let cache = Self { database };
+        // Readers find every table.
+        let transaction = cache.database.begin_write()?;
+        Tables::open(&transaction)?;
+        transaction.open_table(META)?;
+        transaction.commit()?;
+        Ok(cache)
+    }
+
+    fn is_of(&self, ours: &str) -> Result<bool> {
+        let meta = self.database.begin_read()?.open_table(META)?;
+        Ok(meta.get("log")?.is_some_and(|log| log.value() == ours.as_bytes()))
+    }
+
+    pub(crate) fn state(&self, partition: Partition) -> Result<PartitionState> {
+        let states = self.database.begin_read()?.open_table(PARTITIONS)?;
+        match states.get(partition.get())? {
+            Some(state) => Ok(serde_json::from_slice(state.value())?),
+            None => Ok(PartitionState::START),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Result<View> {
+        Ok(View { transaction: self.database.begin_read()? })
+    }
+
+    /// Folds in one transaction: all that `work` does, or nothing. `durable`: it outlives a crash of the
+    /// machine; else a crash may take it back, which is folded again.
+    pub(crate) fn write<T>(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut transaction = self.database.begin_write()?;
+        if !durable {
+            transaction.set_durability(Durability::None)?;
+        }
+        let mut tables = Tables::open(&transaction)?;
+        let done = work(&mut tables)?;
+        drop(tables);
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+/// The tables of one transaction.
+pub(crate) struct Tables<'t> {
+    partitions: Table<'t, u32, &'static [u8]>,
+    scopes: Table<'t, (u32, [u8; 16]), &'static [u8]>,
+    ids: Table<'t, ([u8; 16], [u8; 16]), &'static [u8]>,
+    contents: Table<'t, ([u8; 16], [u8; 32]), [u8; 16]>,
+    lines: Table<'t, ([u8; 16], u64), &'static [u8]>,
+    members: Table<'t, ([u8; 16], &'static str), &'static [u8]>,
+    commands: Table<'t, [u8; 16], &'static [u8]>,
+    command_ages: Table<'t, (u32, i64, [u8; 16]), ()>,
+    open_hour: Table<'t, (u32, [u8; 16]), u64>,
+    fulls: Table<'t, [u8; 16], &'static [u8]>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        Ok(Self {
+            partitions: transaction.open_table(PARTITIONS)?,
+            scopes: transaction.open_table(SCOPES)?,
+            ids: transaction.open_table(IDS)?,
+            contents: transaction.open_table(CONTENTS)?,
+            lines: transaction.open_table(LINES)?,
+            members: transaction.open_table(MEMBERS)?,
+            commands: transaction.open_table(COMMANDS)?,
+            command_ages: transaction.open_table(COMMAND_AGES)?,
+            open_hour: transaction.open_table(OPEN_HOUR)?,
+            fulls: transaction.open_table(FULLS)?,
+        })
+    }
+
+    pub(crate) fn state(&self, partition: Partition) -> Result<PartitionState> {
+        match self.partitions.get(partition.get())? {
+            Some(state) => Ok(serde_json::from_slice(state.value())?),
+            None => Ok(PartitionState::START),
+        }
+    }
+
+    pub(crate) fn put_state(&mut self, partition: Partition, state: &PartitionState) -> Result<()> {
+        let json = serde_json::to_vec(state)?;
+        self.partitions.insert(partition.get(), json.as_slice())?;
+        Ok(())
+    }
+
+    /// Folds a command of a partition, at the log's time.
+    pub(crate) fn apply(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        command: &Command,
+        time: Timestamp,
+    ) -> Result<std::result::Result<Applied, Unappliable>> {
+        let mut scope = self.load(partition, command)?;
+        let before = scope.heading.head;
+        let applied = match scope.apply(command, time) {
+            Ok(applied) => applied,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        self.store(partition, offset, command, &scope, before, &applied)?;
+        Ok(Ok(applied))
+    }
+
+    /// What folding a command needs of its scope.
+    fn load(&self, partition: Partition, command: &Command) -> Result<Scope> {
+        let reference = bytes(command.scope.reference());
+        let mut scope = Scope::new(command.scope.clone());
+        if let Some(stored) = self.scopes.get((partition.get(), reference))? {
+            scope.heading = record::StoredScope::parse(stored.value())?.heading();
+        }
+        let touched = Touched::by(command);
+        for id in touched.messages {
+            self.load_entry(&mut scope, reference, id)?;
+        }
+        for hash in touched.contents {
+            if let Some(id) = self.contents.get((reference, hash.0))? {
+                let id = MessageId(uuid::Uuid::from_bytes(id.value()));
+                self.load_entry(&mut scope, reference, id)?;
+            }
+        }
+        for user in touched.users {
+            if let Some(member) = self.members.get((reference, user.as_str()))? {
+                let member = record::StoredMember::parse(member.value())?.member();
+                scope.members.insert(user, member);
+            }
+        }
+        if let Some(known) = self.commands.get(command.id.0.into_bytes())? {
+            let StoredCommand { outcome, .. } = serde_json::from_slice(known.value())?;
+            let known = KnownCommand { folded_at: outcome.folded_at, outcome };
+            scope.commands.insert(command.id, known);
+        }
+        let written = Touched::written(command).collect();
+        for id in Touched::again(command, &scope, &written) {
+            self.load_entry(&mut scope, reference, id)?;
+        }
+        Ok(scope)
+    }
+
+    fn load_entry(&self, scope: &mut Scope, reference: [u8; 16], id: MessageId) -> Result<()> {
+        if let Some(entry) = self.ids.get((reference, id.0.into_bytes()))? {
+            scope.insert(id, record::parse_entry(entry.value())?);
+        }
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        command: &Command,
+        scope: &Scope,
+        before: Cursor,
+        applied: &Applied,
+    ) -> Result<()> {
+        let key = bytes(command.scope.reference());
+        let changed = images(scope, command, &applied.changes);
+        // First every content is let go of, then each is taken again: they may have changed hands.
+        for (changed, _) in &changed {
+            self.let_go(key, changed.id)?;
+        }
+        for (changed, message) in &changed {
+            let line = message_line::write(message);
+            self.lines.insert((key, message.entry.cursor.get()), line.as_bytes())?;
+            self.put_entry(key, changed.id, &message.entry)?;
+        }
+        if let Some(user) = &applied.member
+            && let Some(member) = scope.members.get(user)
+        {
+            let member = record::StoredMember::of(user, member).json()?;
+            self.members.insert((key, user.as_str()), member.as_slice())?;
+        }
+        if !applied.repeated {
+            self.put_command(partition, offset, command.id, &applied.outcome)?;
+        }
+        if scope.heading.exists {
+            let stored = record::StoredScope::of(&command.scope, &scope.heading).json()?;
+            self.scopes.insert((partition.get(), key), stored.as_slice())?;
+            if self.open_hour.get((partition.get(), key))?.is_none() {
+                self.open_hour.insert((partition.get(), key), before.get())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, scope: [u8; 16], id: MessageId) -> Result<()> {
+        let key = (scope, id.0.into_bytes());
+        let Some(old) = self.ids.get(key)?.map(|old| record::parse_entry(old.value())) else {
+            return Ok(());
+        };
+        let old = old?;
+        self.lines.remove((scope, old.cursor.get()))?;
+        if old.is_live() {
+            self.contents.remove((scope, old.content_hash.0))?;
+        }
+        Ok(())
+    }
+
+    fn put_entry(&mut self, scope: [u8; 16], id: MessageId, entry: &Entry) -> Result<()> {
+        let id = id.0.into_bytes();
+        self.ids.insert((scope, id), record::entry(entry).as_slice())?;
+        if entry.is_live() {
+            self.contents.insert((scope, entry.content_hash.0), id)?;
+        }
+        Ok(())
+    }
+
+    fn put_command(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        id: CommandId,
+        outcome: &Arc<Outcome>,
+    ) -> Result<()> {
+        let stored = StoredCommand { offset, outcome: outcome.clone() };
+        let (id, json) = (id.0.into_bytes(), serde_json::to_vec(&stored)?);
+        self.commands.insert(id, json.as_slice())?;
+        let age = (partition.get(), outcome.folded_at.as_micros(), id);
+        self.command_ages.insert(age, ())?;
+        Ok(())
+    }
+
+    /// The hour is sealed: the next one begins here.
+    pub(crate) fn close_hour(&mut self, partition: Partition) -> Result<()> {
+        let all = (partition.get(), [0; 16])..=(partition.get(), [0xff; 16]);
+        self.open_hour.retain_in(all, |_, _| false)?;
+        Ok(())
+    }
+
+    /// Forgets commands that no record can repeat any more.
+    pub(crate) fn forget_commands(&mut self, partition: Partition, time: Timestamp) -> Result<()> {
+        let before = time.as_micros() - OUTCOME_KEPT_MICROS;
+        let old = (partition.get(), i64::MIN, [0; 16])..(partition.get(), before, [0; 16]);
+        let mut forgotten = Vec::new();
+        for age in self.command_ages.range(old.clone())? {
+            let (_, folded_at, id) = age?.0.value();
+            forgotten.push((folded_at, id));
+        }
+        for (folded_at, id) in forgotten {
+            self.command_ages.remove((partition.get(), folded_at, id))?;
+            let later = self.commands.get(id)?.map(|known| {
+                serde_json::from_slice::<StoredCommand>(known.value())
+                    .map(|known| known.outcome.folded_at.as_micros() > folded_at)
+            });
+            // It may have come again since, after a day.
+            if !later.transpose()?.unwrap_or(false) {
+                self.commands.remove(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_full(&mut self, scope: ScopeRef, full: &BackupObject) -> Result<()> {
+        let json = serde_json::to_vec(full)?;
+        self.fulls.insert(bytes(scope), json.as_slice())?;
+        Ok(())
+    }
+}
+
+/// The state at one moment.
+pub(crate) struct View {
+    transaction: ReadTransaction,
+}
+
+impl View {
+    /// The references of the scopes that had an event in the open hour, in order.
+    pub(crate) fn open_hour(&self, partition: Partition) -> Result<Vec<(ScopeRef, Cursor)>> {
+        let table = self.transaction.open_table(OPEN_HOUR)?;
+        let all = (partition.get(), [0; 16])..=(partition.get(), [0xff; 16]);
+        table
+            .range(all)?
+            .map(|row| {
+                let (key, head) = row?;
+                Ok((reference(key.value().1), Cursor::from_i64(head.value() as i64)))
+            })
+            .collect()
+    }
+
+    /// The references of all scopes of a partition, in order.
+    pub(crate) fn scopes(&self, partition: Partition) -> Result<Vec<ScopeRef>> {
+        let table = self.transaction.open_table(SCOPES)?;
+        let all = (partition.get(), [0; 16])..=(partition.get(), [0xff; 16]);
+        table.range(all)?.map(|row| Ok(reference(row?.0.value().1))).collect()
+    }
+
+    /// A scope that is known to be there.
+    pub(crate) fn existing_scope(
+        &self,
+        partition: Partition,
+        scope: ScopeRef,
+    ) -> Result<(ScopeKey, Heading)> {
+        let table = self.transaction.open_table(SCOPES)?;
+        let missing = || CacheError::Damaged(format!("scope {} is missing", scope.0));
+        let stored = table.get((partition.get(), bytes(scope)))?.ok_or_else(missing)?;
+        let stored = record::StoredScope::parse(stored.value())?;
+        Ok((stored.key()?, stored.heading()))
+    }
+
+    /// The scope's members, in the order of their names.
+    pub(crate) fn members(&self, scope: ScopeRef) -> Result<Vec<(UserId, Member)>> {
+        let table = self.transaction.open_table(MEMBERS)?;
+        let mut members = Vec::new();
+        for row in table.range((bytes(scope), "")..)? {
+            let (key, member) = row?;
+            if key.value().0 != bytes(scope) {
+                break;
+            }
+            let member = record::StoredMember::parse(member.value())?;
+            members.push((member.user()?, member.member()));
+        }
+        Ok(members)
+    }
+
+    /// Gives the lines after a cursor, in order, each with whether it is a live message's.
+    pub(crate) fn lines(
+        &self,
+        scope: ScopeRef,
+        after: Cursor,
+        mut take: impl FnMut(Cursor, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let table = self.transaction.open_table(LINES)?;
+        let range = (bytes(scope), after.get() + 1)..=(bytes(scope), u64::MAX);
+        for row in table.range(range)? {
+            let (key, line) = row?;
+            take(Cursor::from_i64(key.value().1 as i64), line.value())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn last_full(&self, scope: ScopeRef) -> Result<Option<BackupObject>> {
+        let table = self.transaction.open_table(FULLS)?;
+        let Some(full) = table.get(bytes(scope))? else { return Ok(None) };
+        Ok(Some(serde_json::from_slice(full.value())?))
+    }
+
+    /// What became of a command, and the offset at which it was folded.
+    pub(crate) fn outcome(&self, id: CommandId) -> Result<Option<(Offset, Arc<Outcome>)>> {
+        let table = self.transaction.open_table(COMMANDS)?;
+        let Some(known) = table.get(id.0.into_bytes())? else { return Ok(None) };
+        let StoredCommand { offset, outcome } = serde_json::from_slice(known.value())?;
+        Ok(Some((offset, outcome)))
+    }
+
+    /// A scope as a manifest has it.
+    pub(crate) fn scope_line(
+        &self,
+        partition: Partition,
+        scope: ScopeRef,
+        backup: Option<BackupObject>,
+    ) -> Result<ScopeLine> {
+        let (key, heading) = self.existing_scope(partition, scope)?;
+        Ok(ScopeLine::new(key, &heading, self.members(scope)?, backup))
+    }
+}
+
+fn bytes(scope: ScopeRef) -> [u8; 16] {
+    scope.0.into_bytes()
+}
+
+fn reference(bytes: [u8; 16]) -> ScopeRef {
+    ScopeRef(uuid::Uuid::from_bytes(bytes))
+}

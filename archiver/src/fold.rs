@@ -1,0 +1,99 @@
+//! Folding records into the cache, up to where an hour or a day ends.
+
+use archive::period::HourLength;
+use eventlog::Record;
+use model::{Event, Partition, PartitionClock, UnknownRules, log_fold::check_key};
+
+use crate::{
+    cache::{Cache, CacheError, PartitionState, Tables},
+    error::ArchiverError,
+};
+
+/// Why folding stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// There are no more records.
+    Folded,
+    /// The next record is of a later hour: the open one is to be sealed first.
+    HourEnds,
+    /// The next record is of a later day: what the day before came to is to be written first.
+    DayEnds,
+}
+
+/// Folds records of one partition, in order, in one transaction. Returns how many were folded.
+pub(crate) fn fold(
+    cache: &Cache,
+    length: HourLength,
+    partition: Partition,
+    records: &[Record],
+) -> Result<(usize, Stop), ArchiverError> {
+    let mut unknown = None;
+    let done = cache.write(false, |tables| {
+        let mut state = tables.state(partition)?;
+        let mut stop = Stop::Folded;
+        let mut folded = 0;
+        for record in records {
+            match next(&state, length, record) {
+                Stop::Folded => {}
+                ends => {
+                    stop = ends;
+                    break;
+                }
+            }
+            if let Err(rules) = apply(tables, &mut state, length, record)? {
+                unknown = Some(rules);
+                break;
+            }
+            folded += 1;
+        }
+        tables.put_state(partition, &state)?;
+        Ok((folded, stop))
+    })?;
+    match unknown {
+        Some(rules) => Err(rules.into()),
+        None => Ok(done),
+    }
+}
+
+/// Whether something ends before this record.
+fn next(state: &PartitionState, length: HourLength, record: &Record) -> Stop {
+    let hour = length.hour_of(state.time.max(record.append_time));
+    if state.hour.is_some_and(|open| hour > open) {
+        Stop::HourEnds
+    } else if state.day.is_some_and(|open| hour.day() > open) {
+        Stop::DayEnds
+    } else {
+        Stop::Folded
+    }
+}
+
+fn apply(
+    tables: &mut Tables<'_>,
+    state: &mut PartitionState,
+    length: HourLength,
+    record: &Record,
+) -> Result<Result<(), UnknownRules>, CacheError> {
+    let event = schemas::decode(&record.value).ok();
+    let mut clock = state.clock();
+    match &event {
+        Some(event) => {
+            if let Err(rules) = clock.advance(record.append_time, event) {
+                return Ok(Err(rules));
+            }
+        }
+        None => clock.time = clock.time.max(record.append_time),
+    }
+    let PartitionClock { time, rules } = clock;
+    let hour = length.hour_of(time);
+    let used = event != Some(Event::Tick);
+    (state.time, state.rules, state.next_offset) = (time, rules, record.offset.next());
+    (state.hour, state.day) = (Some(hour), Some(hour.day()));
+    (state.hour_is_used, state.day_is_used) = (state.hour_is_used | used, state.day_is_used | used);
+    if let Some(Event::Command(command)) = &event
+        && check_key(&record.key, command).is_ok()
+    {
+        // What does not apply changes nothing: a dead letter, here as in every copy.
+        let _ = tables.apply(record.partition, record.offset, command, time)?;
+    }
+    Ok(Ok(()))
+}

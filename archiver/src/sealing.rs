@@ -1,0 +1,335 @@
+//! Sealing: an hour or a day that is over becomes objects, and then a manifest.
+
+use std::sync::Arc;
+
+use archive::{
+    Archive, ArchiveError,
+    manifest::{
+        BackupObject, FORMAT, Header, Kind, ManifestReader, ManifestWriter, Reference, ScopeLine,
+    },
+    object::{LinesWriter, Object, Scratch},
+    path,
+    period::{Day, Hour, HourLength},
+};
+use eventlog::EventLog;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use model::{BackupId, BackupType, Cursor, Partition, ScopeRef};
+
+use crate::{
+    cache::{Cache, PartitionState, View},
+    error::ArchiverError,
+    events,
+};
+
+/// Scopes whose objects are made and uploaded at the same time.
+const SCOPES_AT_ONCE: usize = 8;
+/// What the line of a live message ends with, whatever its content: JSON escapes quotes.
+const LIVE: &[u8] = b",\"deleted\":false}";
+
+/// Writes what is over.
+pub(crate) struct Sealer<'a> {
+    pub(crate) log: &'a Arc<dyn EventLog>,
+    pub(crate) archive: &'a Archive,
+    pub(crate) cache: &'a Arc<Cache>,
+    pub(crate) length: HourLength,
+}
+
+/// Which backup of a scope is to be made.
+#[derive(Clone)]
+struct Wanted {
+    id: BackupId,
+    backup_type: BackupType,
+    path: String,
+    /// The state before: what is after this cursor is in the backup.
+    after: Cursor,
+}
+
+impl Sealer<'_> {
+    /// Seals the open hour of a partition, if there is one.
+    pub(crate) async fn seal_hour(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let mut state = self.cache.state(partition)?;
+        let Some(hour) = state.hour else { return Ok(()) };
+        let path = path::hour_manifest(self.log.log_id(), partition, self.length, hour);
+        let manifest = match self.existing(&path).await? {
+            Some(manifest) => self.check_hour(manifest, &path, &state)?,
+            None => self.write_hour(&path, partition, hour, &state).await?,
+        };
+        tracing::info!(%partition, hour = self.length.hour_name(hour), "sealed an hour");
+        state.previous = Some(Reference { path, sha256: manifest.sha256.clone() });
+        (state.sealed, state.sealed_time) = (state.next_offset, state.time);
+        (state.hour, state.hour_is_used, state.gaps) = (None, false, Vec::new());
+        self.cache.write(true, |tables| {
+            tables.close_hour(partition)?;
+            tables.forget_commands(partition, state.time)?;
+            tables.put_state(partition, &state)
+        })?;
+        Ok(())
+    }
+
+    async fn existing(&self, path: &str) -> Result<Option<Object>, ArchiveError> {
+        match self.archive.fetch(path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ArchiveError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The manifest was there: written before a crash, or by another archiver. It must say the same.
+    fn check_hour(
+        &self,
+        mut manifest: Object,
+        path: &str,
+        state: &PartitionState,
+    ) -> Result<Object, ArchiverError> {
+        let copy = Object::of_bytes(&Scratch::default(), &manifest.bytes()?)?;
+        let found = ManifestReader::new(copy, path)?.header;
+        let problem = if found.period_seconds != self.length {
+            format!("its hours have {}, these {}", found.period_seconds, self.length)
+        } else if (found.first_offset, found.next_offset) != (state.sealed, state.next_offset) {
+            format!(
+                "it has the records [{}, {}), the log's hour is [{}, {})",
+                found.first_offset, found.next_offset, state.sealed, state.next_offset
+            )
+        } else if found.previous != state.previous {
+            "the hour before it is another one".to_owned()
+        } else {
+            return Ok(manifest);
+        };
+        Err(ArchiverError::OtherManifest { path: path.to_owned(), problem })
+    }
+
+    async fn write_hour(
+        &self,
+        path: &str,
+        partition: Partition,
+        hour: Hour,
+        state: &PartitionState,
+    ) -> Result<Object, ArchiverError> {
+        let view = Arc::new(self.cache.read()?);
+        let tables = events::tables(self.log, self.archive, &view, partition, state).await?;
+        let events_path = path::events(self.length, hour, partition);
+        let events = events::upload(self.archive, events_path, tables.events).await?;
+        let messages_path = path::messages(self.length, hour, partition);
+        let messages = match tables.messages {
+            Some(file) => Some(events::upload(self.archive, messages_path, file).await?),
+            None => None,
+        };
+        let header = Header {
+            first_offset: state.sealed,
+            gaps: state.gaps.clone(),
+            events: Some(events),
+            messages,
+            ..self.header(Kind::Hour, partition, self.length.hour_name(hour), state)
+        };
+        let name = self.length.hour_name(hour);
+        let scopes = view.open_hour(partition)?.into_iter().map(|(scope, before)| {
+            let (view, name) = (view.clone(), name.clone());
+            async move {
+                let (key, heading) = view.existing_scope(partition, scope)?;
+                let wanted = (heading.head > before).then(|| Wanted {
+                    id: BackupId::scheduled(&key, BackupType::Incremental, &name),
+                    backup_type: BackupType::Incremental,
+                    path: path::incremental(&key, self.length, hour),
+                    after: before,
+                });
+                self.scope_line(&view, partition, scope, wanted).await
+            }
+        });
+        let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
+        self.write_manifest(path, &header, lines).await
+    }
+
+    /// Writes the full backups of a partition as of the end of its open day, if anything happened in it.
+    pub(crate) async fn seal_day(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let mut state = self.cache.state(partition)?;
+        let Some(day) = state.day.filter(|_| state.day_is_used).map(Day::next) else {
+            state.day = None;
+            self.cache.write(false, |tables| tables.put_state(partition, &state))?;
+            return Ok(());
+        };
+        let path = path::full_manifest(self.log.log_id(), partition, self.length, day);
+        let manifest = match self.existing(&path).await? {
+            Some(manifest) => manifest,
+            None => self.write_day(&path, partition, day, &state).await?,
+        };
+        let fulls = fulls(manifest, &path)?;
+        tracing::info!(%partition, day = self.length.day_name(day), "wrote full backups");
+        (state.day, state.day_is_used) = (None, false);
+        self.cache.write(true, |tables| {
+            for (scope, full) in &fulls {
+                tables.put_full(*scope, full)?;
+            }
+            tables.put_state(partition, &state)
+        })?;
+        Ok(())
+    }
+
+    async fn write_day(
+        &self,
+        path: &str,
+        partition: Partition,
+        day: Day,
+        state: &PartitionState,
+    ) -> Result<Object, ArchiverError> {
+        let view = Arc::new(self.cache.read()?);
+        let name = self.length.day_name(day);
+        let header = self.header(Kind::Full, partition, name.clone(), state);
+        let scopes = view.scopes(partition)?.into_iter().map(|scope| {
+            let (view, name) = (view.clone(), name.clone());
+            async move {
+                let (key, heading) = view.existing_scope(partition, scope)?;
+                if let Some(last) = view.last_full(scope)?
+                    && last.cursor_last == heading.head
+                {
+                    return Ok(view.scope_line(partition, scope, Some(last))?);
+                }
+                let wanted = Wanted {
+                    id: BackupId::scheduled(&key, BackupType::Full, &name),
+                    backup_type: BackupType::Full,
+                    path: path::full(&key, self.length, day),
+                    after: Cursor::ZERO,
+                };
+                self.scope_line(&view, partition, scope, Some(wanted)).await
+            }
+        });
+        let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
+        self.write_manifest(path, &header, lines).await
+    }
+
+    fn header(
+        &self,
+        kind: Kind,
+        partition: Partition,
+        period: String,
+        state: &PartitionState,
+    ) -> Header {
+        Header {
+            format: FORMAT,
+            kind,
+            log_id: self.log.log_id(),
+            partition,
+            partitions: self.log.partitions(),
+            period,
+            period_seconds: self.length,
+            first_offset: state.next_offset,
+            next_offset: state.next_offset,
+            clock: state.time,
+            rules: state.rules,
+            previous: state.previous.clone(),
+            gaps: Vec::new(),
+            events: None,
+            messages: None,
+        }
+    }
+
+    /// A scope's line, once its backup, if one is wanted, is in the archive.
+    async fn scope_line(
+        &self,
+        view: &Arc<View>,
+        partition: Partition,
+        scope: ScopeRef,
+        wanted: Option<Wanted>,
+    ) -> Result<ScopeLine, ArchiverError> {
+        let backup = match wanted {
+            Some(wanted) => Some(self.backup(view, scope, wanted).await?),
+            None => None,
+        };
+        Ok(view.scope_line(partition, scope, backup)?)
+    }
+
+    async fn backup(
+        &self,
+        view: &Arc<View>,
+        scope: ScopeRef,
+        wanted: Wanted,
+    ) -> Result<BackupObject, ArchiverError> {
+        let Wanted { id, backup_type, path, after } = wanted;
+        let (view, scratch) = (view.clone(), self.archive.scratch().clone());
+        let mut made = blocking(move || Made::new(&view, &scratch, scope, after)).await?;
+        self.archive.create(&path, &mut made.object).await?;
+        let Made { object, lines, record_count, last } = made;
+        Ok(BackupObject {
+            id,
+            backup_type,
+            path,
+            sha256: object.sha256,
+            content_sha256: object.content_sha256,
+            size_bytes: object.size_bytes,
+            lines,
+            record_count,
+            cursor_first: after.next(),
+            cursor_last: last,
+        })
+    }
+
+    async fn write_manifest(
+        &self,
+        path: &str,
+        header: &Header,
+        lines: impl stream::Stream<Item = Result<ScopeLine, ArchiverError>>,
+    ) -> Result<Object, ArchiverError> {
+        let mut writer = ManifestWriter::new(self.archive.scratch(), header)?;
+        let mut lines = std::pin::pin!(lines);
+        while let Some(line) = lines.try_next().await? {
+            writer.push(&line)?;
+        }
+        let mut manifest = writer.finish()?;
+        self.archive.create(path, &mut manifest).await?;
+        Ok(manifest)
+    }
+}
+
+/// A backup that was made, not uploaded yet.
+struct Made {
+    object: Object,
+    lines: u64,
+    record_count: u64,
+    /// The scope's head.
+    last: Cursor,
+}
+
+impl Made {
+    fn new(
+        view: &View,
+        scratch: &Scratch,
+        scope: ScopeRef,
+        after: Cursor,
+    ) -> Result<Self, ArchiverError> {
+        let mut writer = LinesWriter::new(scratch);
+        let (mut live, mut last, mut failed) = (0, after, None);
+        view.lines(scope, after, |cursor, line| {
+            last = cursor;
+            live += u64::from(line.ends_with(LIVE));
+            if let Err(error) = writer.push(line) {
+                failed.get_or_insert(error);
+            }
+            Ok(())
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let lines = writer.lines;
+        Ok(Self { object: writer.finish()?, lines, record_count: live, last })
+    }
+}
+
+/// The scopes of a full's manifest and their objects.
+fn fulls(manifest: Object, path: &str) -> Result<Vec<(ScopeRef, BackupObject)>, ArchiverError> {
+    let mut reader = ManifestReader::new(manifest, path)?;
+    let mut fulls = Vec::new();
+    while let Some(line) = reader.next_scope()? {
+        if let Some(backup) = line.backup {
+            fulls.push((line.scope.reference(), backup));
+        }
+    }
+    Ok(fulls)
+}
+
+/// Runs what blocks off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArchiverError> + Send + 'static,
+) -> Result<T, ArchiverError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(ArchiverError::Task(error.to_string())))
+}
