@@ -41,11 +41,14 @@ fn ask(url: &str, method: &str, path: &str, headers: &[&str], body: &str) -> Ans
     Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-fn make_bucket(url: &str, bucket: &str) {
+/// A bucket that no test made before, wherever the stand-in is from.
+fn make_bucket(url: &str) -> String {
+    let bucket = uuid::Uuid::new_v4().to_string();
     let body = format!(r#"{{"name": "{bucket}"}}"#);
     let json = ["Content-Type: application/json"];
     let answer = ask(url, "POST", "/storage/v1/b?project=tests", &json, &body);
     assert_eq!(answer.status, 200, "{}", answer.body);
+    bucket
 }
 
 /// A multipart upload where there is no object of that name yet.
@@ -84,8 +87,8 @@ async fn starts_stops_and_survives_a_kill() {
     let gcs = FakeGcs::start(GcsConfig::new(directory.path()), &Quiet).await.unwrap();
     assert!(gcs.is_running());
     let url = gcs.url().to_owned();
-    make_bucket(&url, "kept");
-    assert_eq!(put_new(&url, "kept", r#"{"name": "object"}"#, "content"), 200);
+    let bucket = make_bucket(&url);
+    assert_eq!(put_new(&url, &bucket, r#"{"name": "object"}"#, "content"), 200);
 
     let error = FakeGcs::start(GcsConfig::new(directory.path()), &Quiet).await.unwrap_err();
     assert!(matches!(error, GcsError::InUse { .. }), "{error}");
@@ -94,14 +97,14 @@ async fn starts_stops_and_survives_a_kill() {
     assert!(!gcs.is_running());
     gcs.restart().await.unwrap();
     assert_eq!(gcs.url(), url);
-    assert_eq!(get(&url, "kept", "object").body, "content");
-    assert_eq!(put_new(&url, "kept", r#"{"name": "object"}"#, "other"), 412);
+    assert_eq!(get(&url, &bucket, "object").body, "content");
+    assert_eq!(put_new(&url, &bucket, r#"{"name": "object"}"#, "other"), 412);
     gcs.stop().await.unwrap();
     assert!(TcpStream::connect(url.strip_prefix("http://").unwrap()).is_err());
     drop(gcs);
 
     let again = FakeGcs::start(GcsConfig::new(directory.path()), &Quiet).await.unwrap();
-    assert_eq!(get(again.url(), "kept", "object").body, "content");
+    assert_eq!(get(again.url(), &bucket, "object").body, "content");
 }
 
 #[tokio::test]
@@ -118,9 +121,8 @@ async fn a_port_that_is_taken_is_named_in_one_line() {
 async fn only_the_first_of_many_multipart_uploads_makes_an_object() {
     let url = dev::gcs::for_tests().await.unwrap();
     assert_eq!(dev::gcs::for_tests().await.unwrap(), url);
-    make_bucket(&url, "multipart");
-    let put =
-        |writer: u32| put_new(&url, "multipart", r#"{"name": "object"}"#, &writer.to_string());
+    let bucket = make_bucket(&url);
+    let put = |writer: u32| put_new(&url, &bucket, r#"{"name": "object"}"#, &writer.to_string());
     let mut statuses: Vec<u16> = std::thread::scope(|scope| {
         let put = &put;
         let writers: Vec<_> = (0..16).map(|writer| scope.spawn(move || put(writer))).collect();
@@ -135,26 +137,27 @@ async fn only_the_first_of_many_multipart_uploads_makes_an_object() {
 #[tokio::test]
 async fn the_other_uploads_replace_an_object_whatever_they_ask_for() {
     let url = dev::gcs::for_tests().await.unwrap();
-    make_bucket(&url, "replaced");
-    let simple = "/upload/storage/v1/b/replaced/o?uploadType=media&name=simple&ifGenerationMatch=0";
+    let bucket = make_bucket(&url);
+    let simple =
+        format!("/upload/storage/v1/b/{bucket}/o?uploadType=media&name=simple&ifGenerationMatch=0");
     for content in ["first", "second"] {
-        assert_eq!(ask(&url, "POST", simple, &[], content).status, 200);
-        let upload = begin(&url, "replaced", "resumable");
+        assert_eq!(ask(&url, "POST", &simple, &[], content).status, 200);
+        let upload = begin(&url, &bucket, "resumable");
         assert_eq!(put_range(&url, &upload, "0-*/*", content).status, 200);
     }
-    assert_eq!(get(&url, "replaced", "simple").body, "second");
-    assert_eq!(get(&url, "replaced", "resumable").body, "second");
+    assert_eq!(get(&url, &bucket, "simple").body, "second");
+    assert_eq!(get(&url, &bucket, "resumable").body, "second");
 }
 
 /// The real one refuses it with 400.
 #[tokio::test]
 async fn a_wrong_checksum_is_taken() {
     let url = dev::gcs::for_tests().await.unwrap();
-    make_bucket(&url, "checksums");
+    let bucket = make_bucket(&url);
     let metadata =
         r#"{"name": "object", "crc32c": "AAAAAA==", "md5Hash": "AAAAAAAAAAAAAAAAAAAAAA=="}"#;
-    assert_eq!(put_new(&url, "checksums", metadata, "content"), 200);
-    let found = ask(&url, "GET", "/storage/v1/b/checksums/o/object", &[], "");
+    assert_eq!(put_new(&url, &bucket, metadata, "content"), 200);
+    let found = ask(&url, "GET", &format!("/storage/v1/b/{bucket}/o/object"), &[], "");
     assert!(found.body.contains(r#""crc32c":""#) && !found.body.contains("AAAAAA=="));
 }
 
@@ -162,29 +165,29 @@ async fn a_wrong_checksum_is_taken() {
 #[tokio::test]
 async fn a_resumable_upload_is_taken_in_order_only() {
     let url = dev::gcs::for_tests().await.unwrap();
-    make_bucket(&url, "resumable");
+    let bucket = make_bucket(&url);
     let (chunk, length) = ("c".repeat(CHUNK), CHUNK + 3);
     let first = format!("0-{}/*", CHUNK - 1);
     let last = format!("{CHUNK}-{}/{length}", length - 1);
 
-    let upload = begin(&url, "resumable", "in-order");
+    let upload = begin(&url, &bucket, "in-order");
     let answer = put_range(&url, &upload, &first, &chunk);
     assert_eq!(answer.status, 308);
     assert_eq!(answer.header("Range"), Some(&*format!("bytes=0-{}", CHUNK - 1)));
-    assert_eq!(get(&url, "resumable", "in-order").status, 404);
+    assert_eq!(get(&url, &bucket, "in-order").status, 404);
     assert_eq!(put_range(&url, &upload, &last, "end").status, 200);
-    assert_eq!(get(&url, "resumable", "in-order").body.len(), length);
+    assert_eq!(get(&url, &bucket, "in-order").body.len(), length);
 
-    let upload = begin(&url, "resumable", "repeated");
+    let upload = begin(&url, &bucket, "repeated");
     for _ in 0..2 {
         assert_eq!(put_range(&url, &upload, &first, &chunk).status, 308);
     }
     assert_eq!(put_range(&url, &upload, &last, "end").status, 200);
-    assert_eq!(get(&url, "resumable", "repeated").body.len(), CHUNK + length);
+    assert_eq!(get(&url, &bucket, "repeated").body.len(), CHUNK + length);
 
-    let upload = begin(&url, "resumable", "asked");
+    let upload = begin(&url, &bucket, "asked");
     assert_eq!(put_range(&url, &upload, &first, &chunk).status, 308);
     assert_eq!(put_range(&url, &upload, &format!("*/{length}"), "").status, 200);
     assert_eq!(put_range(&url, &upload, &last, "end").status, 404);
-    assert_eq!(get(&url, "resumable", "asked").body.len(), CHUNK);
+    assert_eq!(get(&url, &bucket, "asked").body.len(), CHUNK);
 }
