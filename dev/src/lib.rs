@@ -1,18 +1,21 @@
-//! Starts the real services without Docker: a private PostgreSQL and a private Apache Kafka.
+//! Starts the services without Docker: a private PostgreSQL, a private Apache Kafka, a stand-in for Google Cloud Storage.
 //!
-//! `context-sync dev` keeps its read model in [`postgres::Postgres`]. Tests take [`postgres::for_tests`] and
-//! [`kafka::for_tests`]: servers shared by the tests of one process, or those that the environment names. The binary
-//! `dev` starts both for another command (`dev run -- cargo test`).
+//! `context-sync dev` keeps its read model in [`postgres::Postgres`]. Tests take [`postgres::for_tests`],
+//! [`kafka::for_tests`] and [`gcs::for_tests`]: servers shared by the tests of one process, or those that the
+//! environment names. [`python::for_tests`] has what analysts read files with. The binary `dev` starts all for another
+//! command (`dev run -- cargo test`).
 //!
 //! A server started here ends with the process that started it, even where that process is killed with SIGKILL (Linux;
 //! elsewhere the next start on the same directory stops the orphaned PostgreSQL).
 
 mod cache;
 pub mod command;
+pub mod gcs;
 pub mod kafka;
 pub mod postgres;
 mod process;
 pub mod progress;
+pub mod python;
 pub mod scratch;
 mod sys;
 mod user;

@@ -1,4 +1,4 @@
-//! Starts PostgreSQL and Apache Kafka for tests and for people who have no Docker.
+//! Starts PostgreSQL, Apache Kafka and a stand-in for Cloud Storage for tests and for people who have no Docker.
 
 mod run;
 mod up;
@@ -7,22 +7,30 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use dev::gcs::{FakeGcs, GcsConfig, GcsError};
 use dev::kafka::{Kafka, KafkaConfig, KafkaError};
 use dev::postgres::{Postgres, PostgresConfig, PostgresError};
 use dev::progress::{self, Progress};
+use dev::python::PythonError;
 
 const EXAMPLES: &str = r#"Examples:
-  dev run -- cargo test          run all tests against one PostgreSQL and one Apache Kafka
+  dev run -- cargo test          run all tests against one PostgreSQL, Apache Kafka and Cloud Storage
   dev run --no-kafka -- sh -c 'psql "$TEST_DATABASE_URL"'
                                  look into an empty PostgreSQL
-  dev up                         keep both running, print their addresses, until Ctrl-C
+  dev up                         keep all running, print their addresses, until Ctrl-C
   dev up --json                  the same, as one line for a script
-  dev fetch                      only download PostgreSQL and Apache Kafka
+  dev fetch                      only download all that is needed
 
-`dev run` sets TEST_DATABASE_URL (a superuser's) and TEST_KAFKA (host:port) for the command.
-Apache Kafka needs Java 17 and, the first time, Maven (Debian: apt install openjdk-17-jre-headless maven)."#;
+`dev run` sets for the command:
+  TEST_DATABASE_URL   PostgreSQL, as a superuser
+  TEST_KAFKA          Apache Kafka, host:port
+  TEST_GCS            a stand-in for Google Cloud Storage (fake-gcs-server), http://host:port
+  TEST_PYTHONPATH     a directory with DuckDB and PyArrow, for PYTHONPATH
 
-/// Starts real services without Docker, for tests and development.
+Apache Kafka needs Java 17 and, the first time, Maven (Debian: apt install openjdk-17-jre-headless maven).
+The last two are fetched by pip (Debian: apt install python3-pip)."#;
+
+/// Starts services without Docker, for tests and development.
 #[derive(Debug, Parser)]
 #[command(name = "dev", version, about, after_help = EXAMPLES)]
 struct Cli {
@@ -67,11 +75,17 @@ enum Subcommands {
 #[derive(Args, Clone, Debug)]
 struct Services {
     /// Leave Apache Kafka out.
-    #[arg(long, conflicts_with = "no_postgres")]
+    #[arg(long)]
     no_kafka: bool,
     /// Leave PostgreSQL out.
     #[arg(long)]
     no_postgres: bool,
+    /// Leave the stand-in for Cloud Storage out.
+    #[arg(long)]
+    no_gcs: bool,
+    /// Leave DuckDB and PyArrow out.
+    #[arg(long)]
+    no_python: bool,
     /// The directory of PostgreSQL's programs, instead of downloading them.
     #[arg(long, value_name = "DIR")]
     postgres_bin: Option<PathBuf>,
@@ -86,6 +100,10 @@ enum Error {
     Postgres(#[from] PostgresError),
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Gcs(#[from] GcsError),
+    #[error(transparent)]
+    Python(#[from] PythonError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("{command} could not be run: {source}")]
@@ -122,6 +140,21 @@ impl Services {
         let config = KafkaConfig { cache_dir: self.cache_dir.clone(), ..KafkaConfig::new(dir) };
         Ok(Some(Kafka::start(config, &*progress()).await?))
     }
+
+    async fn start_gcs(&self, dir: PathBuf) -> Result<Option<FakeGcs>, Error> {
+        if self.no_gcs {
+            return Ok(None);
+        }
+        let config = GcsConfig { cache_dir: self.cache_dir.clone(), ..GcsConfig::new(dir) };
+        Ok(Some(FakeGcs::start(config, &*progress()).await?))
+    }
+
+    async fn fetch_python(&self) -> Result<Option<PathBuf>, Error> {
+        if self.no_python {
+            return Ok(None);
+        }
+        Ok(Some(dev::python::fetch(self.cache_dir.as_deref(), &*progress()).await?))
+    }
 }
 
 fn progress() -> Box<dyn Progress> {
@@ -136,6 +169,13 @@ async fn fetch(services: &Services) -> Result<ExitCode, Error> {
     if !services.no_kafka {
         let found = dev::kafka::fetch(services.cache_dir.clone(), &*progress()).await?;
         println!("Apache Kafka: {}", found.display());
+    }
+    if !services.no_gcs {
+        let found = dev::gcs::fetch(services.cache_dir.as_deref(), &*progress()).await?;
+        println!("fake-gcs-server: {}", found.display());
+    }
+    if let Some(found) = services.fetch_python().await? {
+        println!("DuckDB and PyArrow: {}", found.display());
     }
     Ok(ExitCode::SUCCESS)
 }

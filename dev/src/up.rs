@@ -1,11 +1,12 @@
 //! `dev up`: the services until Ctrl-C.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use dev::command;
+use dev::gcs::FakeGcs;
 use dev::kafka::Kafka;
 use dev::postgres::{Postgres, PostgresConfig};
 
@@ -17,6 +18,8 @@ const WATCH: Duration = Duration::from_millis(200);
 struct Started {
     postgres: Option<Postgres>,
     kafka: Option<Kafka>,
+    gcs: Option<FakeGcs>,
+    python: Option<PathBuf>,
 }
 
 /// Starts the services on the data in `dir`, prints their addresses, and stops them when told to.
@@ -44,9 +47,11 @@ pub(crate) async fn up(services: &Services, dir: &Path, json: bool) -> Result<Ex
 }
 
 async fn start(services: &Services, dir: &Path) -> Result<Started, Error> {
+    let python = services.fetch_python().await?;
     let postgres = services.start_postgres(PostgresConfig::new(dir.join("postgres"))).await?;
     let kafka = services.start_kafka(dir.join("kafka")).await?;
-    Ok(Started { postgres, kafka })
+    let gcs = services.start_gcs(dir.join("gcs")).await?;
+    Ok(Started { postgres, kafka, gcs, python })
 }
 
 impl Started {
@@ -56,6 +61,9 @@ impl Started {
             "postgres_pid": self.postgres.as_ref().map(Postgres::pid),
             "kafka": self.kafka.as_ref().map(Kafka::bootstrap),
             "kafka_pid": self.kafka.as_ref().map(Kafka::pid),
+            "gcs": self.gcs.as_ref().map(FakeGcs::url),
+            "gcs_pid": self.gcs.as_ref().map(FakeGcs::pid),
+            "pythonpath": self.python,
         })
     }
 
@@ -72,6 +80,12 @@ impl Started {
                 kafka.bootstrap()
             )?;
         }
+        if let Some(gcs) = &self.gcs {
+            writeln!(output, "fake-gcs-server {}: {}", dev::gcs::VERSION, gcs.url())?;
+        }
+        if let Some(python) = &self.python {
+            writeln!(output, "DuckDB and PyArrow: PYTHONPATH={}", python.display())?;
+        }
         writeln!(output, "Ctrl-C stops them.")
     }
 
@@ -84,11 +98,17 @@ impl Started {
             if self.kafka.as_ref().is_some_and(|kafka| !kafka.is_running()) {
                 return "Apache Kafka";
             }
+            if self.gcs.as_ref().is_some_and(|gcs| !gcs.is_running()) {
+                return "fake-gcs-server";
+            }
             tokio::time::sleep(WATCH).await;
         }
     }
 
     async fn stop(&self) -> Result<(), Error> {
+        if let Some(gcs) = &self.gcs {
+            gcs.stop().await?;
+        }
         if let Some(kafka) = &self.kafka {
             kafka.stop().await?;
         }

@@ -5,10 +5,11 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-/// `dev run --no-kafka -- sh -c SCRIPT`, with its temporary files in a directory that shows what is left.
+/// `dev run --no-kafka --no-python -- sh -c SCRIPT`, with its temporary files in a directory that shows what is left.
 fn dev_run(temporary: &std::path::Path, script: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dev"));
-    command.args(["run", "--no-kafka", "--", "sh", "-c", script]).env("TMPDIR", temporary);
+    command.args(["run", "--no-kafka", "--no-python", "--", "sh", "-c", script]);
+    command.env("TMPDIR", temporary);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -25,8 +26,9 @@ fn is_empty(directory: &std::path::Path) -> bool {
 #[test]
 fn passes_the_address_and_the_status_on_and_leaves_nothing() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut child = dev_run(temporary.path(), "echo $TEST_DATABASE_URL; exit 7");
-    assert!(first_line(&mut child).starts_with("postgres://"));
+    let mut child = dev_run(temporary.path(), "echo $TEST_DATABASE_URL $TEST_GCS; exit 7");
+    let line = first_line(&mut child);
+    assert!(line.starts_with("postgres://") && line.contains(" http://127.0.0.1:"), "{line}");
     assert_eq!(child.wait().unwrap().code(), Some(7));
     assert!(is_empty(temporary.path()));
 }
