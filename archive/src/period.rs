@@ -80,9 +80,10 @@ impl HourLength {
         format_utc(self.begin(hour), format)
     }
 
-    /// `2025-12-30`: the name of a day's objects.
+    /// `2025-12-30`: the name of a day's objects. It sorts before the names of the day's hours, or as the
+    /// first of them, and after those of earlier ones.
     pub fn day_name(self, day: Day) -> String {
-        let format = if self.is_real() { "%Y-%m-%d" } else { "%Y-%m-%dT%H-%M-%SZ" };
+        let format = if self.is_real() { "%Y-%m-%d" } else { "%Y-%m-%d-%H-%M-%S" };
         format_utc(self.midnight(day), format)
     }
 
@@ -162,7 +163,7 @@ mod tests {
         let hour = short.hour_of(at("2025-12-30T10:00:25Z"));
         assert_eq!(short.hour_name(hour), "2025-12-30-10-00-20");
         assert_eq!(short.hour_folder(hour), "date=2025-12-30/hour=10-00-20");
-        assert_eq!(short.day_name(hour.day()), "2025-12-30T10-00-00Z");
+        assert_eq!(short.day_name(hour.day()), "2025-12-30-10-00-00");
         assert_eq!(HourLength::new(0), Err(InvalidHourLength));
         assert_eq!(HourLength::new(3_601), Err(InvalidHourLength));
     }

@@ -13,9 +13,9 @@ use archive::{
     period::{Day, Hour},
 };
 use model::{
-    Applied, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member,
-    MessageId, Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp,
-    Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
+    Applied, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member, MessageId,
+    Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp, Touched,
+    Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
 };
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,

@@ -1,0 +1,265 @@
+//! Finding a backup, and reading the state that it shows.
+
+use std::collections::{HashMap, HashSet};
+
+use model::{BackupId, BackupType, Cursor, Digest, LogId, Message, MessageId, Partition, ScopeKey};
+
+use crate::{
+    error::ArchiveError,
+    manifest::{BackupObject, ManifestReader, Reference, ScopeLine},
+    message_line,
+    object::{Lines, Sha256Hex},
+    path,
+    store::Archive,
+};
+
+const HOUR: &str = "hour";
+const FULL: &str = "full";
+
+/// The names of a partition's manifests, sorted: what there is without reading any of it.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    folder: String,
+    hours: Vec<String>,
+    fulls: Vec<String>,
+}
+
+/// A backup that a manifest lists.
+#[derive(Clone, Debug)]
+pub struct FoundBackup {
+    /// The scope as the backup shows it.
+    pub line: ScopeLine,
+    pub backup: BackupObject,
+    /// The objects that make up the state, the oldest first: one, or a full and the incrementals after it.
+    pub objects: Vec<BackupObject>,
+    pub manifest: Reference,
+}
+
+impl Names {
+    /// Of the manifests of a partition.
+    pub async fn list(
+        archive: &Archive,
+        log: LogId,
+        partition: Partition,
+    ) -> Result<Self, ArchiveError> {
+        let folder = path::manifests(log, partition);
+        let mut names = Self { folder: folder.clone(), ..Self::default() };
+        for (path, _) in archive.list(&folder).await? {
+            let rest = path.strip_prefix(&folder).unwrap_or_default();
+            let rest = rest.trim_start_matches('/').strip_suffix(".jsonl.gz").unwrap_or_default();
+            match rest.split_once('/') {
+                Some((HOUR, name)) => names.hours.push(name.to_owned()),
+                Some((FULL, name)) => names.fulls.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    /// The paths of the hours' manifests, the oldest first.
+    pub fn hours(&self) -> impl DoubleEndedIterator<Item = String> + '_ {
+        self.hours.iter().map(|name| self.path(HOUR, name))
+    }
+
+    /// The paths of the fulls' manifests, the oldest first.
+    pub fn fulls(&self) -> impl DoubleEndedIterator<Item = String> + '_ {
+        self.fulls.iter().map(|name| self.path(FULL, name))
+    }
+
+    fn path(&self, kind: &str, name: &str) -> String {
+        format!("{}/{kind}/{name}.jsonl.gz", self.folder)
+    }
+
+    /// The newest full at or before the end of an hour, and the hours after it up to that one.
+    fn chain(&self, hour: &str) -> (Option<&String>, &[String]) {
+        let full = self.fulls.iter().rev().find(|full| full.as_str() <= hour);
+        let begin = full.map_or(0, |full| self.hours.partition_point(|name| name < full));
+        let end = self.hours.partition_point(|name| name.as_str() <= hour);
+        (full, &self.hours[begin..end])
+    }
+}
+
+/// Finds a backup of a scope by its id; `None` if no manifest lists it.
+pub async fn find(
+    archive: &Archive,
+    log: LogId,
+    partition: Partition,
+    scope: &ScopeKey,
+    id: BackupId,
+) -> Result<Option<FoundBackup>, ArchiveError> {
+    let names = Names::list(archive, log, partition).await?;
+    let is = |backup_type, name: &str| BackupId::scheduled(scope, backup_type, name) == id;
+    if let Some(hour) = names.hours.iter().find(|name| is(BackupType::Incremental, name)) {
+        return incremental(archive, &names, scope, hour).await;
+    }
+    let full = names.fulls.iter().find(|name| is(BackupType::Full, name));
+    let path = match full {
+        Some(name) => names.path(FULL, name),
+        None => path::on_demand_manifest(log, partition, id),
+    };
+    let Some((manifest, line)) = scope_line(archive, &path, scope).await? else { return Ok(None) };
+    let Some(backup) = line.backup.clone().filter(|backup| backup.id == id) else {
+        return Ok(None);
+    };
+    Ok(Some(FoundBackup { line, objects: vec![backup.clone()], backup, manifest }))
+}
+
+async fn incremental(
+    archive: &Archive,
+    names: &Names,
+    scope: &ScopeKey,
+    hour: &str,
+) -> Result<Option<FoundBackup>, ArchiveError> {
+    let (full, hours) = names.chain(hour);
+    let mut objects = Vec::new();
+    if let Some(name) = full
+        && let Some((_, line)) = scope_line(archive, &names.path(FULL, name), scope).await?
+    {
+        objects.extend(line.backup);
+    }
+    let mut last = None;
+    for name in hours {
+        let found = scope_line(archive, &names.path(HOUR, name), scope).await?;
+        if let Some((manifest, line)) = found {
+            objects.extend(line.backup.clone());
+            last = Some((name.as_str(), manifest, line));
+        }
+    }
+    let Some((_, manifest, line)) = last.filter(|(name, ..)| *name == hour) else {
+        return Ok(None);
+    };
+    let Some(backup) = line.backup.clone() else { return Ok(None) };
+    Ok(Some(FoundBackup { line, backup, objects, manifest }))
+}
+
+/// A scope's line of a manifest, if both are there.
+async fn scope_line(
+    archive: &Archive,
+    path: &str,
+    scope: &ScopeKey,
+) -> Result<Option<(Reference, ScopeLine)>, ArchiveError> {
+    let object = match archive.fetch(path).await {
+        Ok(object) => object,
+        Err(ArchiveError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let reference = Reference { path: path.to_owned(), sha256: object.sha256.clone() };
+    let mut reader = ManifestReader::new(object, path)?;
+    let mut found = None;
+    while let Some(line) = reader.next_scope()? {
+        if line.scope == *scope {
+            found = Some(line);
+        }
+    }
+    Ok(found.map(|line| (reference, line)))
+}
+
+/// The messages of a state, in the order of their cursors.
+pub struct StateReader {
+    /// The oldest object.
+    base: Option<Lines>,
+    /// Its content's hash, as its manifest says.
+    base_content: Option<Sha256Hex>,
+    /// What later objects say instead.
+    later: std::vec::IntoIter<Message>,
+    superseded: HashSet<MessageId>,
+    floor: Cursor,
+    /// What is to come out of it.
+    expected: (u64, Digest),
+    count: u64,
+    digest: Digest,
+    path: String,
+}
+
+impl FoundBackup {
+    /// Fetches and checks every object, so that nothing is read of a damaged one.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`] if one is not what its manifest says.
+    pub async fn open(&self, archive: &Archive) -> Result<StateReader, ArchiveError> {
+        let mut objects = Vec::new();
+        for object in &self.objects {
+            let fetched = archive.fetch_checked(&object.path, &object.sha256).await?;
+            objects.push((fetched.lines(&object.path)?, object));
+        }
+        let mut objects = objects.into_iter();
+        let base = objects.next();
+        let (base, base_content) = base.map_or((None, None), |(lines, object)| {
+            (Some(lines), Some(object.content_sha256.clone()))
+        });
+        let mut later: HashMap<MessageId, Message> = HashMap::new();
+        for (mut lines, object) in objects {
+            while let Some(message) = next_message(&mut lines)? {
+                later.insert(message.id, message);
+            }
+            check_content(&lines, &object.content_sha256)?;
+        }
+        let superseded = later.keys().copied().collect();
+        let mut later: Vec<Message> = later.into_values().collect();
+        later.sort_unstable_by_key(|message| message.entry.cursor);
+        Ok(StateReader {
+            base,
+            base_content,
+            later: later.into_iter(),
+            superseded,
+            floor: self.line.floor,
+            expected: (self.line.count, self.line.digest),
+            count: 0,
+            digest: Digest::EMPTY,
+            path: self.backup.path.clone(),
+        })
+    }
+}
+
+impl StateReader {
+    /// The next message, tombstones included; `None` at the end, once count and digest were found to be what
+    /// the manifest says.
+    pub fn next_message(&mut self) -> Result<Option<Message>, ArchiveError> {
+        while let Some(message) = self.next_unchecked()? {
+            if message.entry.is_live() {
+                self.count += 1;
+                self.digest.add(message.entry.version.item(message.id));
+                return Ok(Some(message));
+            }
+            if message.entry.cursor > self.floor {
+                return Ok(Some(message));
+            }
+        }
+        if (self.count, self.digest) == self.expected {
+            return Ok(None);
+        }
+        let problem = format!(
+            "it comes to {} messages with digest {}, its manifest says {} with {}",
+            self.count, self.digest, self.expected.0, self.expected.1
+        );
+        Err(ArchiveError::content(&self.path, problem))
+    }
+
+    fn next_unchecked(&mut self) -> Result<Option<Message>, ArchiveError> {
+        if let Some(base) = &mut self.base {
+            while let Some(message) = next_message(base)? {
+                if !self.superseded.contains(&message.id) {
+                    return Ok(Some(message));
+                }
+            }
+            if let Some(content) = self.base_content.take() {
+                check_content(base, &content)?;
+            }
+            self.base = None;
+        }
+        Ok(self.later.next())
+    }
+}
+
+fn next_message(lines: &mut Lines) -> Result<Option<Message>, ArchiveError> {
+    let Some(line) = lines.next_line()? else { return Ok(None) };
+    message_line::read(&line).map(Some).map_err(|problem| lines.problem(&problem))
+}
+
+fn check_content(lines: &Lines, expected: &Sha256Hex) -> Result<(), ArchiveError> {
+    if lines.content_sha256() == *expected {
+        Ok(())
+    } else {
+        Err(lines.problem("is the last of another content than the manifest says"))
+    }
+}

@@ -1,0 +1,139 @@
+//! A log in memory whose records have the append times that a test wants.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use eventlog::{
+    AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, ReadLimit, Record, partition_of,
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use model::{Command, LogId, Offset, Partition, Place, Timestamp};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+type Partitions = Vec<Vec<Record>>;
+
+pub(crate) struct SimulatedLog {
+    log_id: LogId,
+    records: watch::Sender<Partitions>,
+    now: std::sync::Mutex<Timestamp>,
+}
+
+struct Reader {
+    records: watch::Receiver<Partitions>,
+    next: Vec<(Partition, Offset)>,
+}
+
+impl SimulatedLog {
+    pub(crate) fn new(partitions: usize) -> Arc<Self> {
+        let log_id = LogId(Uuid::from_u128(7));
+        let records = watch::Sender::new(vec![Vec::new(); partitions]);
+        Arc::new(Self { log_id, records, now: std::sync::Mutex::new(Timestamp::EPOCH) })
+    }
+
+    /// Appends a command at a time.
+    pub(crate) fn at(&self, time: Timestamp, command: &Command) -> Place {
+        let key = Bytes::from(command.scope.to_string());
+        let partition = partition_of(&key, self.partitions());
+        let value = Bytes::from(schemas::encode_command(command).unwrap());
+        self.put(time, partition, key, value)
+    }
+
+    pub(crate) fn put(
+        &self,
+        append_time: Timestamp,
+        partition: Partition,
+        key: Bytes,
+        value: Bytes,
+    ) -> Place {
+        let mut offset = Offset::ZERO;
+        self.records.send_modify(|partitions| {
+            let records = &mut partitions[partition.get() as usize];
+            offset = Offset::new(records.len() as u64).unwrap();
+            records.push(Record { partition, offset, append_time, key, value });
+        });
+        Place { partition, offset }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Record> {
+        self.records.borrow().iter().flatten().cloned().collect()
+    }
+}
+
+impl EventLog for SimulatedLog {
+    fn log_id(&self) -> LogId {
+        self.log_id
+    }
+
+    fn partitions(&self) -> u32 {
+        self.records.borrow().len() as u32
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    fn append_to(&self, partition: Partition, key: Bytes, value: Bytes) -> AppendFuture {
+        let now = *self.now.lock().unwrap();
+        let place = self.put(now, partition, key, value);
+        async move { Ok(Appended { place, append_time: Some(now) }) }.boxed()
+    }
+
+    fn bounds(&self, partition: Partition) -> BoxFuture<'_, Result<Bounds, LogError>> {
+        let end = self.records.borrow()[partition.get() as usize].len() as u64;
+        let end = Offset::new(end).unwrap();
+        async move { Ok(Bounds { start: Offset::ZERO, end }) }.boxed()
+    }
+
+    fn reader(&self, from: &[(Partition, Offset)]) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(Reader { records: self.records.subscribe(), next: from.to_vec() }))
+    }
+
+    fn read_one(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, LogError>> {
+        let records = &self.records.borrow()[place.partition.get() as usize];
+        let record = records.get(place.offset.get() as usize).cloned();
+        async move { Ok(record) }.boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+impl Reader {
+    fn ready(&mut self, limit: ReadLimit) -> Vec<Record> {
+        let partitions = self.records.borrow_and_update();
+        let mut read = Vec::new();
+        for (partition, next) in &mut self.next {
+            let records = &partitions[partition.get() as usize][next.get() as usize..];
+            let taken = records.len().min(limit.records_max - read.len());
+            read.extend_from_slice(&records[..taken]);
+            *next = Offset::new(next.get() + taken as u64).unwrap();
+        }
+        read
+    }
+}
+
+impl LogReader for Reader {
+    fn next(
+        &mut self,
+        limit: ReadLimit,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Record>, LogError>> {
+        async move {
+            let read = self.ready(limit);
+            if !read.is_empty() {
+                return Ok(read);
+            }
+            let _ = tokio::time::timeout(wait, self.records.changed()).await;
+            Ok(self.ready(limit))
+        }
+        .boxed()
+    }
+
+    fn seek(&mut self, partition: Partition, offset: Offset) -> Result<(), LogError> {
+        let found = self.next.iter_mut().find(|(own, _)| *own == partition);
+        found.unwrap().1 = offset;
+        Ok(())
+    }
+}
