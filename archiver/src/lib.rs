@@ -13,7 +13,7 @@ mod fold;
 mod sealing;
 mod session;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use archive::Archive;
 use eventlog::EventLog;
@@ -33,8 +33,6 @@ pub struct Archiver {
     pub config: ArchiverConfig,
     pub log: Arc<dyn EventLog>,
     pub archive: Archive,
-    /// Where the cache lies: a directory of its own.
-    pub directory: PathBuf,
     pub ready: ComponentHandle,
 }
 
@@ -52,7 +50,6 @@ impl Archiver {
                 config: &self.config,
                 log: &self.log,
                 archive: &self.archive,
-                directory: &self.directory,
                 ready: &self.ready,
             };
             let error = match session.run(&shutdown).await {

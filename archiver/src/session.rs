@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -36,7 +35,6 @@ pub(crate) struct Session<'a> {
     pub(crate) config: &'a ArchiverConfig,
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
-    pub(crate) directory: &'a Path,
     pub(crate) ready: &'a ComponentHandle,
 }
 
@@ -64,7 +62,7 @@ impl Session<'_> {
     }
 
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
-        let (directory, log) = (self.directory.to_owned(), self.log.log_id());
+        let (directory, log) = (self.config.archive_cache.clone(), self.log.log_id());
         blocking(move || {
             std::fs::create_dir_all(&directory).map_err(|error| {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))

@@ -24,7 +24,7 @@ const EXAMPLES: &str = "Examples:
   context-sync dev                                    everything in one process, nothing to install
   context-sync import --git . --scope team/web        this repository's decisions, for the team
   context-sync token --tenant acme --user ann         a token for it
-  context-sync serve --roles ingest,projector,api --log kafka://kafka:9092
+  context-sync serve --roles ingest,projector,archiver,api --log kafka://kafka:9092
                                                       production; DATABASE_URL names Postgres
 
 Every setting of a server is also an environment variable; `context-sync COMMAND --help` names them.";
@@ -38,7 +38,7 @@ pub enum Command {
   context-sync dev --log kafka://localhost:9092       the same on Apache Kafka
 
 Ctrl-C stops it; started again, everything is there. The data directory holds log/ (the truth),
-postgres/ (may be deleted: rebuilt from the log) and the development key.")]
+archive/ (backups), postgres/ and archiver/ (may be deleted: rebuilt from the log) and the development key.")]
     Dev(Box<DevArgs>),
 
     /// Run some roles in one process (production)
@@ -51,6 +51,8 @@ postgres/ (may be deleted: rebuilt from the log) and the development key.")]
     Ingest(Box<ServeArgs>),
     /// Run the role that folds the log into Postgres
     Projector(Box<ServeArgs>),
+    /// Run the role that writes backups to the archive
+    Archiver(Box<ServeArgs>),
     /// Run the role that answers every request that only reads
     Api(Box<ServeArgs>),
 
@@ -101,7 +103,7 @@ Imported again, only new commits are added: what is there already is skipped.")]
 
 #[derive(Args, Debug)]
 pub struct ServeRoles {
-    /// The roles to run: ingest, projector, api
+    /// The roles to run: ingest, projector, archiver, api
     #[arg(long, env = "CONTEXT_SYNC_ROLES", value_delimiter = ',', required = true)]
     pub roles: Vec<Role>,
 

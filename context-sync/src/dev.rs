@@ -83,7 +83,8 @@ pub async fn start(
     let log = eventlog::open(&settings.log, &dir.log()).await?;
     let postgres = private_postgres(args, &mut settings, &dir).await?;
     readmodel::migrate(&settings.database).await?;
-    let roles = [Role::Ingest, Role::Projector, Role::Api];
+    let roles = [Role::Ingest, Role::Projector, Role::Archiver, Role::Api];
+    dir.keep_archive_in(&mut settings);
     let running = serve::start(&roles, settings, listeners, Some(log), metrics, shutdown)?;
     dir.write_addresses(&Addresses { api: url.clone(), ops: ops_url.clone() })?;
     let instance = Instance { url, ops_url, key, running, postgres, _lock: lock };

@@ -48,6 +48,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args.roles, *args.serve).await,
         Command::Ingest(args) => serve::run(vec![serve::Role::Ingest], *args).await,
         Command::Projector(args) => serve::run(vec![serve::Role::Projector], *args).await,
+        Command::Archiver(args) => serve::run(vec![serve::Role::Archiver], *args).await,
         Command::Api(args) => serve::run(vec![serve::Role::Api], *args).await,
         Command::Migrate(args) => Ok(readmodel::migrate(&args.database).await?),
         Command::Token(args) => token::run(&args),

@@ -32,6 +32,7 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(30);
 pub enum Role {
     Ingest,
     Projector,
+    Archiver,
     Api,
 }
 
@@ -69,6 +70,10 @@ pub struct Settings {
     pub ingest: ingest::IngestConfig,
     #[command(flatten)]
     pub projector: projector::ProjectorConfig,
+    #[command(flatten)]
+    pub archive: archive::ArchiveConfig,
+    #[command(flatten)]
+    pub archiver: archiver::ArchiverConfig,
     #[command(flatten)]
     pub api: api::ApiConfig,
     #[command(flatten)]
@@ -140,6 +145,17 @@ pub fn start(
         };
         tasks.spawn("projector", projector.run(shutdown.clone()));
     }
+    if has(Role::Archiver)
+        && let Some(log) = &log
+    {
+        let archiver = archiver::Archiver {
+            config: settings.archiver.clone(),
+            log: log.clone(),
+            archive: archive::Archive::open(&settings.archive)?,
+            ready: readiness.component("archiver"),
+        };
+        tasks.spawn("archiver", archive_apart(archiver, roles.len() > 1, shutdown.clone()));
+    }
     if has(Role::Ingest) || has(Role::Api) {
         let asker = Asker { feed: feed.clone(), config: settings.database.clone(), exclusive };
         tasks.spawn("asker", asker.run(shutdown.clone()));
@@ -172,6 +188,22 @@ pub fn start(
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, log, shutdown, pools })
+}
+
+/// Pushes and pulls go on without the archive: what ends the archiver ends a process of its own alone.
+async fn archive_apart(
+    archiver: archiver::Archiver,
+    with_others: bool,
+    shutdown: CancellationToken,
+) -> Result<(), archiver::ArchiverError> {
+    match archiver.run(shutdown.clone()).await {
+        Err(error) if with_others => {
+            tracing::error!(%error, "nothing is archived any more: an operator must look");
+            shutdown.cancelled().await;
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 fn ingest(

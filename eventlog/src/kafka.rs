@@ -17,8 +17,8 @@ use model::{LogId, Offset, Partition, Place};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::{
-    AppendFuture, Bounds, EventLog, LogConfig, LogError, LogReader, OpenError, RECORD_BYTES_MAX,
-    Record, RejectReason,
+    AppendFuture, Bounds, EventLog, LogConfig, LogError, LogReader, Name, OpenError,
+    RECORD_BYTES_MAX, Record, RejectReason,
 };
 use client::{Clients, Context, reason};
 use producer::Producer;
@@ -43,13 +43,14 @@ struct KafkaLog {
 
 pub(crate) async fn open(
     config: &LogConfig,
+    name: Name,
     brokers: &str,
 ) -> Result<Arc<dyn EventLog>, OpenError> {
     let clients = Clients::new(config, brokers)?;
     let deadline = Instant::now() + OPEN_TIMEOUT;
     let inquirer = Arc::new(clients.inquirer()?);
     let producer = Arc::new(Producer::new(&clients)?);
-    let opened = topics::open(config, &clients, &inquirer, &producer, deadline).await?;
+    let opened = topics::open(config, name, &clients, &inquirer, &producer, deadline).await?;
     Ok(Arc::new(KafkaLog {
         log_id: opened.log_id,
         partitions: opened.partitions,

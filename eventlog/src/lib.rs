@@ -178,8 +178,38 @@ pub trait LogReader: Send {
 /// # Errors
 /// What exists is not as configured, another process holds it, or it cannot be reached.
 pub async fn open(config: &LogConfig, dir: &Path) -> Result<Arc<dyn EventLog>, OpenError> {
+    open_log(config, Name::Events, dir).await
+}
+
+/// Opens the log of the archiver's facts, beside that of the events: one partition, and everything is
+/// kept.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_backups(config: &LogConfig, dir: &Path) -> Result<Arc<dyn EventLog>, OpenError> {
+    let config = LogConfig {
+        log_partitions: Some(1),
+        log_retention_hours: 0,
+        log_retention_bytes: 0,
+        ..config.clone()
+    };
+    open_log(&config, Name::Backups, dir).await
+}
+
+/// Which log: the topic's name, and the key of its identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Events,
+    Backups,
+}
+
+async fn open_log(
+    config: &LogConfig,
+    name: Name,
+    dir: &Path,
+) -> Result<Arc<dyn EventLog>, OpenError> {
     match &config.log {
         LogAddress::Embedded => embedded::open(config, dir).await,
-        LogAddress::Kafka { brokers } => kafka::open(config, brokers).await,
+        LogAddress::Kafka { brokers } => kafka::open(config, name, brokers).await,
     }
 }

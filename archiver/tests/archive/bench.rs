@@ -68,10 +68,12 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let log: Arc<dyn EventLog> = self.log.clone();
         let archiver = Archiver {
-            config: ArchiverConfig { archive_hour_seconds: HourLength::REAL },
+            config: ArchiverConfig {
+                archive_hour_seconds: HourLength::REAL,
+                archive_cache: self.dir.path().join(cache),
+            },
             log,
             archive,
-            directory: self.dir.path().join(cache),
             ready: Readiness::new().component("archiver"),
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));

@@ -7,8 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use archive::ArchiveAddress;
 use serde::{Deserialize, Serialize};
 use service::Secret;
+
+use crate::serve::Settings;
 
 /// What the key is made of: two random UUIDs, 244 random bits.
 const KEY_UUIDS: usize = 2;
@@ -26,7 +29,7 @@ pub enum DataDirError {
     NoKey { path: PathBuf },
 }
 
-/// `log/`, `postgres/`, the development key, and where the instance that runs on it listens.
+/// `log/`, `archive/`, `archiver/`, `postgres/`, the development key, and where the instance that runs on it listens.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
 
@@ -52,6 +55,14 @@ impl DataDir {
 
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// The archive lies in the directory, and the archiver's cache, unless the settings name other places.
+    pub fn keep_archive_in(&self, settings: &mut Settings) {
+        let path = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
+        let archive = || ArchiveAddress::File(path.join("archive"));
+        settings.archive.archive.get_or_insert_with(archive);
+        settings.archiver.archive_cache = path.join("archiver");
     }
 
     pub fn postgres(&self) -> PathBuf {

@@ -57,7 +57,7 @@ async fn a_start_without_a_broker_says_so() {
     let clients = Clients::new(&config, NOWHERE).unwrap();
     let inquirer = Arc::new(clients.inquirer().unwrap());
     let producer = Producer::new(&clients).unwrap();
-    let opened = topics::open(&config, &clients, &inquirer, &producer, begun).await;
+    let opened = topics::open(&config, Name::Events, &clients, &inquirer, &producer, begun).await;
     let refused = opened.err().unwrap();
     assert!(matches!(refused, OpenError::Unavailable(_)), "{refused}");
     assert!(refused.to_string().contains(NOWHERE), "{refused}");
@@ -75,7 +75,7 @@ async fn reserved_and_wrong_properties_are_refused_without_their_value() {
         ("ssl.ca.pem=hunter2\nsecurity.protocol=ssl", ""),
     ];
     for (property, name) in cases {
-        let refused = open(&config(property), NOWHERE).await.err().unwrap();
+        let refused = open(&config(property), Name::Events, NOWHERE).await.err().unwrap();
         let text = format!("{refused} {refused:?}");
         assert!(text.contains(name), "{property}: {text}");
         assert!(!text.contains("hunter2"), "{property}: {text}");

@@ -23,13 +23,28 @@ use super::{
     fetch_bounds,
     producer::{self, Producer},
 };
-use crate::{KAFKA_PARTITIONS, LogConfig, OpenError};
+use crate::{KAFKA_PARTITIONS, LogConfig, Name, OpenError};
 
 /// The pause between two looks at something that is about to happen.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// What the key of a log's identity begins with in the meta topic; its id follows, so that
-/// compaction keeps every candidate, and the value is the number of partitions.
-const LOG_ID_KEY: &str = "log_id/";
+
+impl Name {
+    const fn topic(self) -> &'static str {
+        match self {
+            Self::Events => "events.v1",
+            Self::Backups => "backups.v1",
+        }
+    }
+
+    /// What the key of a log's identity begins with in the meta topic; its id follows, so that
+    /// compaction keeps every candidate, and the value is the number of partitions.
+    const fn log_id_key(self) -> &'static str {
+        match self {
+            Self::Events => "log_id/",
+            Self::Backups => "backups_log_id/",
+        }
+    }
+}
 
 /// What opening the topics found.
 pub(super) struct Opened {
@@ -40,6 +55,7 @@ pub(super) struct Opened {
 
 struct Topics<'a> {
     config: &'a LogConfig,
+    name: Name,
     clients: &'a Clients,
     inquirer: &'a Arc<BaseConsumer<Context>>,
     events: String,
@@ -50,18 +66,19 @@ struct Topics<'a> {
 /// Creates the topics that do not exist, checks them, and reads the log's identity.
 pub(super) async fn open(
     config: &LogConfig,
+    name: Name,
     clients: &Clients,
     inquirer: &Arc<BaseConsumer<Context>>,
     producer: &Producer,
     deadline: Instant,
 ) -> Result<Opened, OpenError> {
     let prefix = &config.log_topic_prefix;
-    let (events, meta) = (format!("{prefix}.events.v1"), format!("{prefix}.meta.v1"));
+    let (events, meta) = (format!("{prefix}.{}", name.topic()), format!("{prefix}.meta.v1"));
     let wanted = config.log_partitions;
     if let Some(count) = wanted.filter(|count| !(1..=Partition::COUNT_MAX).contains(count)) {
         return Err(OpenError::InvalidPartitionCount(count));
     }
-    let topics = Topics { config, clients, inquirer, events, meta, deadline };
+    let topics = Topics { config, name, clients, inquirer, events, meta, deadline };
 
     let (found, known) = topics.create_missing().await?;
     topics.check_settings().await?;
@@ -278,7 +295,7 @@ impl Topics<'_> {
             loop {
                 match consumer.recv().await {
                     Ok(message) => {
-                        let identity = parse_identity(message.key(), message.payload());
+                        let identity = parse_identity(self.name, message.key(), message.payload());
                         if identity.is_some() {
                             return Ok(identity);
                         }
@@ -305,7 +322,7 @@ impl Topics<'_> {
             return Ok(identity);
         }
         self.refuse_records(partitions).await?;
-        let key = format!("{LOG_ID_KEY}{}", Uuid::new_v4());
+        let key = format!("{}{}", self.name.log_id_key(), Uuid::new_v4());
         let value = partitions.to_string();
         let meta = Partition::new(0);
         loop {
@@ -350,8 +367,8 @@ impl Topics<'_> {
     }
 }
 
-fn parse_identity(key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Identity> {
-    let id = std::str::from_utf8(key?).ok()?.strip_prefix(LOG_ID_KEY)?;
+fn parse_identity(name: Name, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Identity> {
+    let id = std::str::from_utf8(key?).ok()?.strip_prefix(name.log_id_key())?;
     let partitions = std::str::from_utf8(value?).ok()?.parse().ok()?;
     Some(Identity { log_id: LogId(Uuid::parse_str(id).ok()?), partitions })
 }
