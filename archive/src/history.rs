@@ -15,6 +15,7 @@ use crate::{
 
 const HOUR: &str = "hour";
 const FULL: &str = "full";
+const ON_DEMAND: &str = "on-demand";
 
 /// The names of a partition's manifests, sorted: what there is without reading any of it.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,7 @@ pub struct Names {
     folder: String,
     hours: Vec<String>,
     fulls: Vec<String>,
+    on_demand: Vec<String>,
 }
 
 /// A backup that a manifest lists.
@@ -50,6 +52,7 @@ impl Names {
             match rest.split_once('/') {
                 Some((HOUR, name)) => names.hours.push(name.to_owned()),
                 Some((FULL, name)) => names.fulls.push(name.to_owned()),
+                Some((ON_DEMAND, name)) => names.on_demand.push(name.to_owned()),
                 _ => {}
             }
         }
@@ -64,6 +67,20 @@ impl Names {
     /// The paths of the fulls' manifests, the oldest first.
     pub fn fulls(&self) -> impl DoubleEndedIterator<Item = String> + '_ {
         self.fulls.iter().map(|name| self.path(FULL, name))
+    }
+
+    /// The paths of the on-demand backups' manifests.
+    pub fn on_demand(&self) -> impl Iterator<Item = String> + '_ {
+        self.on_demand.iter().map(|name| self.path(ON_DEMAND, name))
+    }
+
+    /// How many manifests there are.
+    pub fn len(&self) -> usize {
+        self.hours.len() + self.fulls.len() + self.on_demand.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn path(&self, kind: &str, name: &str) -> String {

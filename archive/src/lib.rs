@@ -14,6 +14,7 @@ pub mod path;
 pub mod period;
 mod store;
 pub mod table;
+pub mod verify;
 
 pub use config::{ArchiveAddress, ArchiveConfig, InvalidArchiveAddress};
 pub use error::{ArchiveError, Damage};

@@ -30,7 +30,7 @@ fn tick(bench: &Bench, time: Timestamp) {
 }
 
 /// Three hours of one day, then the next day.
-fn a_day(bench: &Bench) {
+pub(crate) fn a_day(bench: &Bench) {
     for (number, (time, mut command)) in a_day_of_commands().into_iter().enumerate() {
         // The same in every log that it is played to.
         command.id = CommandId(uuid::Uuid::from_u128(1_000 + number as u128));

@@ -10,3 +10,4 @@ mod archiving;
 mod bench;
 mod simulated_log;
 mod table;
+mod verifying;

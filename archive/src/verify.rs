@@ -1,0 +1,439 @@
+//! Verifying an archive end to end: the manifests and their chain, and every object that they list.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use model::{Cursor, LogId, Offset, Partition, ScopeKey};
+use uuid::Uuid;
+
+use crate::{
+    error::{ArchiveError, Damage},
+    history::{FoundBackup, Names},
+    manifest::{BackupObject, Gap, Header, Kind, ManifestReader, Reference, ScopeLine, TableFile},
+    message_line,
+    object::{Object, Sha256Hex},
+    store::Archive,
+    table,
+};
+
+/// Which of the objects are read whole: all, or one part of several, so that as many runs read everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    part: u32,
+    parts: u32,
+}
+
+/// The text is no `n/t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "takes n/t with 1 <= n <= t, such as 3/30: the third of thirty runs that read all together"
+)]
+pub struct InvalidSample;
+
+impl Sample {
+    pub const ALL: Self = Self { part: 0, parts: 1 };
+
+    fn has(self, path: &str) -> bool {
+        let hash = Sha256Hex::of_bytes(path.as_bytes()).0;
+        let number = u64::from_str_radix(&hash[..15], 16).unwrap_or_default();
+        number % u64::from(self.parts) == u64::from(self.part)
+    }
+}
+
+impl std::str::FromStr for Sample {
+    type Err = InvalidSample;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSample> {
+        let (part, parts) = text.split_once('/').ok_or(InvalidSample)?;
+        let number = |text: &str| text.parse::<u32>().map_err(|_| InvalidSample);
+        let (part, parts) = (number(part)?, number(parts)?);
+        if (1..=parts).contains(&part) {
+            Ok(Self { part: part - 1, parts })
+        } else {
+            Err(InvalidSample)
+        }
+    }
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    pub path: String,
+    pub problem: String,
+}
+
+/// How far a partition is archived.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Until {
+    pub log_id: LogId,
+    pub partition: Partition,
+    /// The name of the last hour.
+    pub hour: String,
+    pub next_offset: Offset,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    pub manifests: u64,
+    /// Listed by manifests.
+    pub objects: u64,
+    pub backups: u64,
+    /// Read whole and compared with their hashes, byte by byte.
+    pub objects_read: u64,
+    /// States read and compared with their count and digest.
+    pub states_read: u64,
+    pub until: Vec<Until>,
+    pub gaps: Vec<Gap>,
+    pub problems: Vec<Problem>,
+    /// Objects that no manifest lists: of the hour that is being sealed, or left by a crash.
+    pub orphans: Vec<String>,
+}
+
+impl Report {
+    pub fn is_well(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Verifies the whole archive. `step` is told how far it is: what is being read, and of how many.
+///
+/// # Errors
+/// The store cannot be read. What is wrong with the archive is in the report.
+pub async fn verify(
+    archive: &Archive,
+    sample: Sample,
+    mut step: impl FnMut(u64, u64),
+) -> Result<Report, ArchiveError> {
+    let mut stored = BTreeMap::new();
+    for folder in ["tenants", "events", "messages"] {
+        stored.extend(archive.list(folder).await?);
+    }
+    let mut verifier = Verifier { archive, sample, stored, ..Verifier::new(archive) };
+    let partitions = partitions(archive).await?;
+    let total = partitions.iter().map(|(_, _, names)| names.len() as u64).sum();
+    let mut done = 0;
+    for (log, partition, names) in partitions {
+        let mut progress = || {
+            done += 1;
+            step(done, total);
+        };
+        verifier.partition(log, partition, &names, &mut progress).await?;
+    }
+    Ok(verifier.finish())
+}
+
+/// The partitions that have manifests, and those.
+async fn partitions(archive: &Archive) -> Result<Vec<(LogId, Partition, Names)>, ArchiveError> {
+    let mut found = BTreeSet::new();
+    for (path, _) in archive.list("manifests").await? {
+        let mut parts = path.split('/').skip(1);
+        let log = parts.next().and_then(|log| log.parse::<Uuid>().ok());
+        let partition = parts.next().and_then(|part| part.strip_prefix("partition=")?.parse().ok());
+        if let (Some(log), Some(partition)) = (log, partition) {
+            found.insert((LogId(log), Partition::new(partition)));
+        }
+    }
+    let mut partitions = Vec::new();
+    for (log, partition) in found {
+        partitions.push((log, partition, Names::list(archive, log, partition).await?));
+    }
+    Ok(partitions)
+}
+
+struct Verifier<'a> {
+    archive: &'a Archive,
+    sample: Sample,
+    /// What there is, with its size; what a manifest lists is taken out of `unlisted`.
+    stored: BTreeMap<String, u64>,
+    listed: BTreeSet<String>,
+    report: Report,
+}
+
+/// What a chain has come to.
+#[derive(Default)]
+struct Chain {
+    previous: Option<(Reference, Header)>,
+    heads: HashMap<ScopeKey, Cursor>,
+    /// Of each scope, the newest hour with a backup.
+    newest: HashMap<ScopeKey, FoundBackup>,
+    /// The objects of each scope's state.
+    states: HashMap<ScopeKey, Vec<BackupObject>>,
+}
+
+impl<'a> Verifier<'a> {
+    fn new(archive: &'a Archive) -> Self {
+        Self {
+            archive,
+            sample: Sample::ALL,
+            stored: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            report: Report::default(),
+        }
+    }
+
+    fn problem(&mut self, path: &str, problem: impl Into<String>) {
+        self.report.problems.push(Problem { path: path.to_owned(), problem: problem.into() });
+    }
+
+    /// Keeps what is wrong with an object; what is wrong with the store ends the verification.
+    fn keep<T>(&mut self, found: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(ArchiveError::Damaged { path, damage }) => {
+                self.problem(&path, damage.to_string());
+                Ok(None)
+            }
+            Err(ArchiveError::NotFound { path }) => {
+                self.problem(&path, "it is missing");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn partition(
+        &mut self,
+        log: LogId,
+        partition: Partition,
+        names: &Names,
+        step: &mut impl FnMut(),
+    ) -> Result<(), ArchiveError> {
+        let mut chain = Chain::default();
+        let mut fulls = names.fulls().peekable();
+        for path in names.hours() {
+            // A full stands between the hours: what is after it goes on from there.
+            while let Some(full) = fulls.next_if(|full| name(full) <= name(&path)) {
+                self.manifest(&full, &mut chain).await?;
+                step();
+            }
+            self.manifest(&path, &mut chain).await?;
+            step();
+        }
+        for full in fulls {
+            self.manifest(&full, &mut chain).await?;
+            step();
+        }
+        for path in names.on_demand() {
+            self.manifest(&path, &mut chain).await?;
+            step();
+        }
+        if let Some((_, header)) = chain.previous {
+            let (hour, next_offset) = (header.period, header.next_offset);
+            self.report.until.push(Until { log_id: log, partition, hour, next_offset });
+        }
+        for found in chain.newest.into_values() {
+            self.state(&found).await?;
+        }
+        Ok(())
+    }
+
+    async fn manifest(&mut self, path: &str, chain: &mut Chain) -> Result<(), ArchiveError> {
+        self.report.manifests += 1;
+        let fetched = self.archive.fetch(path).await;
+        let Some(object) = self.keep(fetched)? else { return Ok(()) };
+        let reference = Reference { path: path.to_owned(), sha256: object.sha256.clone() };
+        let read = ManifestReader::new(object, path);
+        let Some(mut reader) = self.keep(read)? else { return Ok(()) };
+        let header = reader.header.clone();
+        if header.period != name(path) {
+            self.problem(path, format!("it is of {}, not of its name", header.period));
+        }
+        if header.kind == Kind::Hour {
+            self.check_chain(path, &header, chain);
+            self.report.gaps.extend(&header.gaps);
+        }
+        for table in [&header.events, &header.messages].into_iter().flatten() {
+            self.table(table).await?;
+        }
+        loop {
+            let next = reader.next_scope();
+            let Some(Some(line)) = self.keep(next)? else { break };
+            self.scope(path, &reference, header.kind, line, chain).await?;
+        }
+        if header.kind == Kind::Hour {
+            chain.previous = Some((reference, header));
+        }
+        Ok(())
+    }
+
+    fn check_chain(&mut self, path: &str, header: &Header, chain: &Chain) {
+        let before = chain.previous.as_ref();
+        if header.previous.as_ref() != before.map(|(reference, _)| reference) {
+            let problem =
+                "it does not go on from the manifest before it: one is missing or changed";
+            self.problem(path, problem);
+        }
+        let expected = before.map_or(Offset::ZERO, |(_, before)| before.next_offset);
+        let gap = header.gaps.iter().find(|gap| gap.first_offset == expected);
+        let expected = gap.map_or(expected, |gap| gap.next_offset);
+        if header.first_offset != expected {
+            let found = header.first_offset;
+            self.problem(path, format!("it begins at offset {found}, not at {expected}"));
+        }
+    }
+
+    async fn scope(
+        &mut self,
+        path: &str,
+        manifest: &Reference,
+        kind: Kind,
+        line: ScopeLine,
+        chain: &mut Chain,
+    ) -> Result<(), ArchiveError> {
+        let Some(backup) = line.backup.clone() else { return Ok(()) };
+        let is_new = self.listed.insert(backup.path.clone());
+        if is_new {
+            self.report.backups += 1;
+            self.backup(&backup).await?;
+        }
+        let before = chain.heads.get(&line.scope).copied().unwrap_or_default();
+        if kind == Kind::Hour && backup.cursor_first != before.next() {
+            let problem =
+                format!("{} goes on at cursor {}, after {before}", line.scope, backup.cursor_first);
+            self.problem(path, problem);
+        }
+        if backup.cursor_last != line.head {
+            let problem =
+                format!("{} ends at {}, its head is {}", line.scope, backup.cursor_last, line.head);
+            self.problem(path, problem);
+        }
+        let objects = match kind {
+            Kind::Hour => {
+                let objects = chain.states.entry(line.scope.clone()).or_default();
+                objects.push(backup.clone());
+                objects.clone()
+            }
+            Kind::Full => {
+                chain.states.insert(line.scope.clone(), vec![backup.clone()]);
+                vec![backup.clone()]
+            }
+            Kind::OnDemand => vec![backup.clone()],
+        };
+        let scope = line.scope.clone();
+        let found = FoundBackup { line, backup, objects, manifest: manifest.clone() };
+        match kind {
+            Kind::Hour => {
+                chain.heads.insert(scope.clone(), found.line.head);
+                chain.newest.insert(scope, found);
+            }
+            Kind::Full if is_new => self.state(&found).await?,
+            Kind::Full => {}
+            Kind::OnDemand => self.state(&found).await?,
+        }
+        Ok(())
+    }
+
+    /// The listed object is there; if it is its turn, it is what is listed.
+    async fn stored(
+        &mut self,
+        path: &str,
+        size_bytes: u64,
+        sha256: &Sha256Hex,
+    ) -> Result<Option<Object>, ArchiveError> {
+        self.report.objects += 1;
+        self.listed.insert(path.to_owned());
+        let Some(found) = self.stored.get(path).copied() else {
+            self.problem(path, "it is missing");
+            return Ok(None);
+        };
+        if found != size_bytes {
+            self.problem(path, Damage::Size { expected: size_bytes, found }.to_string());
+            return Ok(None);
+        }
+        if !self.sample.has(path) {
+            return Ok(None);
+        }
+        self.report.objects_read += 1;
+        let fetched = self.archive.fetch_checked(path, sha256).await;
+        self.keep(fetched)
+    }
+
+    async fn table(&mut self, table: &TableFile) -> Result<(), ArchiveError> {
+        let stored = self.stored(&table.path, table.size_bytes, &table.sha256).await?;
+        let Some(mut object) = stored else { return Ok(()) };
+        let rows = table::rows(object.bytes()?.into(), &table.path);
+        let Some(batches) = self.keep(rows)? else { return Ok(()) };
+        let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        if rows != table.rows {
+            self.problem(
+                &table.path,
+                format!("it has {rows} rows, its manifest says {}", table.rows),
+            );
+        }
+        Ok(())
+    }
+
+    async fn backup(&mut self, backup: &BackupObject) -> Result<(), ArchiveError> {
+        let stored = self.stored(&backup.path, backup.size_bytes, &backup.sha256).await?;
+        let Some(object) = stored else { return Ok(()) };
+        let checked = check_lines(object, backup);
+        self.keep(checked)?;
+        Ok(())
+    }
+
+    async fn state(&mut self, found: &FoundBackup) -> Result<(), ArchiveError> {
+        if !self.sample.has(&found.backup.path) {
+            return Ok(());
+        }
+        let read = read_state(self.archive, found).await;
+        // What is missing or damaged was found with the objects.
+        let is_new =
+            |problem: &Problem| !self.report.problems.iter().any(|p| p.path == problem.path);
+        match read {
+            Ok(()) => self.report.states_read += 1,
+            Err(ArchiveError::Damaged { path, damage }) => {
+                let problem = Problem { path, problem: damage.to_string() };
+                if is_new(&problem) {
+                    self.report.problems.push(problem);
+                }
+            }
+            Err(ArchiveError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Report {
+        let Self { stored, listed, mut report, .. } = self;
+        report.orphans = stored.into_keys().filter(|path| !listed.contains(path)).collect();
+        report
+    }
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz")).unwrap_or(path)
+}
+
+/// Every line is one, in the order of cursors, and all come to what the manifest says.
+fn check_lines(object: Object, backup: &BackupObject) -> Result<(), ArchiveError> {
+    let mut lines = object.lines(&backup.path)?;
+    let (mut count, mut live, mut last) = (0, 0, Cursor::ZERO);
+    while let Some(line) = lines.next_line()? {
+        let message = message_line::read(&line).map_err(|problem| lines.problem(&problem))?;
+        let cursor = message.entry.cursor;
+        if cursor <= last || cursor < backup.cursor_first || cursor > backup.cursor_last {
+            return Err(lines.problem(&format!("has cursor {cursor}, after {last}")));
+        }
+        last = cursor;
+        count += 1;
+        live += u64::from(message.entry.is_live());
+    }
+    let content = lines.content_sha256();
+    let problem = if content != backup.content_sha256 {
+        format!("its content has sha256 {content}, its manifest says {}", backup.content_sha256)
+    } else if (count, live) != (backup.lines, backup.record_count) {
+        format!(
+            "it has {count} lines and {live} live messages, its manifest says {} and {}",
+            backup.lines, backup.record_count
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ArchiveError::content(&backup.path, problem))
+}
+
+async fn read_state(archive: &Archive, found: &FoundBackup) -> Result<(), ArchiveError> {
+    let mut state = found.open(archive).await?;
+    while state.next_message()?.is_some() {}
+    Ok(())
+}
