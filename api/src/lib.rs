@@ -3,6 +3,7 @@
 //! [`pull`] gives pages of what changed, with long poll; [`members`] and [`pushes`] tell who is in a
 //! scope and what became of a push; [`docs`] describes all routes, ingest's included.
 
+mod backups;
 mod config;
 pub mod docs;
 mod idle;
@@ -14,6 +15,7 @@ mod query;
 
 use std::sync::Arc;
 
+use archive::Archive;
 use axum::{
     Router,
     extract::{Request, State},
@@ -33,6 +35,8 @@ pub struct Api {
     pool: PgPool,
     feed: Arc<Feed>,
     verifier: Arc<Verifier>,
+    /// Where backups are, if this instance has an archive.
+    archive: Option<Archive>,
     shutdown: CancellationToken,
     drift: measure::Drift,
     idle: idle::Idle,
@@ -47,11 +51,13 @@ impl Api {
         watcher: PgPool,
         feed: Arc<Feed>,
         verifier: Arc<Verifier>,
+        archive: Option<Archive>,
         shutdown: CancellationToken,
     ) -> Self {
         measure::describe();
         let idle = idle::Idle::new(feed.clone(), watcher);
-        Self { config, pool, feed, verifier, shutdown, drift: measure::Drift::new(), idle }
+        let drift = measure::Drift::new();
+        Self { config, pool, feed, verifier, archive, shutdown, drift, idle }
     }
 }
 
@@ -69,7 +75,21 @@ pub fn router(api: Arc<Api>) -> Router {
         let pull = move |State(api): Shared, request: Request| async move {
             pull::pull(&api, kind, request).await
         };
-        router = router.route(&format!("{}/pull", path::context(kind)), get(pull));
+        let list = move |State(api): Shared, request: Request| async move {
+            backups::list(&api, kind, request).await
+        };
+        let show = move |State(api): Shared, request: Request| async move {
+            backups::show(&api, kind, request).await
+        };
+        let content = move |State(api): Shared, request: Request| async move {
+            backups::content(&api, kind, request).await
+        };
+        let context = path::context(kind);
+        router = router
+            .route(&format!("{context}/pull"), get(pull))
+            .route(&format!("{context}/backups"), get(list))
+            .route(&format!("{context}/backups/{{backup_id}}"), get(show))
+            .route(&format!("{context}/backups/{{backup_id}}/content"), get(content));
     }
     for (kind, path) in path::with_members() {
         let list = move |State(api): Shared, request: Request| async move {

@@ -18,4 +18,4 @@ pub mod verify;
 
 pub use config::{ArchiveAddress, ArchiveConfig, InvalidArchiveAddress};
 pub use error::{ArchiveError, Damage};
-pub use store::Archive;
+pub use store::{Archive, ObjectStream};

@@ -20,6 +20,9 @@ use crate::{
 /// Objects up to this size are uploaded in one request, larger ones in parts of this size, in bytes.
 const PART_BYTES: usize = 8 << 20;
 
+/// An object's bytes, as they come.
+pub type ObjectStream = BoxStream<'static, Result<Bytes, ArchiveError>>;
+
 /// An open archive.
 #[derive(Clone, Debug)]
 pub struct Archive {
@@ -163,10 +166,7 @@ impl Archive {
     }
 
     /// An object's bytes, as they come.
-    pub async fn stream(
-        &self,
-        path: &str,
-    ) -> Result<BoxStream<'static, Result<Bytes, ArchiveError>>, ArchiveError> {
+    pub async fn stream(&self, path: &str) -> Result<ObjectStream, ArchiveError> {
         let got = self.store.get(&parse(path)?).await?;
         Ok(got.into_stream().map_err(ArchiveError::from).boxed())
     }

@@ -13,9 +13,9 @@ use archive::{
     period::{Day, Hour},
 };
 use model::{
-    Applied, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member, MessageId,
-    Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp, Touched,
-    Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
+    Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member,
+    MessageId, Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp,
+    Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
 };
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 64 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -73,6 +73,16 @@ pub(crate) struct PartitionState {
     pub(crate) day_is_used: bool,
     /// In the open hour.
     pub(crate) gaps: Vec<Gap>,
+    /// The record folded last asked for a backup, which is not made yet.
+    pub(crate) requested: Option<RequestedBackup>,
+}
+
+/// A backup that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RequestedBackup {
+    pub(crate) scope: String,
+    pub(crate) backup: BackupId,
+    pub(crate) at: Timestamp,
 }
 
 impl PartitionState {
@@ -88,6 +98,7 @@ impl PartitionState {
         day: None,
         day_is_used: false,
         gaps: Vec::new(),
+        requested: None,
     };
 
     pub(crate) fn clock(&self) -> PartitionClock {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use archive::period::HourLength;
+use model::{BackupType, ScopeKind, Timestamp};
 
 /// Settings of the archiver.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,10 +21,89 @@ pub struct ArchiverConfig {
         value_name = "DIRECTORY"
     )]
     pub archive_cache: PathBuf,
+
+    #[command(flatten)]
+    pub retention: Retention,
+}
+
+/// How long backups are kept, in days; 0 is for ever.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Retention {
+    /// Days that an incremental is kept; 0 is for ever
+    #[arg(long, env = "CONTEXT_SYNC_RETENTION_INCREMENTAL_DAYS", default_value_t = 7, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub retention_incremental_days: u32,
+
+    /// Days that a full of a user, team or project is kept; 0 is for ever
+    #[arg(long, env = "CONTEXT_SYNC_RETENTION_FULL_DAYS", default_value_t = 90, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub retention_full_days: u32,
+
+    /// Days that a full of an org is kept; 0 is for ever
+    #[arg(long, env = "CONTEXT_SYNC_RETENTION_FULL_ORG_DAYS", default_value_t = 365, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub retention_full_org_days: u32,
+
+    /// Days that a backup on demand is kept; 0 is for ever
+    #[arg(long, env = "CONTEXT_SYNC_RETENTION_ON_DEMAND_DAYS", default_value_t = 0, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub retention_on_demand_days: u32,
+}
+
+impl Default for Retention {
+    /// The founding table.
+    fn default() -> Self {
+        Self {
+            retention_incremental_days: 7,
+            retention_full_days: 90,
+            retention_full_org_days: 365,
+            retention_on_demand_days: 0,
+        }
+    }
+}
+
+impl Retention {
+    /// When a backup's time is over; `None`: never.
+    pub fn expires_at(
+        &self,
+        backup_type: BackupType,
+        kind: ScopeKind,
+        created_at: Timestamp,
+    ) -> Option<Timestamp> {
+        const DAY_MICROS: i64 = 86_400_000_000;
+        let days = match (backup_type, kind) {
+            (BackupType::Incremental, _) => self.retention_incremental_days,
+            (BackupType::Full, ScopeKind::Org) => self.retention_full_org_days,
+            (BackupType::Full, _) => self.retention_full_days,
+            (BackupType::OnDemand, _) => self.retention_on_demand_days,
+        };
+        (days > 0).then(|| created_at.plus_micros(i64::from(days) * DAY_MICROS))
+    }
 }
 
 fn hour_length(text: &str) -> Result<HourLength, String> {
     let takes = "takes 1 to 3600 seconds";
     let seconds = text.parse().map_err(|_| takes.to_owned())?;
     HourLength::new(seconds).map_err(|_| takes.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The founding retention policy, row by row.
+    #[test]
+    fn backups_are_kept_as_the_founding_table_has_it() {
+        let created = Timestamp::EPOCH;
+        let days = |backup_type, kind| {
+            let expires = Retention::default().expires_at(backup_type, kind, created);
+            expires.map(|at| at.as_micros() / 86_400_000_000)
+        };
+        for kind in ScopeKind::ALL {
+            let full = if kind == ScopeKind::Org { 365 } else { 90 };
+            assert_eq!(days(BackupType::Incremental, kind), Some(7), "{kind}");
+            assert_eq!(days(BackupType::Full, kind), Some(full), "{kind}");
+            assert_eq!(days(BackupType::OnDemand, kind), None, "{kind}");
+        }
+    }
 }

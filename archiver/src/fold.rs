@@ -2,10 +2,10 @@
 
 use archive::period::HourLength;
 use eventlog::Record;
-use model::{Event, Partition, PartitionClock, UnknownRules, log_fold::check_key};
+use model::{Event, Partition, PartitionClock, UnknownRules, Verdict, log_fold::check_key};
 
 use crate::{
-    cache::{Cache, CacheError, PartitionState, Tables},
+    cache::{Cache, CacheError, PartitionState, RequestedBackup, Tables},
     error::ArchiverError,
 };
 
@@ -18,6 +18,8 @@ pub(crate) enum Stop {
     HourEnds,
     /// The next record is of a later day: what the day before came to is to be written first.
     DayEnds,
+    /// The last record asked for a backup of its scope as it stands now.
+    BackupRequested,
 }
 
 /// Folds records of one partition, in order, in one transaction. Returns how many were folded.
@@ -33,6 +35,10 @@ pub(crate) fn fold(
         let mut stop = Stop::Folded;
         let mut folded = 0;
         for record in records {
+            if state.requested.is_some() {
+                stop = Stop::BackupRequested;
+                break;
+            }
             match next(&state, length, record) {
                 Stop::Folded => {}
                 ends => {
@@ -45,6 +51,9 @@ pub(crate) fn fold(
                 break;
             }
             folded += 1;
+        }
+        if state.requested.is_some() {
+            stop = Stop::BackupRequested;
         }
         tables.put_state(partition, &state)?;
         Ok((folded, stop))
@@ -93,7 +102,14 @@ fn apply(
         && check_key(&record.key, command).is_ok()
     {
         // What does not apply changes nothing: a dead letter, here as in every copy.
-        let _ = tables.apply(record.partition, record.offset, command, time)?;
+        let applied = tables.apply(record.partition, record.offset, command, time)?;
+        if let Ok(applied) = applied
+            && !applied.repeated
+            && let Verdict::BackupRequested { backup } = applied.outcome.verdict
+        {
+            state.requested =
+                Some(RequestedBackup { scope: command.scope.to_string(), backup, at: time });
+        }
     }
     Ok(Ok(()))
 }

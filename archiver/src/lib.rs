@@ -9,6 +9,7 @@ mod cache;
 mod config;
 mod error;
 mod events;
+mod facts;
 mod fold;
 mod sealing;
 mod session;
@@ -20,7 +21,7 @@ use eventlog::EventLog;
 use service::ops::ComponentHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use config::ArchiverConfig;
+pub use config::{ArchiverConfig, Retention};
 pub use error::ArchiverError;
 
 use session::Session;
@@ -32,6 +33,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 pub struct Archiver {
     pub config: ArchiverConfig,
     pub log: Arc<dyn EventLog>,
+    /// Where it says what it did.
+    pub facts: Arc<dyn EventLog>,
     pub archive: Archive,
     pub ready: ComponentHandle,
 }
@@ -49,6 +52,7 @@ impl Archiver {
             let session = Session {
                 config: &self.config,
                 log: &self.log,
+                facts: &self.facts,
                 archive: &self.archive,
                 ready: &self.ready,
             };

@@ -13,12 +13,13 @@ use archive::{
 };
 use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use model::{BackupId, BackupType, Cursor, Partition, ScopeRef};
+use model::{BackupId, BackupType, Cursor, Partition, ScopeKey, ScopeRef};
 
 use crate::{
     cache::{Cache, PartitionState, View},
     error::ArchiverError,
     events,
+    facts::Facts,
 };
 
 /// Scopes whose objects are made and uploaded at the same time.
@@ -31,6 +32,7 @@ pub(crate) struct Sealer<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
     pub(crate) cache: &'a Arc<Cache>,
+    pub(crate) facts: Facts<'a>,
     pub(crate) length: HourLength,
 }
 
@@ -54,8 +56,9 @@ impl Sealer<'_> {
             Some(manifest) => self.check_hour(manifest, &path, &state)?,
             None => self.write_hour(&path, partition, hour, &state).await?,
         };
+        state.previous = Some(Reference { path: path.clone(), sha256: manifest.sha256.clone() });
+        self.facts.completed(manifest, &path, self.length.end(hour), |_| true).await?;
         tracing::info!(%partition, hour = self.length.hour_name(hour), "sealed an hour");
-        state.previous = Some(Reference { path, sha256: manifest.sha256.clone() });
         (state.sealed, state.sealed_time) = (state.next_offset, state.time);
         (state.hour, state.hour_is_used, state.gaps) = (None, false, Vec::new());
         self.cache.write(true, |tables| {
@@ -81,8 +84,7 @@ impl Sealer<'_> {
         path: &str,
         state: &PartitionState,
     ) -> Result<Object, ArchiverError> {
-        let copy = Object::of_bytes(&Scratch::default(), &manifest.bytes()?)?;
-        let found = ManifestReader::new(copy, path)?.header;
+        let found = ManifestReader::new(copy(&mut manifest)?, path)?.header;
         let problem = if found.period_seconds != self.length {
             format!("its hours have {}, these {}", found.period_seconds, self.length)
         } else if (found.first_offset, found.next_offset) != (state.sealed, state.next_offset) {
@@ -148,11 +150,14 @@ impl Sealer<'_> {
             return Ok(());
         };
         let path = path::full_manifest(self.log.log_id(), partition, self.length, day);
-        let manifest = match self.existing(&path).await? {
+        let mut manifest = match self.existing(&path).await? {
             Some(manifest) => manifest,
             None => self.write_day(&path, partition, day, &state).await?,
         };
-        let fulls = fulls(manifest, &path)?;
+        let fulls = fulls(copy(&mut manifest)?, &path)?;
+        let name = self.length.day_name(day);
+        let is_new = |backup: &BackupObject| backup.path.ends_with(&format!("/{name}.jsonl.gz"));
+        self.facts.completed(manifest, &path, self.length.midnight(day), is_new).await?;
         tracing::info!(%partition, day = self.length.day_name(day), "wrote full backups");
         (state.day, state.day_is_used) = (None, false);
         self.cache.write(true, |tables| {
@@ -194,6 +199,37 @@ impl Sealer<'_> {
         });
         let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
         self.write_manifest(path, &header, lines).await
+    }
+
+    /// Makes the backup that the record folded last asked for.
+    pub(crate) async fn back_up(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let mut state = self.cache.state(partition)?;
+        let Some(requested) = state.requested.take() else { return Ok(()) };
+        let id = requested.backup;
+        let key: ScopeKey = requested
+            .scope
+            .parse()
+            .map_err(|_| ArchiverError::Cache(format!("{} is no scope", requested.scope)))?;
+        let path = path::on_demand_manifest(self.log.log_id(), partition, id);
+        let manifest = match self.existing(&path).await? {
+            Some(manifest) => manifest,
+            None => {
+                let view = Arc::new(self.cache.read()?);
+                let wanted = Wanted {
+                    id,
+                    backup_type: BackupType::OnDemand,
+                    path: path::on_demand(&key, requested.at, id),
+                    after: Cursor::ZERO,
+                };
+                let line = self.scope_line(&view, partition, key.reference(), Some(wanted));
+                let header = self.header(Kind::OnDemand, partition, id.to_string(), &state);
+                self.write_manifest(&path, &header, stream::once(line)).await?
+            }
+        };
+        self.facts.completed(manifest, &path, requested.at, |_| true).await?;
+        tracing::info!(%partition, backup = %id, scope = %key, "made a backup on demand");
+        self.cache.write(true, |tables| tables.put_state(partition, &state))?;
+        Ok(())
     }
 
     fn header(
@@ -311,6 +347,11 @@ impl Made {
         let lines = writer.lines;
         Ok(Self { object: writer.finish()?, lines, record_count: live, last })
     }
+}
+
+/// A manifest is read once by each who needs it.
+fn copy(manifest: &mut Object) -> Result<Object, ArchiverError> {
+    Ok(Object::of_bytes(&Scratch::default(), &manifest.bytes()?)?)
 }
 
 /// The scopes of a full's manifest and their objects.

@@ -1,10 +1,6 @@
 //! A session: from where the cache stands on, until something goes wrong or shutdown.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::{Archive, object::Object, path};
 use bytes::Bytes;
@@ -18,6 +14,7 @@ use crate::{
     cache::Cache,
     config::ArchiverConfig,
     error::ArchiverError,
+    facts::{Facts, now},
     fold::{Stop, fold},
     sealing::{Sealer, blocking},
 };
@@ -34,6 +31,7 @@ const TICK_AFTER_MICROS: i64 = 1_000_000;
 pub(crate) struct Session<'a> {
     pub(crate) config: &'a ArchiverConfig,
     pub(crate) log: &'a Arc<dyn EventLog>,
+    pub(crate) facts: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
     pub(crate) ready: &'a ComponentHandle,
 }
@@ -114,13 +112,16 @@ impl Session<'_> {
                 Stop::Folded => return Ok(()),
                 Stop::HourEnds => sealer.seal_hour(partition).await?,
                 Stop::DayEnds => sealer.seal_day(partition).await?,
+                Stop::BackupRequested => sealer.back_up(partition).await?,
             }
         }
     }
 
     fn sealer<'s>(&'s self, cache: &'s Arc<Cache>) -> Sealer<'s> {
+        let retention = &self.config.retention;
+        let facts = Facts { log: self.facts, archive: self.archive, retention };
         let length = self.config.archive_hour_seconds;
-        Sealer { log: self.log, archive: self.archive, cache, length }
+        Sealer { log: self.log, archive: self.archive, cache, facts, length }
     }
 
     /// Nothing comes that would end a partition's open hour, or day: a tick does.
@@ -148,11 +149,6 @@ impl Session<'_> {
         }
         Ok(())
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// In the order of each partition.

@@ -7,6 +7,7 @@ use crate::{
     dev::DevArgs,
     device::{pull::PullArgs, push::PushArgs},
     import::ImportArgs,
+    ops::OpsCommand,
     serve::{Role, ServeArgs},
     token::TokenArgs,
 };
@@ -93,6 +94,10 @@ twice is kept once. The status is 1 if a message was rejected.")]
 
 Imported again, only new commits are added: what is there already is skipped.")]
     Import(Box<ImportArgs>),
+
+    /// What operators need
+    #[command(subcommand)]
+    Ops(OpsCommand),
 
     /// Show everything on a fresh instance that is gone afterwards
     #[command(after_help = "Examples:

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Failure,
-    serve::{self, Listeners, Role, Running, Settings, bind, shown},
+    serve::{self, Listeners, Logs, Role, Running, Settings, bind, shown},
 };
 use data_dir::{Addresses, DataDir, Lock};
 
@@ -80,12 +80,12 @@ pub async fn start(
     let ops_url = format!("http://{}", listeners.ops.local_addr()?);
     let mut settings = args.settings.clone();
     let key = development_key(&mut settings, &dir)?;
-    let log = eventlog::open(&settings.log, &dir.log()).await?;
+    dir.keep_archive_in(&mut settings);
+    let logs = Logs::open(&settings, &dir.log()).await?;
     let postgres = private_postgres(args, &mut settings, &dir).await?;
     readmodel::migrate(&settings.database).await?;
     let roles = [Role::Ingest, Role::Projector, Role::Archiver, Role::Api];
-    dir.keep_archive_in(&mut settings);
-    let running = serve::start(&roles, settings, listeners, Some(log), metrics, shutdown)?;
+    let running = serve::start(&roles, settings, listeners, Some(logs), metrics, shutdown)?;
     dir.write_addresses(&Addresses { api: url.clone(), ops: ops_url.clone() })?;
     let instance = Instance { url, ops_url, key, running, postgres, _lock: lock };
     instance.ready().await

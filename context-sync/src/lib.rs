@@ -8,6 +8,7 @@ pub mod demo;
 pub mod dev;
 pub mod device;
 pub mod import;
+pub mod ops;
 pub mod serve;
 pub mod token;
 
@@ -34,7 +35,7 @@ pub fn main() -> ExitCode {
     // A blocking task that hangs (a dead disk, a dead broker) must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("context-sync: {error}");
             ExitCode::FAILURE
@@ -42,19 +43,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    use serve::Role;
     match cli.command {
+        Command::Ops(command) => return ops::run(command).await,
         Command::Dev(args) => dev::run(*args).await,
         Command::Serve(args) => serve::run(args.roles, *args.serve).await,
-        Command::Ingest(args) => serve::run(vec![serve::Role::Ingest], *args).await,
-        Command::Projector(args) => serve::run(vec![serve::Role::Projector], *args).await,
-        Command::Archiver(args) => serve::run(vec![serve::Role::Archiver], *args).await,
-        Command::Api(args) => serve::run(vec![serve::Role::Api], *args).await,
+        Command::Ingest(args) => serve::run(vec![Role::Ingest], *args).await,
+        Command::Projector(args) => serve::run(vec![Role::Projector], *args).await,
+        Command::Archiver(args) => serve::run(vec![Role::Archiver], *args).await,
+        Command::Api(args) => serve::run(vec![Role::Api], *args).await,
         Command::Migrate(args) => Ok(readmodel::migrate(&args.database).await?),
         Command::Token(args) => token::run(&args),
         Command::Push(args) => device::push::run(*args).await,
         Command::Pull(args) => device::pull::run(*args).await,
         Command::Import(args) => import::run(*args).await,
         Command::Demo(args) => demo::run(args).await,
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use archive::Archive;
 use axum::Router;
 use clap::{Args, ValueEnum};
 use eventlog::EventLog;
@@ -86,12 +87,40 @@ pub struct Listeners {
     pub ops: TcpListener,
 }
 
+/// The logs that the roles read and write.
+#[derive(Clone)]
+pub struct Logs {
+    pub events: Arc<dyn EventLog>,
+    /// The archiver's facts, where there is an archive.
+    pub facts: Option<Arc<dyn EventLog>>,
+}
+
+impl Logs {
+    /// Opens them; `dir` is that of an embedded log.
+    pub async fn open(settings: &Settings, dir: &Path) -> Result<Self, eventlog::OpenError> {
+        let events = eventlog::open(&settings.log, dir).await?;
+        let facts = match settings.archive.archive {
+            Some(_) => Some(eventlog::open_backups(&settings.log, &dir.join("backups")).await?),
+            None => None,
+        };
+        Ok(Self { events, facts })
+    }
+
+    async fn close(&self) -> Result<(), eventlog::LogError> {
+        let facts = match &self.facts {
+            Some(facts) => facts.close().await,
+            None => Ok(()),
+        };
+        self.events.close().await.and(facts)
+    }
+}
+
 /// Roles that run.
 pub struct Running {
     pub tasks: Tasks,
     pub readiness: Readiness,
     /// What the roles read and write; the api alone needs none.
-    pub log: Option<Arc<dyn EventLog>>,
+    pub logs: Option<Logs>,
     pub shutdown: CancellationToken,
     pools: Vec<PgPool>,
 }
@@ -102,11 +131,11 @@ pub async fn run(roles: Vec<Role>, args: ServeArgs) -> Result<(), Failure> {
     let metrics = service::telemetry::init(&args.settings.telemetry)?;
     let listeners = Listeners { api: bind(args.listen).await?, ops: bind(args.ops_listen).await? };
     let needs_log = roles.iter().any(|role| *role != Role::Api);
-    let log = match needs_log {
-        true => Some(eventlog::open(&args.settings.log, &args.log_dir).await?),
+    let logs = match needs_log {
+        true => Some(Logs::open(&args.settings, &args.log_dir).await?),
         false => None, // pulls go on, and start, while Kafka is down
     };
-    let running = start(&roles, args.settings, listeners, log, metrics, shutdown)?;
+    let running = start(&roles, args.settings, listeners, logs, metrics, shutdown)?;
     running.wait().await
 }
 
@@ -123,35 +152,46 @@ pub fn start(
     roles: &[Role],
     settings: Settings,
     listeners: Listeners,
-    log: Option<Arc<dyn EventLog>>,
+    logs: Option<Logs>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<Running, Failure> {
     let readiness = Readiness::new();
-    let exclusive = log.as_ref().is_some_and(|log| log.is_exclusive());
+    let log = logs.as_ref().map(|logs| &logs.events);
+    let facts = logs.as_ref().and_then(|logs| logs.facts.as_ref());
+    let exclusive = log.is_some_and(|log| log.is_exclusive());
+    let archive = match settings.archive.archive {
+        Some(_) => Some(Archive::open(&settings.archive)?),
+        None => None,
+    };
     let feed = Feed::new(exclusive);
     let mut tasks = Tasks::new(shutdown.clone());
     let mut pools = Vec::new();
     let has = |role| roles.contains(&role);
     if has(Role::Projector)
-        && let Some(log) = &log
+        && let Some(log) = log
     {
         let projector = projector::Projector {
             config: settings.projector.clone(),
             database: settings.database.clone(),
             log: log.clone(),
+            facts: facts.cloned(),
             feed: feed.clone(),
             ready: readiness.component("projector"),
         };
         tasks.spawn("projector", projector.run(shutdown.clone()));
     }
     if has(Role::Archiver)
-        && let Some(log) = &log
+        && let Some(log) = log
     {
+        let (Some(archive), Some(facts)) = (archive.clone(), facts.cloned()) else {
+            return Err("the archiver needs an archive: set --archive".into());
+        };
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),
             log: log.clone(),
-            archive: archive::Archive::open(&settings.archive)?,
+            facts,
+            archive,
             ready: readiness.component("archiver"),
         };
         tasks.spawn("archiver", archive_apart(archiver, roles.len() > 1, shutdown.clone()));
@@ -162,7 +202,7 @@ pub fn start(
         let verifier = Arc::new(Verifier::new(&settings.auth)?);
         let mut router = Router::new();
         if has(Role::Ingest)
-            && let Some(log) = &log
+            && let Some(log) = log
         {
             let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
             let ready = readiness.component("ingest");
@@ -175,7 +215,9 @@ pub fn start(
             let watcher = readmodel::pool(&settings.database, DatabaseRole::Watcher)?;
             let ready = readiness.component("api");
             tokio::spawn(watch(ready, pool.clone(), None, shutdown.clone()));
-            router = router.merge(api(&settings, [&pool, &watcher], &feed, &verifier, &shutdown));
+            let own = [&pool, &watcher];
+            router =
+                router.merge(api(&settings, own, archive.clone(), &feed, &verifier, &shutdown));
             pools.extend([pool, watcher]);
         }
         let router = service::http::envelope(router, &settings.http);
@@ -187,7 +229,7 @@ pub fn start(
         service::http::envelope(service::ops::router(readiness.clone(), metrics), &settings.http);
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
-    Ok(Running { tasks, readiness, log, shutdown, pools })
+    Ok(Running { tasks, readiness, logs, shutdown, pools })
 }
 
 /// Pushes and pulls go on without the archive: what ends the archiver ends a process of its own alone.
@@ -222,13 +264,14 @@ fn ingest(
 fn api(
     settings: &Settings,
     [pool, watcher]: [&PgPool; 2],
+    archive: Option<Archive>,
     feed: &Arc<Feed>,
     verifier: &Arc<Verifier>,
     shutdown: &CancellationToken,
 ) -> Router {
     let (config, feed, verifier) = (settings.api.clone(), feed.clone(), verifier.clone());
     let (pool, watcher, shutdown) = (pool.clone(), watcher.clone(), shutdown.clone());
-    api::router(Arc::new(api::Api::new(config, pool, watcher, feed, verifier, shutdown)))
+    api::router(Arc::new(api::Api::new(config, pool, watcher, feed, verifier, archive, shutdown)))
 }
 
 /// A role is ready while its database answers, and knows which log it is the read model of; and while
@@ -274,8 +317,8 @@ impl Running {
         for pool in &self.pools {
             pool.close().await;
         }
-        let closed = match &self.log {
-            Some(log) => log.close().await,
+        let closed = match &self.logs {
+            Some(logs) => logs.close().await,
             None => Ok(()),
         };
         ended?;

@@ -4,6 +4,7 @@
 //!
 //! What changes something is answered by `ingest`, what only reads by `api`.
 
+pub mod backup;
 pub mod caller;
 pub mod headers;
 pub mod measure;

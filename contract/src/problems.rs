@@ -45,6 +45,23 @@ pub fn hash_mismatch(detail: impl Into<String>) -> Problem {
     )
 }
 
+/// SYNC_003, 404: unknown, pending, failed, expired or another scope's.
+pub fn backup_not_found(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "SYNC_003", "Backup not found", detail, "Check backup_id")
+}
+
+/// SYNC_006, 429.
+pub fn rate_limited(detail: impl Into<String>, retry_after_seconds: u64) -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "SYNC_006",
+        "Rate limit exceeded",
+        detail,
+        "Retry with backoff",
+    )
+    .retry_after(retry_after_seconds)
+}
+
 /// SYNC_005, 403: the same for a scope that does not exist and for one that the caller may not see.
 /// `purge`: the caller was a member once, so their devices drop what they have of the scope.
 pub fn permission_denied(purge: bool) -> Problem {
@@ -145,7 +162,9 @@ mod tests {
         let table = [
             (invalid_cursor("d", &at), 409, "SYNC_001", "Reconcile cursor"),
             (hash_mismatch("d"), 422, "SYNC_002", "Retry with correct hash"),
+            (backup_not_found("d"), 404, "SYNC_003", "Check backup_id"),
             (permission_denied(false), 403, "SYNC_005", "Check role/membership"),
+            (rate_limited("d", 1), 429, "SYNC_006", "Retry with backoff"),
         ];
         for (problem, status, code, resolution) in table {
             let value = json(problem).await;

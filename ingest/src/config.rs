@@ -43,6 +43,10 @@ pub struct IngestConfig {
     #[arg(default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
     pub push_wait_ms: u32,
 
+    /// Backups on demand of one scope within a day, at most; 0 sets no limit
+    #[arg(long, env = "CONTEXT_SYNC_BACKUPS_ON_DEMAND_PER_DAY_MAX", default_value_t = 10)]
+    pub backups_on_demand_per_day_max: u32,
+
     /// Who may create teams and projects
     #[arg(long, env = "CONTEXT_SYNC_WHO_MAY_CREATE", value_enum, default_value_t)]
     pub who_may_create: WhoMayCreate,
@@ -64,6 +68,7 @@ impl Default for IngestConfig {
             content_bytes_max: 64 << 10,
             metadata_bytes_max: 16 << 10,
             push_wait_ms: 5_000,
+            backups_on_demand_per_day_max: 10,
             who_may_create: WhoMayCreate::Any,
             body_timeout: BODY_TIMEOUT,
         }

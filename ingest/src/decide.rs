@@ -119,7 +119,7 @@ fn is_remembered(folded_at: Timestamp, now: Timestamp) -> bool {
     now.micros_since(folded_at) < COMMAND_KNOWN_MICROS - CLOCKS_APART_MICROS
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
@@ -152,6 +152,7 @@ fn dead_letter(command: &Command, at: Place) -> Problem {
     let id = command.id;
     let name = match command.action {
         Action::MessagesPushed { .. } => "push_id",
+        Action::BackupRequested { .. } => "backup_id",
         Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => {
             "command_id"
         }

@@ -4,6 +4,7 @@
 //! fold decides ([`decide`]), answer. Nothing here decides: what is checked before the append only
 //! spares the log.
 
+mod backups;
 mod config;
 mod decide;
 mod epoch;
@@ -39,6 +40,7 @@ pub struct Ingest {
     gate: gate::Gate,
     outcomes: readmodel::gather::Gather<decide::Outcomes>,
     epoch: epoch::CurrentEpoch,
+    pool: PgPool,
     pushed: measure::Pushed,
 }
 
@@ -61,6 +63,7 @@ impl Ingest {
             verifier,
             gate: gate::Gate::new(gate::Standings(pool.clone())),
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
+            pool: pool.clone(),
             epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }
@@ -81,7 +84,13 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
         let push = move |State(ingest): Shared, request: Request| async move {
             push::push(&ingest, kind, request).await
         };
-        router = router.route(&format!("{}/push", path::context(kind)), post(push));
+        let back_up = move |State(ingest): Shared, request: Request| async move {
+            backups::request(&ingest, kind, request).await
+        };
+        let context = path::context(kind);
+        router = router
+            .route(&format!("{context}/push"), post(push))
+            .route(&format!("{context}/backups"), post(back_up));
     }
     for (kind, path) in path::with_members() {
         let create = move |State(ingest): Shared, request: Request| async move {

@@ -204,7 +204,9 @@ impl Asked {
         let key = headers::idempotency_key(&self.parts.headers)?;
         let user = match &action {
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => user.as_str(),
-            Action::ScopeCreated | Action::MessagesPushed { .. } => "",
+            Action::ScopeCreated
+            | Action::MessagesPushed { .. }
+            | Action::BackupRequested { .. } => "",
         };
         let hashed = [kind.as_bytes(), b"\n", user.as_bytes(), b"\n", &*self.body];
         let command = Command {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{cursor::Cursor, hash::Digest, ids::BackupId, scope::ScopeKey, time::Timestamp};
+
 /// What a backup holds, and why it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,4 +23,45 @@ impl BackupType {
             Self::OnDemand => "on_demand",
         }
     }
+}
+
+/// A backup that is in the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupRecord {
+    pub id: BackupId,
+    pub scope: ScopeKey,
+    pub backup_type: BackupType,
+    /// The object's full URL.
+    pub path: String,
+    pub size_bytes: u64,
+    /// Live messages in it.
+    pub record_count: u64,
+    /// SHA-256 of the object's bytes.
+    pub checksum: [u8; 32],
+    /// The moment that it shows, by the log's time.
+    pub created_at: Timestamp,
+    pub completed_at: Timestamp,
+    /// `None`: never.
+    pub expires_at: Option<Timestamp>,
+    pub cursor_first: Cursor,
+    pub cursor_last: Cursor,
+    /// The scope's, at the backup's end.
+    pub digest: Digest,
+}
+
+/// What the archiver says that it did. The first of a kind about a backup counts, later ones repeat it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    BackupCompleted(BackupRecord),
+    BackupFailed { about: AboutBackup, backup_type: BackupType, detail: String },
+    BackupVerified(AboutBackup),
+    BackupExpired(AboutBackup),
+}
+
+/// Which backup, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AboutBackup {
+    pub id: BackupId,
+    pub scope: ScopeKey,
+    pub at: Timestamp,
 }

@@ -3,7 +3,7 @@
 use crate::{
     cursor::Cursor,
     hash::{BodyHash, ContentHash, RequestHash},
-    ids::{CommandId, DeviceId, MessageId, UserId},
+    ids::{BackupId, CommandId, DeviceId, MessageId, UserId},
     message::{Body, InvalidCode},
     role::{OrgRole, Role},
     scope::ScopeKey,
@@ -53,6 +53,7 @@ pub enum Action {
     ScopeCreated,
     MemberSet { user: UserId, role: Role },
     MemberRemoved { user: UserId },
+    BackupRequested { backup: BackupId },
 }
 
 /// One valid message of a push, with its place in the request.
@@ -108,7 +109,10 @@ impl Command {
     pub fn writes(&self) -> impl Iterator<Item = (u32, &Write)> {
         let changes = match &self.action {
             Action::MessagesPushed { changes, .. } => changes.as_slice(),
-            Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => &[],
+            Action::ScopeCreated
+            | Action::MemberSet { .. }
+            | Action::MemberRemoved { .. }
+            | Action::BackupRequested { .. } => &[],
         };
         changes.iter().filter_map(|PushedChange { index, change }| match change {
             Change::Write(write) => Some((*index, write)),
@@ -120,7 +124,7 @@ impl Command {
     pub fn check(&self) -> Result<(), Unappliable> {
         let kind = self.scope.kind;
         match &self.action {
-            Action::MessagesPushed { .. } => {}
+            Action::MessagesPushed { .. } | Action::BackupRequested { .. } => {}
             Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. }
                 if !kind.has_members() =>
             {
@@ -158,6 +162,7 @@ impl Action {
             Self::ScopeCreated => "scope_created",
             Self::MemberSet { .. } => "member_set",
             Self::MemberRemoved { .. } => "member_removed",
+            Self::BackupRequested { .. } => "backup_requested",
         }
     }
 }

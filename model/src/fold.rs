@@ -12,7 +12,7 @@ use crate::{
     cursor::Cursor,
     event::{Action, Change, Command, PushedChange, Rejected, Unappliable, Write},
     hash::{ContentHash, Digest, Version},
-    ids::{CommandId, MessageId, UserId},
+    ids::{BackupId, CommandId, MessageId, UserId},
     limits::{COMMAND_KNOWN_MICROS, UPDATED_AT_AHEAD_MAX_MICROS},
     message::Entry,
     outcome::{Outcome, PushAnswer, PushResult, Refusal, Status, Verdict},
@@ -24,7 +24,7 @@ use crate::{
 /// What a scope sums up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heading {
-    /// Teams and projects: `ScopeCreated` was accepted. Others: a push was.
+    /// Teams and projects: `ScopeCreated` was accepted. Others: a push or a backup was.
     pub exists: bool,
     /// The cursor of the last change.
     pub head: Cursor,
@@ -109,7 +109,7 @@ impl Touched {
                     touched.add_change(command, change);
                 }
             }
-            Action::ScopeCreated => {}
+            Action::ScopeCreated | Action::BackupRequested { .. } => {}
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => {
                 touched.users.push(user.clone());
             }
@@ -237,6 +237,7 @@ impl Scope {
             Action::ScopeCreated => self.create(command, &mut member),
             Action::MemberSet { user, role } => self.set_member(command, user, *role, &mut member),
             Action::MemberRemoved { user } => self.remove_member(command, user, &mut member),
+            Action::BackupRequested { backup } => self.back_up(command, *backup),
         };
         let outcome = Arc::new(Outcome {
             actor: command.actor.clone(),
@@ -404,6 +405,15 @@ impl Scope {
         heading.bytes = heading.bytes.saturating_sub(old.bytes);
         heading.digest.remove(old.version.item(id));
         self.live.remove(&old.content_hash);
+    }
+
+    fn back_up(&mut self, command: &Command, backup: BackupId) -> Verdict {
+        let standing = self.standing(&command.actor, command.org_role);
+        if !standing.may_back_up() {
+            return refused(standing);
+        }
+        self.heading.exists = true;
+        Verdict::BackupRequested { backup }
     }
 
     fn create(&mut self, command: &Command, member: &mut Option<UserId>) -> Verdict {

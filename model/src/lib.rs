@@ -22,7 +22,7 @@ pub mod role;
 pub mod scope;
 pub mod time;
 
-pub use backup::BackupType;
+pub use backup::{AboutBackup, BackupRecord, BackupType, Fact};
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,

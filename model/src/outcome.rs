@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     cursor::Cursor,
     hash::RequestHash,
-    ids::{CommandId, MessageId, UserId},
+    ids::{BackupId, CommandId, MessageId, UserId},
     message::InvalidCode,
     role::Role,
     time::Timestamp,
@@ -29,6 +29,7 @@ pub enum Verdict {
     ScopeCreated,
     MemberSet { user: UserId, role: Role, since: Timestamp },
     MemberRemoved { user: UserId },
+    BackupRequested { backup: BackupId },
     Refused(Refusal),
 }
 

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
     Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, Scope,
-    ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, log_fold::images,
+    ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, log_fold::images,
 };
 use readmodel::{
     feed::Committed,
     load::{Loaded, Wanted},
     projection::{Advance, LastRecord, Position},
-    write::{DeadLetter, DeadLetterKind, MemberImage, MessageImage, OutcomeImage, Writes},
+    write::{
+        DeadLetter, DeadLetterKind, MemberImage, MessageImage, OutcomeImage, RequestedBackup,
+        Writes,
+    },
 };
 use sha2::{Digest as _, Sha256};
 
@@ -191,6 +194,7 @@ struct Work {
     replaced: HashSet<(ScopeRef, MessageId)>,
     members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
+    backups: Vec<RequestedBackup>,
     dead_letters: Vec<DeadLetter>,
     committed: Committed,
 }
@@ -251,6 +255,10 @@ impl Work {
         }
         self.committed.outcomes.push((command.id, applied.outcome.clone()));
         if !applied.repeated {
+            if let Verdict::BackupRequested { backup } = applied.outcome.verdict {
+                let (scope, at) = (key.clone(), applied.outcome.folded_at);
+                self.backups.push(RequestedBackup { id: backup, scope, at });
+            }
             let image = OutcomeImage {
                 id: command.id,
                 scope: reference,
@@ -279,7 +287,8 @@ impl Work {
     }
 
     fn finish(self, advances: &[Advance]) -> Folded {
-        let Self { loaded, scopes, messages, replaced, members, outcomes, dead_letters, .. } = self;
+        let Self { loaded, scopes, messages, replaced, members, outcomes, .. } = self;
+        let (backups, dead_letters) = (self.backups, self.dead_letters);
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
         let mut changed = HashMap::with_capacity(scopes.len());
@@ -303,6 +312,7 @@ impl Work {
             replaced: replaced.into_iter().collect(),
             messages,
             outcomes: outcomes.into_values().collect(),
+            backups,
             dead_letters,
         };
         Folded { writes, committed, changed }

@@ -6,6 +6,7 @@
 //! ends the process.
 
 mod batch;
+mod catalogue;
 mod config;
 mod inbox;
 mod lag;
@@ -34,6 +35,8 @@ pub struct Projector {
     pub config: ProjectorConfig,
     pub database: DatabaseConfig,
     pub log: Arc<dyn EventLog>,
+    /// The archiver's facts, if there is an archive.
+    pub facts: Option<Arc<dyn EventLog>>,
     pub feed: Arc<Feed>,
     pub ready: ComponentHandle,
 }
@@ -51,6 +54,9 @@ impl Projector {
             DatabaseRole::Projector,
         )?;
         tokio::spawn(lag::measure(self.log.clone(), lag_pool, shutdown.clone()));
+        if let Some(facts) = &self.facts {
+            tokio::spawn(catalogue::run(self.database.clone(), facts.clone(), shutdown.clone()));
+        }
         let session = Session {
             config: &self.config,
             database: &self.database,

@@ -37,7 +37,10 @@ impl Decoded {
         match &self.event {
             Ok(Event::Command(command)) => match &command.action {
                 Action::MessagesPushed { changes, rejected } => changes.len() + rejected.len(),
-                Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => 1,
+                Action::ScopeCreated
+                | Action::MemberSet { .. }
+                | Action::MemberRemoved { .. }
+                | Action::BackupRequested { .. } => 1,
             },
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,
         }

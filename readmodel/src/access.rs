@@ -69,22 +69,32 @@ pub async fn members(
     .bind(asked.user.as_str())
     .fetch_all(&mut *transaction)
     .await?;
-    let exists: bool = sqlx::query_scalar(
-        "select exists (select from scopes where scope = $1 and tenant_id = $2)",
-    )
-    .bind(asked.scope.reference().0)
-    .bind(asked.scope.tenant.as_str())
-    .fetch_one(&mut *transaction)
-    .await?;
+    let standing = standing(&mut transaction, asked).await?;
     transaction.commit().await?;
-    let own = rows.iter().find(|(user, ..)| user == asked.user.as_str());
-    let member = own.map(|(_, role, _)| role.as_deref().and_then(Role::parse));
-    let standing = Standing::of(&asked.scope, &asked.user, asked.org_role, exists, member);
     let row = |(user, role, since): (String, Option<String>, i64)| {
         let role = role.as_deref().and_then(Role::parse)?;
         Some(MemberRow { user, role, since: Timestamp::from_micros(since) })
     };
     Ok((standing, rows.into_iter().filter_map(row).collect()))
+}
+
+/// The asker's standing, in a transaction whose tenant is set.
+pub(crate) async fn standing(
+    connection: &mut sqlx::PgConnection,
+    asked: &AccessQuery,
+) -> Result<Standing, ReadModelError> {
+    let (exists, is_member, role): (bool, bool, Option<String>) = sqlx::query_as(
+        "select exists (select from scopes where scope = $1 and tenant_id = $2), r.user_id is not null, r.role
+         from (select 1) as one
+             left join members r on r.scope = $1 and r.tenant_id = $2 and r.user_id = $3",
+    )
+    .bind(asked.scope.reference().0)
+    .bind(asked.scope.tenant.as_str())
+    .bind(asked.user.as_str())
+    .fetch_one(connection)
+    .await?;
+    let member = is_member.then(|| role.as_deref().and_then(Role::parse));
+    Ok(Standing::of(&asked.scope, &asked.user, asked.org_role, exists, member))
 }
 
 /// Row level security shows this tenant's rows until the transaction ends.

@@ -1,11 +1,12 @@
 //! The read model: what the log folds to, as rows in Postgres.
 //!
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
-//! [`outcomes`] read it, [`feed`] and [`asker`] tell who waits that it moved. The tables, their constraints and who
+//! [`outcomes`] read it, [`catalogue`] knows of backups, [`feed`] and [`asker`] tell who waits that it moved. The tables, their constraints and who
 //! may see what stand, with their reasons, in `migrations/`.
 
 pub mod access;
 pub mod asker;
+pub mod catalogue;
 pub mod config;
 pub mod connect;
 pub mod error;

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use model::{
-    CommandId, Entry, Heading, Member, Message, MessageId, Offset, Outcome, Partition, ScopeKey,
-    ScopeRef, TenantId, Timestamp, UserId,
+    BackupId, CommandId, Entry, Heading, Member, Message, MessageId, Offset, Outcome, Partition,
+    ScopeKey, ScopeRef, TenantId, Timestamp, UserId,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -24,6 +24,7 @@ pub struct Writes {
     pub replaced: Vec<(ScopeRef, MessageId)>,
     pub messages: Vec<MessageImage>,
     pub outcomes: Vec<OutcomeImage>,
+    pub backups: Vec<RequestedBackup>,
     pub dead_letters: Vec<DeadLetter>,
 }
 
@@ -60,6 +61,15 @@ pub struct OutcomeImage {
     pub partition: Partition,
     pub offset: Offset,
     pub outcome: Arc<Outcome>,
+}
+
+/// A backup that was asked for: pending, until the archiver says that it is there.
+#[derive(Clone, Debug)]
+pub struct RequestedBackup {
+    pub id: BackupId,
+    pub scope: ScopeKey,
+    /// The log's time of the request.
+    pub at: Timestamp,
 }
 
 /// A record that became no rows.
@@ -153,8 +163,10 @@ impl Writes {
         advances: &[Advance],
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        let one_statement =
-            self.replaced.is_empty() && self.members.is_empty() && self.dead_letters.is_empty();
+        let one_statement = self.replaced.is_empty()
+            && self.members.is_empty()
+            && self.backups.is_empty()
+            && self.dead_letters.is_empty();
         if one_statement {
             return self.write(connection, advances, notify).await;
         }
@@ -166,6 +178,9 @@ impl Writes {
         self.write(&mut transaction, advances, notify).await?;
         if !self.members.is_empty() {
             self.insert_members(&mut transaction).await?;
+        }
+        if !self.backups.is_empty() {
+            self.insert_backups(&mut transaction).await?;
         }
         if !self.dead_letters.is_empty() {
             self.insert_dead_letters(&mut transaction).await?;
@@ -220,6 +235,27 @@ impl Writes {
         .bind(each(&self.members, |m| m.tenant.as_str()))
         .bind(each(&self.members, |m| m.member.role.map(|role| role.as_str())))
         .bind(each(&self.members, |m| m.member.since.as_micros()))
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// A fact of the archiver may have been quicker.
+    async fn insert_backups(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
+        sqlx::query(
+            "insert into context_backups (id, tenant_id, scope_type, scope_id, scope, backup_type, status,
+                 created_at)
+             select id, tenant_id, scope_type, scope_id, scope, 'on_demand', 'pending', to_timestamp(at_us / 1e6)
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bigint[])
+                 as b (id, tenant_id, scope_type, scope_id, scope, at_us)
+             on conflict (id) do nothing",
+        )
+        .bind(each(&self.backups, |b| b.id.0))
+        .bind(each(&self.backups, |b| b.scope.tenant.as_str()))
+        .bind(each(&self.backups, |b| b.scope.kind.as_str()))
+        .bind(each(&self.backups, |b| b.scope.name.as_str()))
+        .bind(each(&self.backups, |b| b.scope.reference().0))
+        .bind(each(&self.backups, |b| b.at.as_micros()))
         .execute(connection)
         .await?;
         Ok(())

@@ -5,6 +5,7 @@
 //! it can be read back without a registry. A schema never changes once it has been released: another
 //! version is another file, and old bytes (`golden/`) decode for ever.
 
+mod facts;
 mod wire;
 
 use std::sync::LazyLock;
@@ -12,7 +13,7 @@ use std::sync::LazyLock;
 use apache_avro::{
     Schema, rabin::Rabin, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
 };
-use model::{Action, Command, Event, RulesVersion};
+use model::{Action, Command, Event, Fact, RulesVersion};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use wire::InvalidField;
@@ -51,8 +52,13 @@ enum Kind {
     ScopeCreated,
     MemberSet,
     MemberRemoved,
+    BackupRequested,
     Tick,
     RulesChanged,
+    BackupCompleted,
+    BackupFailed,
+    BackupVerified,
+    BackupExpired,
 }
 
 /// One schema of the contract.
@@ -74,19 +80,35 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 6]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 7]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
         event_schema!(Kind::ScopeCreated, "scope-created.v1"),
         event_schema!(Kind::MemberSet, "member-set.v1"),
         event_schema!(Kind::MemberRemoved, "member-removed.v1"),
+        event_schema!(Kind::BackupRequested, "backup-requested.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
 });
 
-/// Every schema that was ever released.
+/// Those of the archiver's facts, which stand on a log of their own.
+static FACT_SCHEMAS: LazyLock<[EventSchema; 4]> = LazyLock::new(|| {
+    [
+        event_schema!(Kind::BackupCompleted, "backup-completed.v1"),
+        event_schema!(Kind::BackupFailed, "backup-failed.v1"),
+        event_schema!(Kind::BackupVerified, "backup-verified.v1"),
+        event_schema!(Kind::BackupExpired, "backup-expired.v1"),
+    ]
+});
+
+/// Every schema of the archiver's facts.
+pub fn fact_schemas() -> &'static [EventSchema] {
+    FACT_SCHEMAS.as_slice()
+}
+
+/// Every schema of an event that was ever released.
 pub fn schemas() -> &'static [EventSchema] {
     SCHEMAS.as_slice()
 }
@@ -116,22 +138,21 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
         Action::MemberRemoved { user } => {
             schema(Kind::MemberRemoved).write(&wire::MemberRemoved::new(command, user))
         }
+        Action::BackupRequested { backup } => {
+            schema(Kind::BackupRequested).write(&wire::BackupRequested::new(command, *backup))
+        }
     }
 }
 
 /// Decodes a record's value.
 pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
-    let fingerprint = fingerprint(value).ok_or(Undecodable::NotSingleObject)?;
-    let schema = schemas()
-        .iter()
-        .find(|schema| schema.fingerprint == fingerprint)
-        .ok_or(Undecodable::UnknownSchema(fingerprint))?;
-    let body = &value[HEADER_BYTES..];
+    let (schema, body) = schema_of(schemas(), value)?;
     let command = match schema.kind {
         Kind::MessagesPushed => schema.read::<wire::MessagesPushed>(body)?.into_command()?,
         Kind::ScopeCreated => schema.read::<wire::ScopeCreated>(body)?.into_command()?,
         Kind::MemberSet => schema.read::<wire::MemberSet>(body)?.into_command()?,
         Kind::MemberRemoved => schema.read::<wire::MemberRemoved>(body)?.into_command()?,
+        Kind::BackupRequested => schema.read::<wire::BackupRequested>(body)?.into_command()?,
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);
@@ -142,8 +163,55 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
                 u32::try_from(changed.version).map_err(|e| Undecodable::Body(e.to_string()))?;
             return Ok(Event::RulesChanged { version: RulesVersion(version) });
         }
+        Kind::BackupCompleted | Kind::BackupFailed | Kind::BackupVerified | Kind::BackupExpired => {
+            return Err(Undecodable::UnknownSchema(schema.fingerprint));
+        }
     };
     Ok(Event::Command(command))
+}
+
+/// Encodes a fact of the archiver.
+pub fn encode_fact(fact: &Fact) -> Result<Vec<u8>, Unencodable> {
+    match fact {
+        Fact::BackupCompleted(backup) => {
+            fact_schema(Kind::BackupCompleted).write(&facts::BackupCompleted::new(backup))
+        }
+        Fact::BackupFailed { about, backup_type, detail } => fact_schema(Kind::BackupFailed)
+            .write(&facts::BackupFailed::new(about, *backup_type, detail)),
+        Fact::BackupVerified(about) => {
+            fact_schema(Kind::BackupVerified).write(&facts::BackupVerified::new(about))
+        }
+        Fact::BackupExpired(about) => {
+            fact_schema(Kind::BackupExpired).write(&facts::BackupExpired::new(about))
+        }
+    }
+}
+
+/// Decodes a record's value of the log of facts.
+pub fn decode_fact(value: &[u8]) -> Result<Fact, Undecodable> {
+    let (schema, body) = schema_of(fact_schemas(), value)?;
+    Ok(match schema.kind {
+        Kind::BackupCompleted => {
+            Fact::BackupCompleted(schema.read::<facts::BackupCompleted>(body)?.into_record()?)
+        }
+        Kind::BackupFailed => schema.read::<facts::BackupFailed>(body)?.into_fact()?,
+        Kind::BackupVerified => {
+            Fact::BackupVerified(schema.read::<facts::BackupVerified>(body)?.into_about()?)
+        }
+        Kind::BackupExpired => {
+            Fact::BackupExpired(schema.read::<facts::BackupExpired>(body)?.into_about()?)
+        }
+        _ => return Err(Undecodable::UnknownSchema(schema.fingerprint)),
+    })
+}
+
+fn schema_of<'a>(
+    known: &'static [EventSchema],
+    value: &'a [u8],
+) -> Result<(&'static EventSchema, &'a [u8]), Undecodable> {
+    let fingerprint = fingerprint(value).ok_or(Undecodable::NotSingleObject)?;
+    let schema = known.iter().find(|schema| schema.fingerprint == fingerprint);
+    Ok((schema.ok_or(Undecodable::UnknownSchema(fingerprint))?, &value[HEADER_BYTES..]))
 }
 
 /// The fingerprint that a single object names, or `None` if the bytes are none.
@@ -156,6 +224,11 @@ fn schema(kind: Kind) -> &'static EventSchema {
     // The list has every kind, the latest version first.
     let found = SCHEMAS.iter().find(|schema| schema.kind == kind);
     found.unwrap_or(&SCHEMAS[0])
+}
+
+fn fact_schema(kind: Kind) -> &'static EventSchema {
+    let found = FACT_SCHEMAS.iter().find(|schema| schema.kind == kind);
+    found.unwrap_or(&FACT_SCHEMAS[0])
 }
 
 impl EventSchema {

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use model::{
-    Action, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, DeviceId, InvalidCode,
-    MessageId, MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash, Role, ScopeKey,
-    ScopeKind, ScopeName, TenantId, Timestamp, UserId, Write,
+    Action, BackupId, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, DeviceId,
+    InvalidCode, MessageId, MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash,
+    Role, ScopeKey, ScopeKind, ScopeName, TenantId, Timestamp, UserId, Write,
 };
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -26,11 +26,13 @@ pub enum InvalidField {
     Index,
     #[error("a delete lacks its id or its base_cursor")]
     Delete,
+    #[error("a size, count, cursor or time of a fact is negative")]
+    Negative,
 }
 
 /// 32 bytes, as an Avro `fixed`.
 #[derive(Clone, Copy)]
-struct Bytes32([u8; 32]);
+pub(crate) struct Bytes32(pub(crate) [u8; 32]);
 
 impl Serialize for Bytes32 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -139,6 +141,19 @@ pub(crate) struct MemberRemoved {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(crate) struct BackupRequested {
+    command_id: Uuid,
+    tenant_id: String,
+    scope_type: ScopeKind,
+    scope_id: String,
+    actor: String,
+    org_role: OrgRole,
+    device_id: Option<String>,
+    request_hash: Bytes32,
+    backup_id: Uuid,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Tick {}
 
 #[derive(Serialize, Deserialize)]
@@ -216,6 +231,16 @@ impl MemberRemoved {
 
     pub(crate) fn into_command(self) -> Result<Command, InvalidField> {
         command!(self, Action::MemberRemoved { user: user(&self.user)? })
+    }
+}
+
+impl BackupRequested {
+    pub(crate) fn new(command: &Command, backup: BackupId) -> Self {
+        wire!(BackupRequested, command, backup_id: backup.0)
+    }
+
+    pub(crate) fn into_command(self) -> Result<Command, InvalidField> {
+        command!(self, Action::BackupRequested { backup: BackupId(self.backup_id) })
     }
 }
 

@@ -7,12 +7,13 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use model::{
-    Action, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, DeviceId, Event,
-    InvalidCode, MessageId, MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash,
-    Role, RulesVersion, ScopeKey, Timestamp, UserId, Write,
+    AboutBackup, Action, BackupId, BackupRecord, BackupType, Body, BodyHash, Change, Command,
+    CommandId, ContentHash, Cursor, DeviceId, Digest, Event, Fact, InvalidCode, Item, MessageId,
+    MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash, Role, RulesVersion,
+    ScopeKey, Timestamp, UserId, Write,
 };
 use proptest::prelude::*;
-use schemas::{Undecodable, decode, encode, fingerprint};
+use schemas::{Undecodable, decode, decode_fact, encode, encode_fact, fingerprint};
 use uuid::Uuid;
 
 fn command(scope: &str, action: Action) -> Event {
@@ -75,8 +76,53 @@ fn samples() -> Vec<(&'static str, Event)> {
             ),
         ),
         ("member-removed.v1", command("acme/team/platform", Action::MemberRemoved { user: bob })),
+        (
+            "backup-requested.v1",
+            command("acme/team/platform", Action::BackupRequested { backup: backup() }),
+        ),
         ("tick.v1", Event::Tick),
         ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
+    ]
+}
+
+fn backup() -> BackupId {
+    BackupId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0009))
+}
+
+fn facts() -> Vec<(&'static str, Fact)> {
+    let about = || AboutBackup {
+        id: backup(),
+        scope: "acme/team/platform".parse().unwrap(),
+        at: Timestamp::parse_rfc3339("2025-12-30T11:00:01Z").unwrap(),
+    };
+    let mut digest = Digest::EMPTY;
+    digest.add(Item([9; 32]));
+    let record = BackupRecord {
+        id: backup(),
+        scope: about().scope,
+        backup_type: BackupType::Full,
+        path: "gs://coditect-context-backups/tenants/acme/teams/platform/full/2025-12-30.jsonl.gz"
+            .into(),
+        size_bytes: 1_048_576,
+        record_count: 5_000,
+        checksum: [3; 32],
+        created_at: Timestamp::parse_rfc3339("2025-12-30T00:00:00Z").unwrap(),
+        completed_at: Timestamp::parse_rfc3339("2025-12-30T00:05:00Z").unwrap(),
+        expires_at: Timestamp::parse_rfc3339("2026-03-30T00:00:00Z"),
+        cursor_first: Cursor::new(1).unwrap(),
+        cursor_last: Cursor::new(12_345).unwrap(),
+        digest,
+    };
+    let failed = Fact::BackupFailed {
+        about: about(),
+        backup_type: BackupType::OnDemand,
+        detail: "the scope is parked".into(),
+    };
+    vec![
+        ("backup-completed.v1", Fact::BackupCompleted(record)),
+        ("backup-failed.v1", failed),
+        ("backup-verified.v1", Fact::BackupVerified(about())),
+        ("backup-expired.v1", Fact::BackupExpired(about())),
     ]
 }
 
@@ -93,6 +139,10 @@ fn names_in(folder: &str, ending: &str) -> BTreeSet<String> {
         .collect()
 }
 
+fn all_schemas() -> impl Iterator<Item = &'static schemas::EventSchema> {
+    schemas::schemas().iter().chain(schemas::fact_schemas())
+}
+
 #[test]
 fn golden_records_decode_and_encode_to_the_same_bytes() {
     for (name, event) in samples() {
@@ -107,16 +157,33 @@ fn golden_records_decode_and_encode_to_the_same_bytes() {
 }
 
 #[test]
+fn golden_facts_decode_and_encode_to_the_same_bytes() {
+    for (name, fact) in facts() {
+        let file = path(&format!("golden/{name}.avro"));
+        if !file.exists() && std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, encode_fact(&fact).unwrap()).unwrap();
+        }
+        let golden = fs::read(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(decode_fact(&golden).unwrap(), fact, "{name} decodes");
+        assert_eq!(encode_fact(&fact).unwrap(), golden, "{name} encodes");
+        assert!(
+            matches!(decode(&golden), Err(Undecodable::UnknownSchema(_))),
+            "{name} is no event"
+        );
+    }
+}
+
+#[test]
 fn every_schema_is_registered_and_has_a_golden_record_and_a_pinned_fingerprint() {
-    let registered: BTreeSet<String> =
-        schemas::schemas().iter().map(|schema| schema.name.to_owned()).collect();
+    let registered: BTreeSet<String> = all_schemas().map(|schema| schema.name.to_owned()).collect();
     assert_eq!(names_in("avro", ".avsc"), registered);
     assert_eq!(names_in("golden", ".avro"), registered);
-    let sampled: BTreeSet<String> = samples().iter().map(|(name, _)| (*name).to_owned()).collect();
+    let samples = samples().into_iter().map(|(name, _)| name);
+    let sampled: BTreeSet<String> =
+        samples.chain(facts().into_iter().map(|(name, _)| name)).map(str::to_owned).collect();
     assert_eq!(sampled, registered);
     // A released schema never changes: a change here is a mistake, another version is another file.
-    let pinned: Vec<String> = schemas::schemas()
-        .iter()
+    let pinned: Vec<String> = all_schemas()
         .map(|schema| format!("{} {:016x}", schema.name, schema.fingerprint))
         .collect();
     assert_eq!(
@@ -171,7 +238,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn damaged_bytes_never_panic(kind in 0usize..6, at in 0usize..400, to: u8, cut in 0usize..400) {
+    fn damaged_bytes_never_panic(kind in 0usize..7, at in 0usize..400, to: u8, cut in 0usize..400) {
         let mut bytes = encode(&samples()[kind].1).unwrap();
         let length = bytes.len();
         bytes[at % length] = to;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Parser;
 use context_sync::{
     cli::{Cli, Command},
-    serve::{self, Listeners, Role, Settings},
+    serve::{self, Listeners, Logs, Role, Settings},
 };
 use eventlog::EventLog;
 use model::LogFold;
@@ -24,6 +24,8 @@ use crate::{
 
 pub(crate) const SECRET: &str = "a secret of the tests, long enough for HS256";
 pub(crate) const ALL: &[Role] = &[Role::Ingest, Role::Projector, Role::Api];
+/// With an archive.
+pub(crate) const ARCHIVING: &[Role] = &[Role::Ingest, Role::Projector, Role::Archiver, Role::Api];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogKind {
@@ -47,6 +49,29 @@ macro_rules! both_logs {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn kafka() {
                 let mut cluster = Cluster::start(LogKind::Kafka).await;
+                super::$story(&mut cluster).await;
+                cluster.finish().await;
+            }
+        }
+    )*};
+}
+
+/// As [`both_logs`], with an archive.
+macro_rules! archiving_on_both_logs {
+    ($($story:ident,)*) => {$(
+        mod $story {
+            use $crate::cluster::{Cluster, LogKind};
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn embedded() {
+                let mut cluster = Cluster::start_archiving(LogKind::Embedded).await;
+                super::$story(&mut cluster).await;
+                cluster.finish().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn kafka() {
+                let mut cluster = Cluster::start_archiving(LogKind::Kafka).await;
                 super::$story(&mut cluster).await;
                 cluster.finish().await;
             }
@@ -109,14 +134,31 @@ impl Cluster {
         Self::start_with(kind, &[]).await
     }
 
+    /// With an archive in a folder; an hour is two seconds.
+    pub(crate) async fn start_archiving(kind: LogKind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = format!("--archive=file://{}", dir.path().join("archive").display());
+        let cache = format!("--archive-cache={}", dir.path().join("archiver").display());
+        let more = [archive.as_str(), &cache, "--archive-hour-seconds=2"];
+        Self::start_in(dir, kind, ARCHIVING, &more).await
+    }
+
     /// With further flags.
     pub(crate) async fn start_with(kind: LogKind, more: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), kind, ALL, more).await
+    }
+
+    async fn start_in(
+        dir: tempfile::TempDir,
+        kind: LogKind,
+        roles: &[Role],
+        more: &[&str],
+    ) -> Self {
         let database = Database::migrated().await;
-        let dir = tempfile::tempdir().unwrap();
         let mut flags = flags(kind, database.url()).await;
         flags.extend(more.iter().map(|&flag| flag.to_owned()));
         let settings = settings(&flags);
-        let node = Node::start(ALL, &settings, dir.path()).await;
+        let node = Node::start(roles, &settings, dir.path()).await;
         let pool = database.owner_pool();
         Self { kind, pool, settings, node, database, client: reqwest::Client::new(), dir }
     }
@@ -177,12 +219,12 @@ impl Node {
         let listeners = Listeners { api: any().await.unwrap(), ops: any().await.unwrap() };
         let url = format!("http://{}", listeners.api.local_addr().unwrap());
         let ops_url = format!("http://{}", listeners.ops.local_addr().unwrap());
-        let log = eventlog::open(&settings.log, &dir.join("log")).await.unwrap();
+        let logs = Logs::open(settings, &dir.join("log")).await.unwrap();
+        let log = logs.events.clone();
         let (shutdown, metrics) =
             (CancellationToken::new(), service::telemetry::metrics().unwrap());
         let (settings, token) = (settings.clone(), shutdown.clone());
-        let running =
-            serve::start(roles, settings, listeners, Some(log.clone()), metrics, token).unwrap();
+        let running = serve::start(roles, settings, listeners, Some(logs), metrics, token).unwrap();
         let ready = running.readiness.clone();
         let task = tokio::spawn(async move { running.wait().await.unwrap() });
         if !roles.is_empty() {

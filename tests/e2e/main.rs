@@ -14,6 +14,7 @@ mod client;
 mod replica;
 
 mod accepted;
+mod backups;
 mod bad_input;
 mod conflicts;
 mod corpus;

@@ -11,7 +11,7 @@ use archive::{
     Archive, ArchiveAddress, ArchiveConfig, history, manifest::ManifestReader, object::Sha256Hex,
     period::HourLength,
 };
-use archiver::{Archiver, ArchiverConfig, ArchiverError};
+use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention};
 use eventlog::EventLog;
 use model::{LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope};
 use service::ops::Readiness;
@@ -24,6 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Bench {
     pub(crate) log: Arc<SimulatedLog>,
+    pub(crate) facts: Arc<SimulatedLog>,
     pub(crate) archive: Archive,
     pub(crate) folder: PathBuf,
     dir: tempfile::TempDir,
@@ -56,7 +57,8 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("archive");
         let archive = open(&folder);
-        Self { log: SimulatedLog::new(partitions), archive, folder, dir }
+        let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
+        Self { log, facts, archive, folder, dir }
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -71,8 +73,10 @@ impl Bench {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
+                retention: Retention::default(),
             },
             log,
+            facts: self.facts.clone(),
             archive,
             ready: Readiness::new().component("archiver"),
         };

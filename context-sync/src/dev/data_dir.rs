@@ -59,10 +59,14 @@ impl DataDir {
 
     /// The archive lies in the directory, and the archiver's cache, unless the settings name other places.
     pub fn keep_archive_in(&self, settings: &mut Settings) {
+        settings.archive.archive.get_or_insert_with(|| self.archive());
+        settings.archiver.archive_cache = self.0.join("archiver");
+    }
+
+    /// Where backups are, unless the settings name another place.
+    pub fn archive(&self) -> ArchiveAddress {
         let path = std::path::absolute(&self.0).unwrap_or_else(|_| self.0.clone());
-        let archive = || ArchiveAddress::File(path.join("archive"));
-        settings.archive.archive.get_or_insert_with(archive);
-        settings.archiver.archive_cache = path.join("archiver");
+        ArchiveAddress::File(path.join("archive"))
     }
 
     pub fn postgres(&self) -> PathBuf {

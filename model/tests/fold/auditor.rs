@@ -57,6 +57,10 @@ impl Auditor {
                 self.role(user).ok_or(())?;
                 self.change_member(if oneself { 3 } else { rank }, user, None)?;
             }
+            Action::BackupRequested { .. } => {
+                let needed = if command.scope.kind.has_members() { 2 } else { 1 };
+                (rank >= needed).then_some(()).ok_or(())?;
+            }
             Action::MessagesPushed { changes, rejected } => {
                 (rank >= 1).then_some(()).ok_or(())?;
                 let decided = changes.iter().map(|pushed| match &pushed.change {

@@ -1,7 +1,7 @@
 //! Random logs. Few scopes, users, ids, contents and times, so that everything collides.
 
 use model::{
-    Action, Body, Change, Command, CommandId, ContentHash, Cursor, DeviceId, InvalidCode,
+    Action, BackupId, Body, Change, Command, CommandId, ContentHash, Cursor, DeviceId, InvalidCode,
     MessageId, MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash, Role, ScopeKey,
     Timestamp, UserId, log_fold::LogFold,
 };
@@ -69,6 +69,7 @@ enum What {
     Create,
     Set(&'static str, Role),
     Remove(&'static str),
+    Backup,
     Push(Vec<Piece>),
 }
 
@@ -113,6 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(What::Create),
         2 => (user(), role).prop_map(|(user, role)| What::Set(user, role)),
         1 => user().prop_map(What::Remove),
+        1 => Just(What::Backup),
         12 => vec(piece(), 0..5).prop_map(What::Push),
     ];
     let repeat_of = option::weighted(0.1, 0..6_usize);
@@ -155,6 +157,9 @@ impl Step {
             What::Create => Action::ScopeCreated,
             What::Set(name, role) => Action::MemberSet { user: user(name), role },
             What::Remove(name) => Action::MemberRemoved { user: user(name) },
+            What::Backup => {
+                Action::BackupRequested { backup: BackupId(Uuid::from_u128(number as u128)) }
+            }
             What::Push(pieces) => push(&scope, head, pieces),
         };
         Command {

@@ -7,6 +7,7 @@
 //! ann create                     => ok
 //! ann set bob admin              => ok
 //! ann remove bob                 => refused
+//! ann backup                     => ok
 //! bob:owner push "x" key=k1      => created 1            bob is an org owner; the Idempotency-Key is k1
 //! ann push "y" id=A base=1 ts=12:00:00 type=insight meta={"a":1} + delete A base=2 + invalid
 //!                                => updated 2, superseded 2, invalid
@@ -24,10 +25,10 @@
 use std::collections::HashMap;
 
 use model::{
-    Action, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, Event, InvalidCode,
-    MessageId, MessageType, Metadata, Offset, OrgRole, Outcome, Partition, Place, PushResult,
-    PushedChange, Refusal, Rejected, RequestHash, Role, ScopeKey, Standing, Status, Timestamp,
-    UserId, Verdict, Write,
+    Action, BackupId, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, Event,
+    InvalidCode, MessageId, MessageType, Metadata, Offset, OrgRole, Outcome, Partition, Place,
+    PushResult, PushedChange, Refusal, Rejected, RequestHash, Role, ScopeKey, Standing, Status,
+    Timestamp, UserId, Verdict, Write,
     log_fold::{FoldedScope, LogFold},
 };
 use uuid::Uuid;
@@ -166,6 +167,7 @@ impl Table {
             "create" => Action::ScopeCreated,
             "set" => Action::MemberSet { user: user(0), role: Role::parse(rest[1]).unwrap() },
             "remove" => Action::MemberRemoved { user: user(0) },
+            "backup" => Action::BackupRequested { backup: BackupId(id.0) },
             "push" => self.push(id, asked.split_once(" push").unwrap().1),
             _ => panic!("not of the language: {asked}"),
         };
@@ -247,7 +249,9 @@ impl Table {
             Verdict::Pushed(answer) => {
                 return answer.results.iter().map(|result| self.result(result)).collect();
             }
-            Verdict::ScopeCreated | Verdict::MemberRemoved { .. } => "ok".to_owned(),
+            Verdict::ScopeCreated
+            | Verdict::MemberRemoved { .. }
+            | Verdict::BackupRequested { .. } => "ok".to_owned(),
             Verdict::MemberSet { since, .. } => format!("ok since={}", show_time(*since)),
             Verdict::Refused(Refusal::PermissionDenied { purge: false }) => "refused".to_owned(),
             Verdict::Refused(Refusal::PermissionDenied { purge: true }) => {

@@ -69,6 +69,7 @@ fn start_batching(
         config,
         database,
         log: log.clone(),
+        facts: None,
         feed,
         ready: readiness.component("projector"),
     };

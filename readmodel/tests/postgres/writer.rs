@@ -80,6 +80,7 @@ impl Writer {
                 offset,
                 outcome: applied.outcome,
             }],
+            backups: Vec::new(),
             dead_letters: Vec::new(),
         }
     }

@@ -1,0 +1,107 @@
+//! Operators' commands.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use archive::{
+    Archive, ArchiveConfig,
+    verify::{Report, Sample, verify},
+};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{Failure, dev::data_dir::DataDir};
+
+#[derive(Debug, Subcommand)]
+pub enum OpsCommand {
+    /// Verify the archive: every manifest and their chain, every object, count and digest
+    #[command(after_help = "Examples:
+  context-sync ops verify                             the archive of the development instance here
+  context-sync ops verify --archive gs://backups      a bucket; nothing else is needed
+  context-sync ops verify --sample 3/30 --json        read a thirtieth of the objects whole, the third
+
+The status is 0 if all is well, 1 if something is missing, damaged or contradicts: each is named.")]
+    Verify(VerifyArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    archive: ArchiveConfig,
+
+    /// Where the development instance is kept, if no --archive is named
+    #[arg(long, env = "CONTEXT_SYNC_DATA_DIR", default_value = ".context-sync")]
+    data_dir: PathBuf,
+
+    /// Read a part of the objects whole: n/t is the n-th of t runs that read all together
+    #[arg(long, value_name = "N/T")]
+    sample: Option<Sample>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs an operator's command.
+pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
+    match command {
+        OpsCommand::Verify(args) => verify_archive(args).await,
+    }
+}
+
+async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
+    let mut config = args.archive;
+    if config.archive.is_none() {
+        config.archive = Some(DataDir::new(&args.data_dir).archive());
+    }
+    let archive = Archive::open(&config)?;
+    let bar = progress();
+    let report = verify(&archive, args.sample.unwrap_or(Sample::ALL), |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })
+    .await?;
+    bar.finish_and_clear();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("verifying {wide_bar} {pos}/{len} manifests");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn print(report: &Report) {
+    for problem in &report.problems {
+        println!("{}: {}", problem.path, problem.problem);
+    }
+    for gap in &report.gaps {
+        let (first, next) = (gap.first_offset, gap.next_offset);
+        println!("gap: records {first} to {next} were lost before they were archived");
+    }
+    for orphan in &report.orphans {
+        println!("{orphan}: no manifest lists it (of the open hour, or left by a crash)");
+    }
+    let counts = format!(
+        "{} manifests, {} objects ({} read whole), {} backups ({} states recomputed)",
+        report.manifests, report.objects, report.objects_read, report.backups, report.states_read
+    );
+    match report.problems.len() {
+        0 => println!("well: {counts}; {}", until(report)),
+        problems => println!("damaged: {problems} problems in {counts}"),
+    }
+}
+
+/// Until when everything is proven: the partition that is least far says it.
+fn until(report: &Report) -> String {
+    match report.until.iter().map(|until| until.hour.as_str()).min() {
+        Some(hour) => format!("proven up to the end of hour {hour}"),
+        None => "nothing is archived yet".to_owned(),
+    }
+}
