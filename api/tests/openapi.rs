@@ -75,6 +75,7 @@ fn routers() -> Router {
         pool(DatabaseRole::Api),
         Feed::new(false),
         verifier,
+        None,
         CancellationToken::new(),
     );
     ingest::router(Arc::new(ingest)).merge(api::router(Arc::new(api)))
@@ -87,7 +88,7 @@ fn document() -> Value {
 /// An address that the path matches.
 fn address(path: &str) -> String {
     let segment = |segment: &str| match segment {
-        "{push_id}" => "01940f2e-7c00-7000-8000-000000000001".to_owned(),
+        "{push_id}" | "{backup_id}" => "01940f2e-7c00-7000-8000-000000000001".to_owned(),
         named if named.starts_with('{') => "x".to_owned(),
         plain => plain.to_owned(),
     };
