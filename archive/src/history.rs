@@ -1,6 +1,6 @@
 //! Finding a backup, and reading the state that it shows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use model::{BackupId, BackupType, Cursor, Digest, LogId, Message, MessageId, Partition, ScopeKey};
 
@@ -171,15 +171,14 @@ async fn scope_line(
     Ok(found.map(|line| (reference, line)))
 }
 
-/// The messages of a state, in the order of their cursors.
+/// The messages of a state, in the order of their cursors: the lines of its objects one after another, less those
+/// that a later one says otherwise.
 pub struct StateReader {
-    /// The oldest object.
-    base: Option<Lines>,
-    /// Its content's hash, as its manifest says.
-    base_content: Option<Sha256Hex>,
-    /// What later objects say instead.
-    later: std::vec::IntoIter<Message>,
-    superseded: HashSet<MessageId>,
+    /// The oldest first, each with its content's hash as its manifest says.
+    objects: std::vec::IntoIter<(Lines, Sha256Hex)>,
+    reading: Option<(Lines, Sha256Hex)>,
+    /// Where each message stands that an object after the first has: no line before that counts.
+    last: HashMap<MessageId, Cursor>,
     floor: Cursor,
     /// What is to come out of it.
     expected: (u64, Digest),
@@ -194,31 +193,24 @@ impl FoundBackup {
     /// # Errors
     /// [`ArchiveError::Damaged`] if one is not what its manifest says.
     pub async fn open(&self, archive: &Archive) -> Result<StateReader, ArchiveError> {
-        let mut objects = Vec::new();
+        let mut objects = Vec::with_capacity(self.objects.len());
+        let mut last = HashMap::new();
         for object in &self.objects {
             let fetched = archive.fetch_checked(&object.path, &object.sha256).await?;
-            objects.push((fetched.lines(&object.path)?, object));
-        }
-        let mut objects = objects.into_iter();
-        let base = objects.next();
-        let (base, base_content) = base.map_or((None, None), |(lines, object)| {
-            (Some(lines), Some(object.content_sha256.clone()))
-        });
-        let mut later: HashMap<MessageId, Message> = HashMap::new();
-        for (mut lines, object) in objects {
-            while let Some(message) = next_message(&mut lines)? {
-                later.insert(message.id, message);
+            let mut lines = fetched.lines(&object.path)?;
+            if !objects.is_empty() {
+                while let Some(line) = lines.next_line()? {
+                    let (id, cursor) = message_line::place(&line).map_err(|p| lines.problem(&p))?;
+                    last.insert(id, cursor);
+                }
+                lines = lines.restart()?;
             }
-            check_content(&lines, &object.content_sha256)?;
+            objects.push((lines, object.content_sha256.clone()));
         }
-        let superseded = later.keys().copied().collect();
-        let mut later: Vec<Message> = later.into_values().collect();
-        later.sort_unstable_by_key(|message| message.entry.cursor);
         Ok(StateReader {
-            base,
-            base_content,
-            later: later.into_iter(),
-            superseded,
+            objects: objects.into_iter(),
+            reading: None,
+            last,
             floor: self.line.floor,
             expected: (self.line.count, self.line.digest),
             count: 0,
@@ -253,18 +245,23 @@ impl StateReader {
     }
 
     fn next_unchecked(&mut self) -> Result<Option<Message>, ArchiveError> {
-        if let Some(base) = &mut self.base {
-            while let Some(message) = next_message(base)? {
-                if !self.superseded.contains(&message.id) {
-                    return Ok(Some(message));
+        loop {
+            let Some((lines, content)) = &mut self.reading else {
+                self.reading = self.objects.next();
+                if self.reading.is_none() {
+                    return Ok(None);
                 }
+                continue;
+            };
+            let Some(message) = next_message(lines)? else {
+                check_content(lines, content)?;
+                self.reading = None;
+                continue;
+            };
+            if self.last.get(&message.id).is_none_or(|last| *last == message.entry.cursor) {
+                return Ok(Some(message));
             }
-            if let Some(content) = self.base_content.take() {
-                check_content(base, &content)?;
-            }
-            self.base = None;
         }
-        Ok(self.later.next())
     }
 }
 

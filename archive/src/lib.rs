@@ -12,6 +12,7 @@ pub mod message_line;
 pub mod object;
 pub mod path;
 pub mod period;
+pub mod restoration;
 mod store;
 pub mod table;
 pub mod verify;

@@ -2,7 +2,7 @@
 
 use model::{
     BackupId, BackupType, Cursor, Digest, Heading, LogId, Member, Offset, Partition, Role,
-    RulesVersion, ScopeKey, Timestamp, UserId,
+    RulesVersion, RunningRestore, ScopeKey, Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,8 @@ pub struct ScopeLine {
     pub bytes: u64,
     pub digest: Digest,
     pub members: Vec<MemberLine>,
+    /// The restore that was running.
+    pub restore: Option<RunningRestore>,
 }
 
 impl ScopeLine {
@@ -128,6 +130,7 @@ impl ScopeLine {
             bytes: heading.bytes,
             digest: heading.digest,
             members: members.into_iter().map(line).collect(),
+            restore: heading.restore.clone(),
         }
     }
 }

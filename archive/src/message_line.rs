@@ -2,7 +2,7 @@
 
 use model::{
     Body, BodyHash, ContentHash, Cursor, DeviceId, Entry, Message, MessageId, MessageType,
-    Metadata, Timestamp, UserId, Version,
+    Metadata, RestoreId, Timestamp, UserId, Version,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,6 +13,9 @@ struct DeletedVersion {
     content_hash: ContentHash,
     body_hash: BodyHash,
     bytes: u64,
+    /// The restore that deleted it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restore_id: Option<RestoreId>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +45,7 @@ pub fn write(message: &Message) -> String {
         content_hash: entry.content_hash,
         body_hash: entry.version.body,
         bytes: entry.bytes,
+        restore_id: entry.restore,
     };
     // Strings of hexadecimal digits and a number: that cannot fail.
     let version = serde_json::to_string(&version).unwrap_or_default();
@@ -57,6 +61,17 @@ pub fn read(line: &[u8]) -> Result<Message, String> {
         return Err("cursor is 0".to_owned());
     }
     if line.deleted { tombstone(line) } else { live(line) }
+}
+
+/// The message that a line is of, and where it stands.
+pub(crate) fn place(line: &[u8]) -> Result<(MessageId, Cursor), String> {
+    #[derive(Deserialize)]
+    struct Place {
+        id: MessageId,
+        cursor: Cursor,
+    }
+    let place: Place = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    Ok((place.id, place.cursor))
 }
 
 fn live(line: Line<'_>) -> Result<Message, String> {
@@ -82,6 +97,7 @@ fn live(line: Line<'_>) -> Result<Message, String> {
         created_at: line.created_at,
         bytes: body.bytes(),
         deleted_at: None,
+        restore: None,
     };
     let (contributed_by, device) = (line.contributed_by, line.device_id);
     Ok(Message { id: line.id, entry, body: Some(body), contributed_by, device })
@@ -98,6 +114,7 @@ fn tombstone(line: Line<'_>) -> Result<Message, String> {
         created_at: line.created_at,
         bytes: version.bytes,
         deleted_at: Some(deleted_at),
+        restore: version.restore_id,
     };
     let (contributed_by, device) = (line.contributed_by, line.device_id);
     Ok(Message { id: line.id, entry, body: None, contributed_by, device })

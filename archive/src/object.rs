@@ -259,6 +259,14 @@ impl Lines {
         Sha256Hex::of(self.content.clone())
     }
 
+    /// Reads it once more, from the first line.
+    pub fn restart(self) -> Result<Self, ArchiveError> {
+        let mut file = self.gzip.into_inner().into_inner().into_inner();
+        file.rewind()?;
+        let gzip = BufReader::new(GzDecoder::new(BufReader::new(file)));
+        Ok(Self { gzip, path: self.path, line: 0, content: Sha256::new() })
+    }
+
     fn damaged(&self, damage: Damage) -> ArchiveError {
         ArchiveError::damaged(&self.path, damage)
     }

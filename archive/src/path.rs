@@ -1,5 +1,7 @@
 //! Where each object lies. FORMAT.md, "What is where".
 
+use std::fmt::Write as _;
+
 use model::{BackupId, LogId, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::period::{Day, Hour, HourLength, moment_name};
@@ -9,13 +11,26 @@ pub const UPLOADS: &str = "_uploads";
 
 /// The folder of a scope's backups.
 pub fn scope_folder(scope: &ScopeKey) -> String {
-    let ScopeKey { tenant, kind, name } = scope;
-    match kind {
+    let (tenant, name) = (encoded(scope.tenant.as_str()), encoded(scope.name.as_str()));
+    match scope.kind {
         ScopeKind::User => format!("tenants/{tenant}/users/{name}"),
         ScopeKind::Team => format!("tenants/{tenant}/teams/{name}"),
         ScopeKind::Project => format!("tenants/{tenant}/projects/{name}"),
         ScopeKind::Org => format!("tenants/{tenant}/org"),
     }
+}
+
+/// A name as a segment of a path: all but `A-Z a-z 0-9 . _ -` percent-encoded, in upper case.
+fn encoded(name: &str) -> String {
+    let mut segment = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+            segment.push(char::from(byte));
+        } else {
+            let _ = write!(segment, "%{byte:02X}"); // into a string: it cannot fail
+        }
+    }
+    segment
 }
 
 pub fn incremental(scope: &ScopeKey, length: HourLength, hour: Hour) -> String {
@@ -83,7 +98,7 @@ mod tests {
             ("acme/team/web", "tenants/acme/teams/web"),
             ("acme/project/shop", "tenants/acme/projects/shop"),
             ("acme/org/acme", "tenants/acme/org"),
-            ("a:b/user/ann@x|y+z", "tenants/a:b/users/ann@x|y+z"),
+            ("a:b/user/ann@x|y+z", "tenants/a%3Ab/users/ann%40x%7Cy%2Bz"),
         ] {
             let scope = scope(key);
             let expect = |rest: &str| format!("{folder}/{rest}");

@@ -14,8 +14,9 @@ use archive::{
 };
 use model::{
     Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member,
-    MessageId, Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Timestamp,
-    Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS, log_fold::images,
+    MessageId, Offset, Outcome, Partition, PartitionClock, RunningRestore, Scope, ScopeKey,
+    ScopeRef, Timestamp, Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS,
+    log_fold::images,
 };
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 64 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -48,6 +49,8 @@ const COMMAND_AGES: TableDefinition<(u32, i64, [u8; 16]), ()> =
     TableDefinition::new("command_ages");
 /// Partition and scope → the head before the open hour: scopes that had an event in it.
 const OPEN_HOUR: TableDefinition<(u32, [u8; 16]), u64> = TableDefinition::new("open_hour");
+/// Partition and scope → nothing: a restore runs in it.
+const RESTORING: TableDefinition<(u32, [u8; 16]), ()> = TableDefinition::new("restoring");
 /// Scope → its newest full backup.
 const FULLS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("fulls");
 
@@ -233,6 +236,7 @@ pub(crate) struct Tables<'t> {
     commands: Table<'t, [u8; 16], &'static [u8]>,
     command_ages: Table<'t, (u32, i64, [u8; 16]), ()>,
     open_hour: Table<'t, (u32, [u8; 16]), u64>,
+    restoring: Table<'t, (u32, [u8; 16]), ()>,
     fulls: Table<'t, [u8; 16], &'static [u8]>,
 }
 
@@ -248,6 +252,7 @@ impl<'t> Tables<'t> {
             commands: transaction.open_table(COMMANDS)?,
             command_ages: transaction.open_table(COMMAND_AGES)?,
             open_hour: transaction.open_table(OPEN_HOUR)?,
+            restoring: transaction.open_table(RESTORING)?,
             fulls: transaction.open_table(FULLS)?,
         })
     }
@@ -357,6 +362,10 @@ impl<'t> Tables<'t> {
         if scope.heading.exists {
             let stored = record::StoredScope::of(&command.scope, &scope.heading).json()?;
             self.scopes.insert((partition.get(), key), stored.as_slice())?;
+            match scope.heading.restore {
+                Some(_) => self.restoring.insert((partition.get(), key), ())?.is_some(),
+                None => self.restoring.remove((partition.get(), key))?.is_some(),
+            };
             if self.open_hour.get((partition.get(), key))?.is_none() {
                 self.open_hour.insert((partition.get(), key), before.get())?;
             }
@@ -506,6 +515,19 @@ impl View {
             take(Cursor::from_i64(key.value().1 as i64), line.value())?;
         }
         Ok(())
+    }
+
+    /// The restores that run, and where.
+    pub(crate) fn running_restores(&self) -> Result<Vec<(ScopeKey, RunningRestore)>> {
+        let table = self.transaction.open_table(RESTORING)?;
+        let mut running = Vec::new();
+        for row in table.iter()? {
+            let (partition, scope) = row?.0.value();
+            let (key, heading) =
+                self.existing_scope(Partition::new(partition), reference(scope))?;
+            running.extend(heading.restore.map(|restore| (key, restore)));
+        }
+        Ok(running)
     }
 
     pub(crate) fn last_full(&self, scope: ScopeRef) -> Result<Option<BackupObject>> {

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod facts;
 mod fold;
+mod restoring;
 mod sealing;
 mod session;
 

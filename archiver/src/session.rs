@@ -16,6 +16,7 @@ use crate::{
     error::ArchiverError,
     facts::{Facts, now},
     fold::{Stop, fold},
+    restoring::Restores,
     sealing::{Sealer, blocking},
 };
 
@@ -43,6 +44,7 @@ impl Session<'_> {
         self.write_schemas().await?;
         let from = self.positions(&cache).await?;
         let mut reader = self.log.reader(&from)?;
+        let mut restores = Restores::default();
         let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
         self.ready.set_ready();
         while !shutdown.is_cancelled() {
@@ -55,6 +57,7 @@ impl Session<'_> {
                 self.take(&cache, partition, records).await?;
             }
             self.end_idle_hours(&cache, &mut ticked).await?;
+            restores.execute(self.log, self.archive, &cache).await?;
         }
         Ok(())
     }

@@ -153,9 +153,8 @@ fn dead_letter(command: &Command, at: Place) -> Problem {
     let name = match command.action {
         Action::MessagesPushed { .. } => "push_id",
         Action::BackupRequested { .. } => "backup_id",
-        Action::ScopeCreated | Action::MemberSet { .. } | Action::MemberRemoved { .. } => {
-            "command_id"
-        }
+        Action::RestoreRequested { .. } => "restore_id",
+        _ => "command_id",
     };
     Problem::internal(format!("command {id} at {at} became a dead letter"))
         .resolution(format!("It is kept for an operator: report it with the {name} and request_id"))

@@ -204,9 +204,7 @@ impl Asked {
         let key = headers::idempotency_key(&self.parts.headers)?;
         let user = match &action {
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => user.as_str(),
-            Action::ScopeCreated
-            | Action::MessagesPushed { .. }
-            | Action::BackupRequested { .. } => "",
+            _ => "",
         };
         let hashed = [kind.as_bytes(), b"\n", user.as_bytes(), b"\n", &*self.body];
         let command = Command {

@@ -3,8 +3,9 @@
 use crate::{
     cursor::Cursor,
     hash::{BodyHash, ContentHash, RequestHash},
-    ids::{BackupId, CommandId, DeviceId, MessageId, UserId},
+    ids::{BackupId, CommandId, DeviceId, MessageId, RestoreId, UserId},
     message::{Body, InvalidCode},
+    restore::{RestoreChunk, RestoreFailure, RestoreMode, RestorePlace},
     role::{OrgRole, Role},
     scope::ScopeKey,
     time::Timestamp,
@@ -49,11 +50,39 @@ pub struct Command {
 /// What a command wants. Named as the events it makes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    MessagesPushed { changes: Vec<PushedChange>, rejected: Vec<Rejected> },
+    MessagesPushed {
+        changes: Vec<PushedChange>,
+        rejected: Vec<Rejected>,
+    },
     ScopeCreated,
-    MemberSet { user: UserId, role: Role },
-    MemberRemoved { user: UserId },
-    BackupRequested { backup: BackupId },
+    MemberSet {
+        user: UserId,
+        role: Role,
+    },
+    MemberRemoved {
+        user: UserId,
+    },
+    BackupRequested {
+        backup: BackupId,
+    },
+    /// `source`: whose backup it is, of the same tenant.
+    RestoreRequested {
+        restore: RestoreId,
+        mode: RestoreMode,
+        backup: BackupId,
+        source: Box<ScopeKey>,
+    },
+    RestoreChunk(Box<RestoreChunk>),
+    RestoreCompleted {
+        restore: RestoreId,
+        from: RestorePlace,
+    },
+    RestoreFailed {
+        restore: RestoreId,
+        from: RestorePlace,
+        code: RestoreFailure,
+        detail: String,
+    },
 }
 
 /// One valid message of a push, with its place in the request.
@@ -102,6 +131,8 @@ pub enum Unappliable {
     NoSuchRole,
     #[error("the org scope is not its tenant's")]
     NotItsTenant,
+    #[error("the backup's scope is of another tenant")]
+    OtherTenant,
 }
 
 impl Command {
@@ -109,10 +140,7 @@ impl Command {
     pub fn writes(&self) -> impl Iterator<Item = (u32, &Write)> {
         let changes = match &self.action {
             Action::MessagesPushed { changes, .. } => changes.as_slice(),
-            Action::ScopeCreated
-            | Action::MemberSet { .. }
-            | Action::MemberRemoved { .. }
-            | Action::BackupRequested { .. } => &[],
+            _ => &[],
         };
         changes.iter().filter_map(|PushedChange { index, change }| match change {
             Change::Write(write) => Some((*index, write)),
@@ -124,7 +152,15 @@ impl Command {
     pub fn check(&self) -> Result<(), Unappliable> {
         let kind = self.scope.kind;
         match &self.action {
-            Action::MessagesPushed { .. } | Action::BackupRequested { .. } => {}
+            Action::MessagesPushed { .. }
+            | Action::BackupRequested { .. }
+            | Action::RestoreChunk(_)
+            | Action::RestoreCompleted { .. }
+            | Action::RestoreFailed { .. } => {}
+            Action::RestoreRequested { source, .. } if source.tenant != self.scope.tenant => {
+                return Err(Unappliable::OtherTenant);
+            }
+            Action::RestoreRequested { .. } => {}
             Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. }
                 if !kind.has_members() =>
             {
@@ -163,6 +199,10 @@ impl Action {
             Self::MemberSet { .. } => "member_set",
             Self::MemberRemoved { .. } => "member_removed",
             Self::BackupRequested { .. } => "backup_requested",
+            Self::RestoreRequested { .. } => "restore_requested",
+            Self::RestoreChunk(_) => "restore_chunk",
+            Self::RestoreCompleted { .. } => "restore_completed",
+            Self::RestoreFailed { .. } => "restore_failed",
         }
     }
 }

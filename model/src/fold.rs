@@ -16,6 +16,7 @@ use crate::{
     limits::{COMMAND_KNOWN_MICROS, UPDATED_AT_AHEAD_MAX_MICROS},
     message::Entry,
     outcome::{Outcome, PushAnswer, PushResult, Refusal, Status, Verdict},
+    restore::{RestoreRecord, RunningRestore, Step},
     role::{OrgRole, Role, Standing},
     scope::ScopeKey,
     time::Timestamp,
@@ -38,6 +39,7 @@ pub struct Heading {
     pub digest: Digest,
     /// Members whose role is owner.
     pub owners: u32,
+    pub restore: Option<RunningRestore>,
 }
 
 /// A user's membership; removed ones are remembered.
@@ -78,6 +80,8 @@ pub struct Applied {
     pub changes: Vec<Changed>,
     /// The user whose membership changed.
     pub member: Option<UserId>,
+    /// A restore, as it stands now, if the command was about one.
+    pub restore: Option<RestoreRecord>,
 }
 
 /// A message that took the next cursor. Its new entry is in the scope.
@@ -85,7 +89,7 @@ pub struct Applied {
 pub struct Changed {
     pub id: MessageId,
     pub cursor: Cursor,
-    /// Which of the push's `changes` made it.
+    /// Which of the push's `changes` made it, or of the chunk's `deletes` and `puts`, counted through.
     pub change: usize,
     /// No message had this id before.
     pub is_new: bool,
@@ -109,7 +113,16 @@ impl Touched {
                     touched.add_change(command, change);
                 }
             }
-            Action::ScopeCreated | Action::BackupRequested { .. } => {}
+            Action::RestoreChunk(chunk) => {
+                touched.messages.extend(&chunk.deletes);
+                touched.messages.extend(chunk.puts.iter().map(|put| put.id));
+                touched.contents.extend(chunk.puts.iter().map(|put| put.content_hash));
+            }
+            Action::ScopeCreated
+            | Action::BackupRequested { .. }
+            | Action::RestoreRequested { .. }
+            | Action::RestoreCompleted { .. }
+            | Action::RestoreFailed { .. } => {}
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => {
                 touched.users.push(user.clone());
             }
@@ -226,10 +239,12 @@ impl Scope {
         self.heading.clock = self.heading.clock.max(time);
         if let Some(known) = self.known(command.id) {
             let outcome = known.outcome.clone();
-            return Ok(Applied { outcome, repeated: true, changes: Vec::new(), member: None });
+            let changes = Vec::new();
+            return Ok(Applied { outcome, repeated: true, changes, member: None, restore: None });
         }
         let mut changes = Vec::new();
         let mut member = None;
+        let mut restore = None;
         let verdict = match &command.action {
             Action::MessagesPushed { changes: pushed, rejected } => {
                 self.push(command, pushed, rejected, &mut changes)
@@ -238,6 +253,11 @@ impl Scope {
             Action::MemberSet { user, role } => self.set_member(command, user, *role, &mut member),
             Action::MemberRemoved { user } => self.remove_member(command, user, &mut member),
             Action::BackupRequested { backup } => self.back_up(command, *backup),
+            other => {
+                let step = self.restore(command, other, &mut changes);
+                restore = step.1;
+                step.0
+            }
         };
         let outcome = Arc::new(Outcome {
             actor: command.actor.clone(),
@@ -247,7 +267,7 @@ impl Scope {
         });
         let known = KnownCommand { folded_at: self.heading.clock, outcome: outcome.clone() };
         self.commands.insert(command.id, known);
-        Ok(Applied { outcome, repeated: false, changes, member })
+        Ok(Applied { outcome, repeated: false, changes, member, restore })
     }
 
     fn known(&self, id: CommandId) -> Option<&KnownCommand> {
@@ -360,8 +380,12 @@ impl Scope {
         }
         self.take_away(id, &old);
         self.heading.head = self.heading.head.next();
-        let tombstone =
-            Entry { cursor: self.heading.head, deleted_at: Some(self.heading.clock), ..old };
+        let tombstone = Entry {
+            cursor: self.heading.head,
+            deleted_at: Some(self.heading.clock),
+            restore: None,
+            ..old
+        };
         self.messages.insert(id, tombstone);
         (Status::Deleted, id)
     }
@@ -379,27 +403,40 @@ impl Scope {
 
     /// Makes this the live version of the message, at the next cursor.
     fn put(&mut self, id: MessageId, write: &Write, version: Version, created_at: Timestamp) {
+        self.put_version(id, write.content_hash, write.body.bytes(), version, created_at);
+    }
+
+    /// As [`Self::put`], of whatever wants it.
+    pub(crate) fn put_version(
+        &mut self,
+        id: MessageId,
+        content_hash: ContentHash,
+        bytes: u64,
+        version: Version,
+        created_at: Timestamp,
+    ) {
         if let Some(old) = self.messages.get(&id).filter(|entry| entry.is_live()).cloned() {
             self.take_away(id, &old);
         }
         let heading = &mut self.heading;
         heading.head = heading.head.next();
         heading.count += 1;
-        heading.bytes += write.body.bytes();
+        heading.bytes += bytes;
         heading.digest.add(version.item(id));
         let entry = Entry {
             cursor: heading.head,
             version,
-            content_hash: write.content_hash,
+            content_hash,
             created_at,
-            bytes: write.body.bytes(),
+            bytes,
             deleted_at: None,
+            restore: None,
         };
         self.insert(id, entry);
     }
 
     /// Takes a live version out of the sums and the contents.
-    fn take_away(&mut self, id: MessageId, old: &Entry) {
+    pub(crate) fn take_away(&mut self, id: MessageId, old: &Entry) {
         let heading = &mut self.heading;
         heading.count = heading.count.saturating_sub(1);
         heading.bytes = heading.bytes.saturating_sub(old.bytes);
@@ -414,6 +451,29 @@ impl Scope {
         }
         self.heading.exists = true;
         Verdict::BackupRequested { backup }
+    }
+
+    fn restore(&mut self, command: &Command, action: &Action, changes: &mut Vec<Changed>) -> Step {
+        match action {
+            Action::RestoreRequested { restore, mode, backup, source } => {
+                let standing = self.standing(&command.actor, command.org_role);
+                if !standing.may_restore() {
+                    return (refused(standing), None);
+                }
+                self.begin_restore(*restore, *mode, *backup, source, &command.actor)
+            }
+            Action::RestoreChunk(chunk) => self.restore_chunk(chunk, changes),
+            Action::RestoreCompleted { restore, from } => self.end_restore(*restore, *from, None),
+            Action::RestoreFailed { restore, from, code, detail } => {
+                self.end_restore(*restore, *from, Some((*code, detail)))
+            }
+            // The caller has dealt with these.
+            Action::MessagesPushed { .. }
+            | Action::ScopeCreated
+            | Action::MemberSet { .. }
+            | Action::MemberRemoved { .. }
+            | Action::BackupRequested { .. } => (Verdict::RestoreStep, None),
+        }
     }
 
     fn create(&mut self, command: &Command, member: &mut Option<UserId>) -> Verdict {

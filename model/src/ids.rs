@@ -111,6 +111,10 @@ uuid_id!(
     BackupId
 );
 uuid_id!(
+    /// A restore of a scope.
+    RestoreId
+);
+uuid_id!(
     /// Identifies the log's identity and the fold's rules: cursors of one epoch say nothing in another.
     Epoch
 );

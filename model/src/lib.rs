@@ -18,6 +18,7 @@ pub mod log_fold;
 pub mod message;
 pub mod outcome;
 pub mod place;
+pub mod restore;
 pub mod role;
 pub mod scope;
 pub mod time;
@@ -30,14 +31,18 @@ pub use event::{
 pub use fold::{Applied, Changed, Heading, KnownCommand, Member, Scope, Touched};
 pub use hash::{BodyHash, ContentHash, Digest, Item, RequestHash, Version};
 pub use ids::{
-    BackupId, CommandId, DeviceId, Epoch, InvalidName, MessageId, NAMESPACE, ScopeName, TenantId,
-    UserId,
+    BackupId, CommandId, DeviceId, Epoch, InvalidName, MessageId, NAMESPACE, RestoreId, ScopeName,
+    TenantId, UserId,
 };
 pub use limits::Limits;
 pub use log_fold::{LogFold, PartitionClock, UnknownRules};
 pub use message::{Body, Entry, InvalidCode, Message, MessageType, Metadata};
 pub use outcome::{Outcome, PushAnswer, PushResult, Refusal, Status, Verdict};
 pub use place::{InvalidPlace, LogId, Offset, Partition, Place};
+pub use restore::{
+    Put, Rehearsal, RestoreChunk, RestoreCounts, RestoreFailure, RestoreMode, RestorePlace,
+    RestoreRecord, RestoreStatus, RunningRestore,
+};
 pub use role::{OrgRole, Role, Standing};
 pub use scope::{InvalidScopeKey, ScopeKey, ScopeKind, ScopeRef};
 pub use time::Timestamp;

@@ -8,6 +8,7 @@ use crate::{
     ids::MessageId,
     message::Message,
     place::{Partition, Place},
+    restore::Put,
     scope::ScopeKey,
     time::Timestamp,
 };
@@ -114,18 +115,36 @@ pub fn check_key(key: &[u8], command: &Command) -> Result<(), Unappliable> {
 
 /// The messages that a command changed, as they stand after it: each once, at its last change.
 pub fn images(scope: &Scope, command: &Command, changes: &[Changed]) -> Vec<(Changed, Message)> {
-    let Action::MessagesPushed { changes: pushed, .. } = &command.action else {
-        return Vec::new();
-    };
     let image = |changed: &Changed| {
         let entry = scope.messages.get(&changed.id).filter(|e| e.cursor == changed.cursor)?;
-        let body = match &pushed.get(changed.change)?.change {
-            Change::Write(write) => Some(write.body.clone()),
-            Change::Delete { .. } => None,
+        let message = match &command.action {
+            Action::MessagesPushed { changes, .. } => {
+                let body = match &changes.get(changed.change)?.change {
+                    Change::Write(write) => Some(write.body.clone()),
+                    Change::Delete { .. } => None,
+                };
+                message(changed.id, entry, body, command)
+            }
+            Action::RestoreChunk(chunk) => match changed.change.checked_sub(chunk.deletes.len()) {
+                Some(put) => restored(entry, chunk.puts.get(put)?),
+                None => message(changed.id, entry, None, command),
+            },
+            _ => return None,
         };
-        Some((*changed, message(changed.id, entry, body, command)))
+        Some((*changed, message))
     };
     changes.iter().filter_map(image).collect()
+}
+
+/// What comes back is its contributor's, not the restorer's.
+fn restored(entry: &crate::Entry, put: &Put) -> Message {
+    Message {
+        id: put.id,
+        entry: entry.clone(),
+        body: Some(put.body.clone()),
+        contributed_by: put.contributed_by.clone(),
+        device: put.device.clone(),
+    }
 }
 
 fn message(

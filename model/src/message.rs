@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     cursor::Cursor,
     hash::{ContentHash, Version},
-    ids::{DeviceId, MessageId, UserId},
+    ids::{DeviceId, MessageId, RestoreId, UserId},
     limits::{METADATA_INTEGER_MAX, METADATA_LEVELS_MAX},
     time::Timestamp,
 };
@@ -166,6 +166,8 @@ pub struct Entry {
     pub bytes: u64,
     /// When it was deleted, if it was; a tombstone then.
     pub deleted_at: Option<Timestamp>,
+    /// Of a tombstone: the restore that deleted it, if one did.
+    pub restore: Option<RestoreId>,
 }
 
 impl Entry {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     cursor::Cursor,
     hash::RequestHash,
-    ids::{BackupId, CommandId, MessageId, UserId},
+    ids::{BackupId, CommandId, MessageId, RestoreId, UserId},
     message::InvalidCode,
     role::Role,
     time::Timestamp,
@@ -27,9 +27,25 @@ pub struct Outcome {
 pub enum Verdict {
     Pushed(PushAnswer),
     ScopeCreated,
-    MemberSet { user: UserId, role: Role, since: Timestamp },
-    MemberRemoved { user: UserId },
-    BackupRequested { backup: BackupId },
+    MemberSet {
+        user: UserId,
+        role: Role,
+        since: Timestamp,
+    },
+    MemberRemoved {
+        user: UserId,
+    },
+    BackupRequested {
+        backup: BackupId,
+    },
+    RestoreRequested {
+        restore: RestoreId,
+    },
+    /// A part of a restore was done.
+    RestoreStep,
+    RestoreEnded {
+        restore: RestoreId,
+    },
     Refused(Refusal),
 }
 
@@ -45,6 +61,10 @@ pub enum Refusal {
     LastOwner,
     /// The user to remove is no member.
     NoSuchMember,
+    /// One restore of a scope at a time.
+    RestoreRunning { restore: RestoreId },
+    /// The restore does not stand where this goes on from: it was done, or is no more.
+    NotItsPlace,
 }
 
 /// The answer to a push, as the wire contract has it.

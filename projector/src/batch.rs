@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, Scope,
-    ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, log_fold::images,
+    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, RestoreId,
+    Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, log_fold::images,
 };
 use readmodel::{
     feed::Committed,
@@ -12,7 +12,7 @@ use readmodel::{
     projection::{Advance, LastRecord, Position},
     write::{
         DeadLetter, DeadLetterKind, MemberImage, MessageImage, OutcomeImage, RequestedBackup,
-        Writes,
+        RestoreImage, Writes,
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -195,6 +195,8 @@ struct Work {
     members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
     backups: Vec<RequestedBackup>,
+    /// The last state of each.
+    restores: HashMap<RestoreId, RestoreImage>,
     dead_letters: Vec<DeadLetter>,
     committed: Committed,
 }
@@ -253,6 +255,11 @@ impl Work {
                 MemberImage { scope: reference, tenant, user: user.clone(), member: *member };
             self.members.insert((reference, user), image);
         }
+        if let Some(record) = &applied.restore {
+            let (tenant, record) = (key.tenant.clone(), record.clone());
+            let image = RestoreImage { scope: reference, tenant, record };
+            self.restores.insert(image.record.restore.id, image);
+        }
         self.committed.outcomes.push((command.id, applied.outcome.clone()));
         if !applied.repeated {
             if let Verdict::BackupRequested { backup } = applied.outcome.verdict {
@@ -288,7 +295,7 @@ impl Work {
 
     fn finish(self, advances: &[Advance]) -> Folded {
         let Self { loaded, scopes, messages, replaced, members, outcomes, .. } = self;
-        let (backups, dead_letters) = (self.backups, self.dead_letters);
+        let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
         let mut changed = HashMap::with_capacity(scopes.len());
@@ -313,6 +320,7 @@ impl Work {
             messages,
             outcomes: outcomes.into_values().collect(),
             backups,
+            restores: restores.into_values().collect(),
             dead_letters,
         };
         Folded { writes, committed, changed }

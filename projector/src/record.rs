@@ -40,7 +40,11 @@ impl Decoded {
                 Action::ScopeCreated
                 | Action::MemberSet { .. }
                 | Action::MemberRemoved { .. }
-                | Action::BackupRequested { .. } => 1,
+                | Action::BackupRequested { .. }
+                | Action::RestoreRequested { .. }
+                | Action::RestoreCompleted { .. }
+                | Action::RestoreFailed { .. } => 1,
+                Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,
         }

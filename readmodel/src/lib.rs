@@ -1,8 +1,9 @@
 //! The read model: what the log folds to, as rows in Postgres.
 //!
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
-//! [`outcomes`] read it, [`catalogue`] knows of backups, [`feed`] and [`asker`] tell who waits that it moved. The tables, their constraints and who
-//! may see what stand, with their reasons, in `migrations/`.
+//! [`outcomes`] read it, [`catalogue`] knows of backups and [`restores`] of what became of them, [`feed`] and
+//! [`asker`] tell who waits that it moved. The tables, their constraints and who may see what stand, with
+//! their reasons, in `migrations/`.
 
 pub mod access;
 pub mod asker;
@@ -19,6 +20,7 @@ pub mod memory;
 pub mod outcomes;
 pub mod projection;
 pub mod pull;
+pub mod restores;
 pub mod write;
 
 pub use config::DatabaseConfig;

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use model::{
     BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Member,
-    MessageId, Role, Scope, ScopeKey, Timestamp, Touched, UserId, Version,
+    MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, Timestamp, Touched, UserId,
+    Version,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -91,28 +92,28 @@ impl Loaded {
 /// held until the commit: positions only rise, so if they then stand where the batch begins, nobody moved
 /// the scopes of their partitions since this was read.
 const LOAD: &str = "
-select 1::int2 as kind, s.scope, null::uuid as id, null::text as name, null::text as body,
+select 1::int2 as kind, s.scope, null::uuid as id, null::text as name, s.restore as body,
     s.head as n1, s.floor as n2, s.clock_us as n3, s.live_count as n4, s.live_bytes as n5,
-    s.owners::bigint as n6, s.digest as b1, null::bytea as b2
+    s.owners::bigint as n6, s.digest as b1, null::bytea as b2, null::uuid as u1
 from (select unnest($1::uuid[])) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
-    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id
 from (select unnest($2::uuid[])) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
-    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id
 from (select unnest($3::uuid[])) as w (content_key)
     join messages m on m.content_key = w.content_key
 union all
-select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null
+select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null, null
 from (select unnest($4::uuid[]), unnest($5::text[])) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
-select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null
+select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null, null
 from (select unnest($6::uuid[])) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
-select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null
+select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null, null
 from (select unnest($1::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
@@ -182,10 +183,16 @@ fn heading(row: &PgRow) -> Result<Heading, ReadModelError> {
         bytes: number("n5")?.unsigned_abs(),
         owners: u32::try_from(number("n6")?).unwrap_or_default(),
         digest: Digest::from_bytes(&hash32(row.try_get("b1")?)?),
+        restore: running(row.try_get("body")?)?,
     })
 }
 
-fn entry(row: &PgRow) -> Result<(MessageId, Entry), ReadModelError> {
+fn running(restore: Option<&str>) -> Result<Option<RunningRestore>, ReadModelError> {
+    let running = restore.map(serde_json::from_str).transpose();
+    running.map_err(|e| ReadModelError::Damaged(format!("a running restore does not parse: {e}")))
+}
+
+pub(crate) fn entry(row: &PgRow) -> Result<(MessageId, Entry), ReadModelError> {
     let number = |column: &str| row.try_get::<i64, _>(column);
     let entry = Entry {
         cursor: Cursor::from_i64(number("n1")?),
@@ -197,6 +204,7 @@ fn entry(row: &PgRow) -> Result<(MessageId, Entry), ReadModelError> {
         created_at: Timestamp::from_micros(number("n3")?),
         bytes: number("n4")?.unsigned_abs(),
         deleted_at: row.try_get::<Option<i64>, _>("n5")?.map(Timestamp::from_micros),
+        restore: row.try_get::<Option<Uuid>, _>("u1")?.map(RestoreId),
     };
     Ok((MessageId(row.try_get("id")?), entry))
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use model::{
     BackupId, CommandId, Entry, Heading, Member, Message, MessageId, Offset, Outcome, Partition,
-    ScopeKey, ScopeRef, TenantId, Timestamp, UserId,
+    RestoreCounts, RestoreRecord, RestoreStatus, ScopeKey, ScopeRef, TenantId, Timestamp, UserId,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -25,6 +25,7 @@ pub struct Writes {
     pub messages: Vec<MessageImage>,
     pub outcomes: Vec<OutcomeImage>,
     pub backups: Vec<RequestedBackup>,
+    pub restores: Vec<RestoreImage>,
     pub dead_letters: Vec<DeadLetter>,
 }
 
@@ -70,6 +71,14 @@ pub struct RequestedBackup {
     pub scope: ScopeKey,
     /// The log's time of the request.
     pub at: Timestamp,
+}
+
+/// A restore as it stands after the batch.
+#[derive(Clone, Debug)]
+pub struct RestoreImage {
+    pub scope: ScopeRef,
+    pub tenant: TenantId,
+    pub record: RestoreRecord,
 }
 
 /// A record that became no rows.
@@ -126,11 +135,11 @@ with standing as materialized (
     where (select holds from fence) and p.partition = a.partition
 ), message as (
     insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
-        updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json)
+        updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json, restore_id)
     select unnest($8::uuid[]), unnest($9::bigint[]), unnest($10::uuid[]), unnest($11::uuid[]),
         unnest($12::uuid[]), unnest($13::text[]), unnest($14::bytea[]), unnest($15::bytea[]),
         unnest($16::bigint[]), unnest($17::bigint[]), unnest($18::bigint[]), unnest($19::bigint[]),
-        unnest($20::int[]), unnest($21::text[])
+        unnest($20::int[]), unnest($21::text[]), unnest($43::uuid[])
     where (select holds from fence)
 ), outcome as (
     insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
@@ -142,15 +151,17 @@ with standing as materialized (
         folded_at_us = excluded.folded_at_us, body = excluded.body
 ), scope as (
     insert into scopes (scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes,
-        digest, owners, json_bytes_max)
+        digest, owners, json_bytes_max, restore)
     select unnest($30::uuid[]), unnest($31::text[]), unnest($32::text[]), unnest($33::text[]),
         unnest($34::bigint[]), unnest($35::bigint[]), unnest($36::bigint[]), unnest($37::bigint[]),
-        unnest($38::bigint[]), unnest($39::bytea[]), unnest($40::int[]), unnest($41::int[])
+        unnest($38::bigint[]), unnest($39::bytea[]), unnest($40::int[]), unnest($41::int[]),
+        unnest($44::text[])
     where (select holds from fence)
     on conflict (scope) do update
     set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
         live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
-        owners = excluded.owners, json_bytes_max = greatest(scopes.json_bytes_max, excluded.json_bytes_max)
+        owners = excluded.owners, restore = excluded.restore,
+        json_bytes_max = greatest(scopes.json_bytes_max, excluded.json_bytes_max)
 )
 select holds, case when holds and $42 then pg_notify('context_sync', '')::text end from fence";
 
@@ -166,6 +177,7 @@ impl Writes {
         let one_statement = self.replaced.is_empty()
             && self.members.is_empty()
             && self.backups.is_empty()
+            && self.restores.is_empty()
             && self.dead_letters.is_empty();
         if one_statement {
             return self.write(connection, advances, notify).await;
@@ -181,6 +193,9 @@ impl Writes {
         }
         if !self.backups.is_empty() {
             self.insert_backups(&mut transaction).await?;
+        }
+        if !self.restores.is_empty() {
+            self.insert_restores(&mut transaction).await?;
         }
         if !self.dead_letters.is_empty() {
             self.insert_dead_letters(&mut transaction).await?;
@@ -198,6 +213,7 @@ impl Writes {
         let query = bind_advances(sqlx::query(WRITE), advances);
         let query = bind_outcomes(bind_messages(query, &self.messages), &self.outcomes)?;
         let query = bind_scopes(query, &self.scopes, &self.json_bytes_max()).bind(notify);
+        let query = bind_restores(query, self)?;
         let row = query.fetch_one(connection).await?;
         held(row.try_get("holds")?)
     }
@@ -261,6 +277,35 @@ impl Writes {
         Ok(())
     }
 
+    async fn insert_restores(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
+        let counts = |of: fn(&RestoreCounts) -> u64| {
+            each(&self.restores, |r| of(&r.record.restore.counts) as i64)
+        };
+        sqlx::query(
+            "insert into restores (id, tenant_id, scope, backup_id, mode, status, restored, skipped, deleted,
+                 code, detail)
+             select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::text[], $6::text[],
+                 $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::text[])
+             on conflict (id) do update
+             set status = excluded.status, restored = excluded.restored, skipped = excluded.skipped,
+                 deleted = excluded.deleted, code = excluded.code, detail = excluded.detail",
+        )
+        .bind(each(&self.restores, |r| r.record.restore.id.0))
+        .bind(each(&self.restores, |r| r.tenant.as_str()))
+        .bind(each(&self.restores, |r| r.scope.0))
+        .bind(each(&self.restores, |r| r.record.restore.backup.0))
+        .bind(each(&self.restores, |r| r.record.restore.mode.as_str()))
+        .bind(each(&self.restores, |r| status(&r.record.status).0))
+        .bind(counts(|counts| counts.restored))
+        .bind(counts(|counts| counts.skipped))
+        .bind(counts(|counts| counts.deleted))
+        .bind(each(&self.restores, |r| status(&r.record.status).1))
+        .bind(each(&self.restores, |r| status(&r.record.status).2))
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
     async fn insert_dead_letters(
         &self,
         connection: &mut PgConnection,
@@ -284,6 +329,17 @@ impl Writes {
         .execute(connection)
         .await?;
         Ok(())
+    }
+}
+
+/// The status, and why it failed.
+fn status(status: &RestoreStatus) -> (&'static str, Option<&'static str>, Option<String>) {
+    match status {
+        RestoreStatus::Running => ("running", None, None),
+        RestoreStatus::Completed { .. } => ("completed", None, None),
+        RestoreStatus::Failed { code, detail, .. } => {
+            ("failed", Some(code.as_str()), Some(detail.replace('\0', "\u{fffd}")))
+        }
     }
 }
 
@@ -340,6 +396,19 @@ fn bind_messages<'q>(query: Query<'q>, images: &'q [MessageImage]) -> Query<'q> 
         .bind(each(images, |i| i.entry.bytes as i64))
         .bind(each(images, |i| i.json.len() as i32))
         .bind(each(images, |i| i.json.as_str()))
+}
+
+fn bind_restores<'q>(query: Query<'q>, writes: &'q Writes) -> Result<Query<'q>, ReadModelError> {
+    let running = |(_, heading): &(ScopeKey, Heading)| {
+        heading.restore.as_ref().map(serde_json::to_string).transpose()
+    };
+    let running: Vec<Option<String>> = writes
+        .scopes
+        .iter()
+        .map(running)
+        .collect::<Result<_, _>>()
+        .map_err(|e| ReadModelError::Damaged(format!("a running restore is not JSON: {e}")))?;
+    Ok(query.bind(each(&writes.messages, |i| i.entry.restore.map(|id| id.0))).bind(running))
 }
 
 fn bind_outcomes<'q>(

@@ -6,6 +6,7 @@
 //! version is another file, and old bytes (`golden/`) decode for ever.
 
 mod facts;
+mod restores;
 mod wire;
 
 use std::sync::LazyLock;
@@ -53,6 +54,10 @@ enum Kind {
     MemberSet,
     MemberRemoved,
     BackupRequested,
+    RestoreRequested,
+    RestoreChunk,
+    RestoreCompleted,
+    RestoreFailed,
     Tick,
     RulesChanged,
     BackupCompleted,
@@ -80,7 +85,7 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 7]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
@@ -88,6 +93,10 @@ static SCHEMAS: LazyLock<[EventSchema; 7]> = LazyLock::new(|| {
         event_schema!(Kind::MemberSet, "member-set.v1"),
         event_schema!(Kind::MemberRemoved, "member-removed.v1"),
         event_schema!(Kind::BackupRequested, "backup-requested.v1"),
+        event_schema!(Kind::RestoreRequested, "restore-requested.v1"),
+        event_schema!(Kind::RestoreChunk, "restore-chunk.v1"),
+        event_schema!(Kind::RestoreCompleted, "restore-completed.v1"),
+        event_schema!(Kind::RestoreFailed, "restore-failed.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
@@ -141,6 +150,17 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
         Action::BackupRequested { backup } => {
             schema(Kind::BackupRequested).write(&wire::BackupRequested::new(command, *backup))
         }
+        Action::RestoreRequested { restore, mode, backup, source } => {
+            schema(Kind::RestoreRequested)
+                .write(&restores::RestoreRequested::new(command, *restore, *mode, *backup, source))
+        }
+        Action::RestoreChunk(chunk) => {
+            schema(Kind::RestoreChunk).write(&restores::RestoreChunk::new(command, chunk))
+        }
+        Action::RestoreCompleted { restore, from } => schema(Kind::RestoreCompleted)
+            .write(&restores::RestoreCompleted::new(command, *restore, *from)),
+        Action::RestoreFailed { restore, from, code, detail } => schema(Kind::RestoreFailed)
+            .write(&restores::RestoreFailed::new(command, *restore, *from, *code, detail)),
     }
 }
 
@@ -153,6 +173,14 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
         Kind::MemberSet => schema.read::<wire::MemberSet>(body)?.into_command()?,
         Kind::MemberRemoved => schema.read::<wire::MemberRemoved>(body)?.into_command()?,
         Kind::BackupRequested => schema.read::<wire::BackupRequested>(body)?.into_command()?,
+        Kind::RestoreRequested => {
+            schema.read::<restores::RestoreRequested>(body)?.into_command()?
+        }
+        Kind::RestoreChunk => schema.read::<restores::RestoreChunk>(body)?.into_command()?,
+        Kind::RestoreCompleted => {
+            schema.read::<restores::RestoreCompleted>(body)?.into_command()?
+        }
+        Kind::RestoreFailed => schema.read::<restores::RestoreFailed>(body)?.into_command()?,
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);

@@ -26,7 +26,7 @@ pub enum InvalidField {
     Index,
     #[error("a delete lacks its id or its base_cursor")]
     Delete,
-    #[error("a size, count, cursor or time of a fact is negative")]
+    #[error("a size, count, cursor or place is negative")]
     Negative,
 }
 
@@ -200,7 +200,9 @@ macro_rules! command {
     };
 }
 
-fn user(text: &str) -> Result<UserId, InvalidField> {
+pub(crate) use {command, wire};
+
+pub(crate) fn user(text: &str) -> Result<UserId, InvalidField> {
     UserId::new(text).map_err(|_| InvalidField::Name)
 }
 

@@ -9,8 +9,9 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use model::{
     AboutBackup, Action, BackupId, BackupRecord, BackupType, Body, BodyHash, Change, Command,
     CommandId, ContentHash, Cursor, DeviceId, Digest, Event, Fact, InvalidCode, Item, MessageId,
-    MessageType, Metadata, OrgRole, PushedChange, Rejected, RequestHash, Role, RulesVersion,
-    ScopeKey, Timestamp, UserId, Write,
+    MessageType, Metadata, OrgRole, PushedChange, Put, Rejected, RequestHash, RestoreChunk,
+    RestoreFailure, RestoreId, RestoreMode, RestorePlace, Role, RulesVersion, ScopeKey, Timestamp,
+    UserId, Write,
 };
 use proptest::prelude::*;
 use schemas::{Undecodable, decode, decode_fact, encode, encode_fact, fingerprint};
@@ -80,9 +81,68 @@ fn samples() -> Vec<(&'static str, Event)> {
             "backup-requested.v1",
             command("acme/team/platform", Action::BackupRequested { backup: backup() }),
         ),
+        (
+            "restore-requested.v1",
+            command(
+                "acme/team/platform",
+                Action::RestoreRequested {
+                    restore: restore(),
+                    mode: RestoreMode::Replace,
+                    backup: backup(),
+                    source: Box::new("acme/project/api".parse().unwrap()),
+                },
+            ),
+        ),
+        ("restore-chunk.v1", command("acme/team/platform", chunk())),
+        (
+            "restore-completed.v1",
+            command(
+                "acme/team/platform",
+                Action::RestoreCompleted { restore: restore(), from: RestorePlace::Puts(5_000) },
+            ),
+        ),
+        (
+            "restore-failed.v1",
+            command(
+                "acme/team/platform",
+                Action::RestoreFailed {
+                    restore: restore(),
+                    from: RestorePlace::Deletes(Cursor::ZERO),
+                    code: RestoreFailure::ChecksumFailed,
+                    detail: "the object has another sha256".into(),
+                },
+            ),
+        ),
         ("tick.v1", Event::Tick),
         ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
     ]
+}
+
+fn restore() -> RestoreId {
+    RestoreId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_000a))
+}
+
+fn chunk() -> Action {
+    let Change::Write(write) = write(Some(4), "naïve – 東京 😀", None, None) else {
+        panic!()
+    };
+    let put = Put {
+        id: MessageId(Uuid::from_u128(4)),
+        content_hash: write.content_hash,
+        body_hash: write.body_hash,
+        body: write.body,
+        updated_at: Timestamp::parse_rfc3339("2025-12-30T10:00:00Z").unwrap(),
+        created_at: Timestamp::parse_rfc3339("2025-12-29T10:00:00Z").unwrap(),
+        contributed_by: UserId::new("bob").unwrap(),
+        device: None,
+    };
+    Action::RestoreChunk(Box::new(RestoreChunk {
+        restore: restore(),
+        from: RestorePlace::Deletes(Cursor::new(12).unwrap()),
+        to: RestorePlace::Puts(1),
+        deletes: vec![MessageId(Uuid::from_u128(5))],
+        puts: vec![put],
+    }))
 }
 
 fn backup() -> BackupId {
@@ -238,7 +298,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn damaged_bytes_never_panic(kind in 0usize..7, at in 0usize..400, to: u8, cut in 0usize..400) {
+    fn damaged_bytes_never_panic(kind in 0usize..11, at in 0usize..400, to: u8, cut in 0usize..400) {
         let mut bytes = encode(&samples()[kind].1).unwrap();
         let length = bytes.len();
         bytes[at % length] = to;

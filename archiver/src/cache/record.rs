@@ -1,15 +1,17 @@
 //! What the cache's rows hold, and how.
 
 use model::{
-    BodyHash, ContentHash, Cursor, Digest, Entry, Heading, Member, Role, ScopeKey, Timestamp,
-    UserId, Version,
+    BodyHash, ContentHash, Cursor, Digest, Entry, Heading, Member, RestoreId, Role, RunningRestore,
+    ScopeKey, Timestamp, UserId, Version,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{CacheError, Result};
 
-/// Eight bytes each: cursor, times, size; then two hashes; then when it was deleted (-1: live).
-const ENTRY_BYTES: usize = 5 * 8 + 2 * 32;
+/// Eight bytes each: cursor, times, size, when it was deleted (-1: live); then two hashes; then the restore that
+/// deleted it, if one did.
+const ENTRY_BYTES: usize = 5 * 8 + 2 * 32 + 16;
 
 pub(super) fn entry(entry: &Entry) -> Vec<u8> {
     let deleted_at = entry.deleted_at.map_or(-1, Timestamp::as_micros);
@@ -25,6 +27,9 @@ pub(super) fn entry(entry: &Entry) -> Vec<u8> {
     }
     bytes.extend_from_slice(&entry.content_hash.0);
     bytes.extend_from_slice(&entry.version.body.0);
+    if let Some(restore) = entry.restore {
+        bytes.extend_from_slice(restore.0.as_bytes());
+    }
     bytes
 }
 
@@ -32,7 +37,11 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Result<Entry> {
     let damaged = || CacheError::Damaged(format!("an entry has {} bytes", bytes.len()));
     let (numbers, hashes) = bytes.split_at_checked(5 * 8).ok_or_else(damaged)?;
     let (content, body) = hashes.split_first_chunk::<32>().ok_or_else(damaged)?;
-    let body: &[u8; 32] = body.try_into().map_err(|_| damaged())?;
+    let (body, restore) = body.split_first_chunk::<32>().ok_or_else(damaged)?;
+    let restore = match restore {
+        [] => None,
+        restore => Some(RestoreId(Uuid::from_slice(restore).map_err(|_| damaged())?)),
+    };
     let number = |place: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&numbers[8 * place..8 * place + 8]);
@@ -46,6 +55,7 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Result<Entry> {
         bytes: number(3).unsigned_abs(),
         deleted_at: (number(4) >= 0).then(|| time(4)),
         content_hash: ContentHash(*content),
+        restore,
     })
 }
 
@@ -60,6 +70,7 @@ pub(super) struct StoredScope {
     bytes: u64,
     digest: Digest,
     owners: u32,
+    restore: Option<RunningRestore>,
 }
 
 impl StoredScope {
@@ -73,6 +84,7 @@ impl StoredScope {
             bytes: heading.bytes,
             digest: heading.digest,
             owners: heading.owners,
+            restore: heading.restore.clone(),
         }
     }
 
@@ -98,6 +110,7 @@ impl StoredScope {
             bytes: self.bytes,
             digest: self.digest,
             owners: self.owners,
+            restore: self.restore.clone(),
         }
     }
 }

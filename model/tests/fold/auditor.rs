@@ -57,6 +57,11 @@ impl Auditor {
                 self.role(user).ok_or(())?;
                 self.change_member(if oneself { 3 } else { rank }, user, None)?;
             }
+            // Restores have cases and properties of their own; no random log of this one's has any.
+            Action::RestoreRequested { .. }
+            | Action::RestoreChunk(_)
+            | Action::RestoreCompleted { .. }
+            | Action::RestoreFailed { .. } => return Err(()),
             Action::BackupRequested { .. } => {
                 let needed = if command.scope.kind.has_members() { 2 } else { 1 };
                 (rank >= needed).then_some(()).ok_or(())?;

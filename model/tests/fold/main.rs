@@ -15,6 +15,8 @@ mod partial;
 mod properties;
 mod pull;
 mod random;
+mod restores;
+mod restoring;
 mod roles;
 mod sums;
 mod table;

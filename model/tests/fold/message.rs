@@ -39,6 +39,7 @@ fn message(content: &str) -> Message {
             created_at: at("2025-12-30T09:00:00Z"),
             bytes: 0,
             deleted_at: None,
+            restore: None,
         },
         body: Some(Body {
             message_type: MessageType::new("decision").unwrap(),

@@ -7,7 +7,10 @@
 //! ann create                     => ok
 //! ann set bob admin              => ok
 //! ann remove bob                 => refused
-//! ann backup                     => ok
+//! ann backup                     => ok                   what restores restore
+//! ann restore replace            => ok
+//! ann chunk max=2                => ok restored=1 skipped=0 deleted=1
+//! ann complete                   => ok
 //! bob:owner push "x" key=k1      => created 1            bob is an org owner; the Idempotency-Key is k1
 //! ann push "y" id=A base=1 ts=12:00:00 type=insight meta={"a":1} + delete A base=2 + invalid
 //!                                => updated 2, superseded 2, invalid
@@ -27,8 +30,9 @@ use std::collections::HashMap;
 use model::{
     Action, BackupId, Body, BodyHash, Change, Command, CommandId, ContentHash, Cursor, Event,
     InvalidCode, MessageId, MessageType, Metadata, Offset, OrgRole, Outcome, Partition, Place,
-    PushResult, PushedChange, Refusal, Rejected, RequestHash, Role, ScopeKey, Standing, Status,
-    Timestamp, UserId, Verdict, Write,
+    PushResult, PushedChange, Refusal, Rejected, RequestHash, RestoreChunk, RestoreFailure,
+    RestoreId, RestoreMode, RestorePlace, Role, ScopeKey, Standing, Status, Timestamp, UserId,
+    Verdict, Write,
     log_fold::{FoldedScope, LogFold},
 };
 use uuid::Uuid;
@@ -36,6 +40,7 @@ use uuid::Uuid;
 use crate::{
     partial::{gist, part},
     pull::pull,
+    restoring::next_chunk,
     sums,
 };
 
@@ -100,6 +105,8 @@ struct Table {
     /// Commands so far; each without a key gets the next id.
     commands: u64,
     last: Option<Command>,
+    /// The scope at the last `backup`.
+    saved: Option<FoldedScope>,
     names: HashMap<MessageId, String>,
     ids: HashMap<String, MessageId>,
 }
@@ -112,6 +119,7 @@ impl Table {
             scope: "acme/user/ann".parse().unwrap(),
             commands: 0,
             last: None,
+            saved: None,
             names: HashMap::new(),
             ids: HashMap::new(),
         }
@@ -167,13 +175,55 @@ impl Table {
             "create" => Action::ScopeCreated,
             "set" => Action::MemberSet { user: user(0), role: Role::parse(rest[1]).unwrap() },
             "remove" => Action::MemberRemoved { user: user(0) },
-            "backup" => Action::BackupRequested { backup: BackupId(id.0) },
+            "backup" => {
+                self.saved = self.log.scopes.get(&self.scope).cloned();
+                Action::BackupRequested { backup: BackupId(id.0) }
+            }
+            "restore" => Action::RestoreRequested {
+                restore: RestoreId(id.0),
+                mode: RestoreMode::ALL.into_iter().find(|mode| mode.as_str() == rest[0]).unwrap(),
+                backup: BackupId(Uuid::nil()),
+                source: Box::new(self.scope.clone()),
+            },
+            "chunk" => {
+                let option = |name: &str| {
+                    let value = rest.iter().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+                    value.map(|value| value.parse::<u64>().unwrap())
+                };
+                let max = option("max").unwrap_or(1_000) as usize;
+                let mut chunk = self.chunk(max);
+                if let Some(lines) = option("from") {
+                    chunk.from = RestorePlace::Puts(lines);
+                }
+                Action::RestoreChunk(Box::new(chunk))
+            }
+            "complete" => {
+                let (restore, from) = self.restoring();
+                Action::RestoreCompleted { restore, from }
+            }
+            "fail" => {
+                let (restore, from) = self.restoring();
+                let code = RestoreFailure::ChecksumFailed;
+                Action::RestoreFailed { restore, from, code, detail: "bad".to_owned() }
+            }
             "push" => self.push(id, asked.split_once(" push").unwrap().1),
             _ => panic!("not of the language: {asked}"),
         };
         let scope = self.scope.clone();
         let request_hash = RequestHash::of(&[asked.as_bytes()]);
         Command { id, scope, actor, org_role, device: None, request_hash, action }
+    }
+
+    /// The running restore and where it stands; some other one where none runs.
+    fn restoring(&self) -> (RestoreId, RestorePlace) {
+        let folded = self.log.scopes.get(&self.scope);
+        let running = folded.and_then(|folded| folded.scope.heading.restore.as_ref());
+        running.map_or((RestoreId(Uuid::nil()), RestorePlace::Puts(0)), |r| (r.id, r.place))
+    }
+
+    /// The next chunk of the running restore, of the scope as it was at the last `backup`.
+    fn chunk(&self, max: usize) -> RestoreChunk {
+        next_chunk(self.log.scopes.get(&self.scope), self.saved.as_ref(), max)
     }
 
     fn push(&mut self, push: CommandId, text: &str) -> Action {
@@ -251,7 +301,19 @@ impl Table {
             }
             Verdict::ScopeCreated
             | Verdict::MemberRemoved { .. }
-            | Verdict::BackupRequested { .. } => "ok".to_owned(),
+            | Verdict::BackupRequested { .. }
+            | Verdict::RestoreRequested { .. }
+            | Verdict::RestoreEnded { .. } => "ok".to_owned(),
+            Verdict::RestoreStep => {
+                let running = self.log.scopes[&self.scope].scope.heading.restore.clone().unwrap();
+                let counts = running.counts;
+                format!(
+                    "ok restored={} skipped={} deleted={}",
+                    counts.restored, counts.skipped, counts.deleted
+                )
+            }
+            Verdict::Refused(Refusal::RestoreRunning { .. }) => "restore-running".to_owned(),
+            Verdict::Refused(Refusal::NotItsPlace) => "not-its-place".to_owned(),
             Verdict::MemberSet { since, .. } => format!("ok since={}", show_time(*since)),
             Verdict::Refused(Refusal::PermissionDenied { purge: false }) => "refused".to_owned(),
             Verdict::Refused(Refusal::PermissionDenied { purge: true }) => {

@@ -81,6 +81,7 @@ impl Writer {
                 outcome: applied.outcome,
             }],
             backups: Vec::new(),
+            restores: Vec::new(),
             dead_letters: Vec::new(),
         }
     }

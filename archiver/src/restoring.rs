@@ -1,0 +1,261 @@
+//! Executing restores: a backup is read, verified, and put back as chunks on the log.
+//!
+//! Nothing is remembered here: the running restore is a part of its scope's state, and says how far it is. An
+//! executor that was killed, or two of them, go on from there; a chunk applies only in its place.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use archive::{
+    Archive, ArchiveError,
+    history::{self, FoundBackup},
+    message_line,
+    restoration::{Kept, Puts},
+};
+use bytes::Bytes;
+use eventlog::{EventLog, partition_of};
+use model::{
+    Action, Command, CommandId, Cursor, MessageId, OrgRole, Put, RequestHash, RestoreChunk,
+    RestoreFailure, RestoreId, RestorePlace, RunningRestore, ScopeKey,
+};
+use tokio::{task::JoinHandle, time::Instant};
+use uuid::Uuid;
+
+use crate::{
+    cache::{Cache, View},
+    error::ArchiverError,
+    sealing::blocking,
+};
+
+/// Messages that a chunk deletes, at most.
+const DELETES_AT_ONCE: usize = 1_000;
+/// How long the end of a restore may take to come back from the log before it is executed anew.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// The restores that this process executes.
+#[derive(Default)]
+pub(crate) struct Restores {
+    executing: HashMap<RestoreId, Executing>,
+}
+
+struct Executing {
+    task: JoinHandle<Result<(), ArchiverError>>,
+    ended: Option<Instant>,
+}
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Restores {
+    /// Begins what is running and not executed yet, and tries again what failed.
+    pub(crate) async fn execute(
+        &mut self,
+        log: &Arc<dyn EventLog>,
+        archive: &Archive,
+        cache: &Arc<Cache>,
+    ) -> Result<(), ArchiverError> {
+        let running = cache.read()?.running_restores()?;
+        self.executing.retain(|id, _| running.iter().any(|(_, restore)| restore.id == *id));
+        for (scope, restore) in running {
+            if self.is_under_way(restore.id).await {
+                continue;
+            }
+            let executor = Executor {
+                log: log.clone(),
+                archive: archive.clone(),
+                cache: cache.clone(),
+                scope,
+                restore: restore.clone(),
+            };
+            let task = tokio::spawn(executor.run());
+            self.executing.insert(restore.id, Executing { task, ended: None });
+        }
+        Ok(())
+    }
+
+    async fn is_under_way(&mut self, id: RestoreId) -> bool {
+        let Some(executing) = self.executing.get_mut(&id) else { return false };
+        if !executing.task.is_finished() {
+            return true;
+        }
+        let ended = match executing.ended {
+            Some(ended) => ended,
+            None => {
+                if let Ok(Err(error)) = (&mut executing.task).await {
+                    tracing::warn!(%error, restore = %id, "a restore stopped; trying again");
+                }
+                *executing.ended.insert(Instant::now())
+            }
+        };
+        ended.elapsed() < END_WITHIN
+    }
+}
+
+/// Executes one restore from where it stands.
+struct Executor {
+    log: Arc<dyn EventLog>,
+    archive: Archive,
+    cache: Arc<Cache>,
+    scope: ScopeKey,
+    restore: RunningRestore,
+}
+
+impl Executor {
+    async fn run(self) -> Result<(), ArchiverError> {
+        let found = match self.find().await? {
+            Ok(found) => found,
+            Err((code, detail)) => return self.fail(code, detail).await,
+        };
+        let mut place = self.restore.place;
+        if let RestorePlace::Deletes(after) = place {
+            place = self.delete(&found, after).await?;
+        }
+        let RestorePlace::Puts(done) = place else { return Ok(()) };
+        let place = self.put(&found, done).await?;
+        tracing::info!(restore = %self.restore.id, scope = %self.scope, "restored");
+        self.append(Action::RestoreCompleted { restore: self.restore.id, from: place }).await
+    }
+
+    /// The backup, every object of it read and found to be what its manifest says.
+    async fn find(&self) -> Result<Result<FoundBackup, (RestoreFailure, String)>, ArchiverError> {
+        let Ok(source) = self.restore.source.parse::<ScopeKey>() else {
+            let detail = format!("{} is no scope", self.restore.source);
+            return Ok(Err((RestoreFailure::BackupNotFound, detail)));
+        };
+        let partition = partition_of(source.to_string().as_bytes(), self.log.partitions());
+        let (log, backup) = (self.log.log_id(), self.restore.backup);
+        let found = history::find(&self.archive, log, partition, &source, backup).await;
+        let found = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                let detail = "no manifest lists the backup".to_owned();
+                return Ok(Err((RestoreFailure::BackupNotFound, detail)));
+            }
+            Err(error) => return failure(error).map(Err),
+        };
+        match self.read_all(&found).await {
+            Ok(()) => Ok(Ok(found)),
+            Err(ArchiverError::Archive(error)) => failure(error).map(Err),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads it once to its end, which checks everything, before anything is appended.
+    async fn read_all(&self, found: &FoundBackup) -> Result<(), ArchiverError> {
+        let mut state = found.open(&self.archive).await?;
+        blocking(move || {
+            while state.next_message()?.is_some() {}
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes the live messages that the backup lacks.
+    async fn delete(
+        &self,
+        found: &FoundBackup,
+        after: Cursor,
+    ) -> Result<RestorePlace, ArchiverError> {
+        let state = found.open(&self.archive).await?;
+        let (view, scope) = (Arc::new(self.cache.read()?), self.scope.reference());
+        let begin = self.restore.begin;
+        let lacking =
+            blocking(move || lacking(&view, scope, after, begin, &Kept::of(state)?)).await?;
+        let mut from = RestorePlace::Deletes(after);
+        for chunk in lacking.chunks(DELETES_AT_ONCE) {
+            let to = chunk.last().map_or(from, |(cursor, _)| RestorePlace::Deletes(*cursor));
+            let deletes = chunk.iter().map(|(_, id)| *id).collect();
+            self.append_chunk(from, to, deletes, Vec::new()).await?;
+            from = to;
+        }
+        self.append_chunk(from, RestorePlace::Puts(0), Vec::new(), Vec::new()).await?;
+        Ok(RestorePlace::Puts(0))
+    }
+
+    /// Puts the backup's live messages, but for the first ones, which were put before.
+    async fn put(&self, found: &FoundBackup, done: u64) -> Result<RestorePlace, ArchiverError> {
+        let mut puts = Puts::after(found.open(&self.archive).await?, done);
+        let mut from = RestorePlace::Puts(done);
+        loop {
+            let next;
+            (puts, next) = blocking(move || {
+                let next = puts.next_puts()?;
+                Ok((puts, next))
+            })
+            .await?;
+            if next.is_empty() {
+                return Ok(from);
+            }
+            self.append_chunk(from, puts.place(), Vec::new(), next).await?;
+            from = puts.place();
+        }
+    }
+
+    async fn fail(&self, code: RestoreFailure, detail: String) -> Result<(), ArchiverError> {
+        tracing::error!(restore = %self.restore.id, scope = %self.scope, detail, "a restore failed");
+        let (restore, from) = (self.restore.id, self.restore.place);
+        self.append(Action::RestoreFailed { restore, from, code, detail }).await
+    }
+
+    async fn append_chunk(
+        &self,
+        from: RestorePlace,
+        to: RestorePlace,
+        deletes: Vec<MessageId>,
+        puts: Vec<Put>,
+    ) -> Result<(), ArchiverError> {
+        let chunk = RestoreChunk { restore: self.restore.id, from, to, deletes, puts };
+        self.append(Action::RestoreChunk(Box::new(chunk))).await
+    }
+
+    async fn append(&self, action: Action) -> Result<(), ArchiverError> {
+        let command = Command {
+            // A new one each time: not the id, but the place says whether it was done.
+            id: CommandId(Uuid::now_v7()),
+            scope: self.scope.clone(),
+            actor: self.restore.actor.clone(),
+            org_role: OrgRole::Member,
+            device: None,
+            request_hash: RequestHash::of(&[]),
+            action,
+        };
+        let value = schemas::encode_command(&command)
+            .map_err(|error| ArchiverError::Task(error.to_string()))?;
+        let key = Bytes::from(self.scope.to_string());
+        self.log.append(key, Bytes::from(value)).await?;
+        Ok(())
+    }
+}
+
+/// What is wrong with the backup, as opposed to the store.
+fn failure(error: ArchiveError) -> Result<(RestoreFailure, String), ArchiverError> {
+    match &error {
+        ArchiveError::Damaged { .. } => Ok((RestoreFailure::ChecksumFailed, error.to_string())),
+        ArchiveError::NotFound { .. } => Ok((RestoreFailure::BackupNotFound, error.to_string())),
+        _ => Err(error.into()),
+    }
+}
+
+/// The live messages up to where the restore began that are not kept, in the order of their cursors.
+fn lacking(
+    view: &View,
+    scope: model::ScopeRef,
+    after: Cursor,
+    begin: Cursor,
+    kept: &Kept,
+) -> Result<Vec<(Cursor, MessageId)>, ArchiverError> {
+    let mut lacking = Vec::new();
+    view.lines(scope, after, |cursor, line| {
+        if cursor > begin {
+            return Ok(());
+        }
+        let message = message_line::read(line).map_err(crate::cache::CacheError::Damaged)?;
+        if message.entry.is_live() && !kept.has(message.id, message.entry.version) {
+            lacking.push((cursor, message.id));
+        }
+        Ok(())
+    })?;
+    Ok(lacking)
+}
