@@ -12,6 +12,7 @@ mod members;
 mod pull;
 mod pushes;
 mod query;
+mod restores;
 
 use std::sync::Arc;
 
@@ -84,12 +85,16 @@ pub fn router(api: Arc<Api>) -> Router {
         let content = move |State(api): Shared, request: Request| async move {
             backups::content(&api, kind, request).await
         };
+        let restore = move |State(api): Shared, request: Request| async move {
+            restores::show(&api, kind, request).await
+        };
         let context = path::context(kind);
         router = router
             .route(&format!("{context}/pull"), get(pull))
             .route(&format!("{context}/backups"), get(list))
             .route(&format!("{context}/backups/{{backup_id}}"), get(show))
-            .route(&format!("{context}/backups/{{backup_id}}/content"), get(content));
+            .route(&format!("{context}/backups/{{backup_id}}/content"), get(content))
+            .route(&format!("{context}/restores/{{restore_id}}"), get(restore));
     }
     for (kind, path) in path::with_members() {
         let list = move |State(api): Shared, request: Request| async move {

@@ -68,6 +68,7 @@ fn routers() -> Router {
         pool(DatabaseRole::Ingest),
         Feed::new(false),
         verifier.clone(),
+        None,
     );
     let api = Api::new(
         ApiConfig::default(),
@@ -88,7 +89,9 @@ fn document() -> Value {
 /// An address that the path matches.
 fn address(path: &str) -> String {
     let segment = |segment: &str| match segment {
-        "{push_id}" | "{backup_id}" => "01940f2e-7c00-7000-8000-000000000001".to_owned(),
+        "{push_id}" | "{backup_id}" | "{restore_id}" => {
+            "01940f2e-7c00-7000-8000-000000000001".to_owned()
+        }
         named if named.starts_with('{') => "x".to_owned(),
         plain => plain.to_owned(),
     };

@@ -207,7 +207,8 @@ pub fn start(
             let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
             let ready = readiness.component("ingest");
             tokio::spawn(watch(ready, pool.clone(), Some(log.clone()), shutdown.clone()));
-            router = router.merge(ingest(&settings, &pool, log, &feed, &verifier));
+            let archive = archive.clone();
+            router = router.merge(ingest(&settings, &pool, log, &feed, &verifier, archive));
             pools.push(pool);
         }
         if has(Role::Api) {
@@ -254,11 +255,13 @@ fn ingest(
     log: &Arc<dyn EventLog>,
     feed: &Arc<Feed>,
     verifier: &Arc<Verifier>,
+    archive: Option<Archive>,
 ) -> Router {
     let mut config = settings.ingest.clone();
     config.body_timeout = settings.http.body_timeout();
     let (log, feed, verifier) = (log.clone(), feed.clone(), verifier.clone());
-    ingest::router(Arc::new(ingest::Ingest::new(config, log, pool.clone(), feed, verifier)))
+    let pool = pool.clone();
+    ingest::router(Arc::new(ingest::Ingest::new(config, log, pool, feed, verifier, archive)))
 }
 
 fn api(

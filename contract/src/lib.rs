@@ -11,5 +11,6 @@ pub mod measure;
 pub mod path;
 pub mod problems;
 mod recent;
+pub mod restore;
 
 pub use caller::Caller;

@@ -50,6 +50,17 @@ pub fn backup_not_found(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "SYNC_003", "Backup not found", detail, "Check backup_id")
 }
 
+/// SYNC_004, 502: what the archive has is not what was written. Nothing was changed.
+pub fn checksum_failed(detail: impl Into<String>) -> Problem {
+    Problem::new(
+        StatusCode::BAD_GATEWAY,
+        "SYNC_004",
+        "Checksum verification failed",
+        detail,
+        "Re-download backup",
+    )
+}
+
 /// SYNC_006, 429.
 pub fn rate_limited(detail: impl Into<String>, retry_after_seconds: u64) -> Problem {
     Problem::new(
@@ -163,6 +174,7 @@ mod tests {
             (invalid_cursor("d", &at), 409, "SYNC_001", "Reconcile cursor"),
             (hash_mismatch("d"), 422, "SYNC_002", "Retry with correct hash"),
             (backup_not_found("d"), 404, "SYNC_003", "Check backup_id"),
+            (checksum_failed("d"), 502, "SYNC_004", "Re-download backup"),
             (permission_denied(false), 403, "SYNC_005", "Check role/membership"),
             (rate_limited("d", 1), 429, "SYNC_006", "Retry with backoff"),
         ];

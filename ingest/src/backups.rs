@@ -38,14 +38,20 @@ pub(crate) async fn request(
     check_body(&body)?;
     let key = headers::idempotency_key(&parts.headers)?;
     ingest.gate.pass(caller.access(&scope), Standing::may_back_up).await?;
-    if key.is_none() {
-        check_number(ingest, &scope).await?;
-    }
     let id = Ingest::command_id(&scope, "backup-requested", &caller.user, key);
     let backup = BackupId(id.0);
+    let request_hash = RequestHash::of(&[b"backup-requested\n", &body]);
+    let known = match key {
+        Some(_) => ingest.known_outcome(id, request_hash, &scope).await?,
+        None => None,
+    };
+    // A retry asks for no more than there was.
+    if known.is_none() {
+        check_number(ingest, &scope).await?;
+    }
     let command = Command {
         id,
-        request_hash: RequestHash::of(&[b"backup-requested\n", &body]),
+        request_hash,
         actor: caller.user.clone(),
         org_role: caller.org_role,
         device: headers::device_if_any(&parts.headers)?,

@@ -43,6 +43,11 @@ pub struct IngestConfig {
     #[arg(default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
     pub push_wait_ms: u32,
 
+    /// Milliseconds that a request waits for the end of a restore; then it is 202, and the restore goes on
+    #[arg(long, env = "CONTEXT_SYNC_RESTORE_WAIT_MS")]
+    #[arg(default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub restore_wait_ms: u32,
+
     /// Backups on demand of one scope within a day, at most; 0 sets no limit
     #[arg(long, env = "CONTEXT_SYNC_BACKUPS_ON_DEMAND_PER_DAY_MAX", default_value_t = 10)]
     pub backups_on_demand_per_day_max: u32,
@@ -68,6 +73,7 @@ impl Default for IngestConfig {
             content_bytes_max: 64 << 10,
             metadata_bytes_max: 16 << 10,
             push_wait_ms: 5_000,
+            restore_wait_ms: 10_000,
             backups_on_demand_per_day_max: 10,
             who_may_create: WhoMayCreate::Any,
             body_timeout: BODY_TIMEOUT,
@@ -84,6 +90,10 @@ impl IngestConfig {
             content_bytes_max: self.content_bytes_max as usize,
             metadata_bytes_max: self.metadata_bytes_max as usize,
         }
+    }
+
+    pub(crate) fn restore_wait(&self) -> Duration {
+        Duration::from_millis(u64::from(self.restore_wait_ms))
     }
 
     pub(crate) fn push_wait(&self) -> Duration {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use contract::problems;
 use eventlog::{AppendError, RECORD_BYTES_MAX, RejectReason, partition_of};
 use model::{
-    Action, Command, CommandId, Offset, Outcome, Place, Timestamp, Verdict,
+    Action, Command, CommandId, Offset, Outcome, Place, RequestHash, ScopeKey, Timestamp, Verdict,
     limits::COMMAND_KNOWN_MICROS,
 };
 use readmodel::{
@@ -74,8 +74,11 @@ impl Ingest {
         wait: Duration,
     ) -> Result<Decision, Problem> {
         let key = Bytes::from(command.scope.to_string());
-        if keyed && let Some(outcome) = self.known(command.id, &key).await? {
-            return same_request(outcome, command).map(Decision::Outcome);
+        if keyed
+            && let Some(outcome) =
+                self.known_outcome(command.id, command.request_hash, &command.scope).await?
+        {
+            return Ok(Decision::Outcome(outcome));
         }
         let value = schemas::encode_command(command).map_err(Problem::internal)?;
         let bytes = key.len() + value.len();
@@ -88,7 +91,7 @@ impl Ingest {
             self.log.append(key, Bytes::from(value)).await.map_err(|e| not_appended(&e))?;
         match outcome.decided(appended.place, wait).await {
             Waited::Outcome(outcome) => {
-                let outcome = same_request(outcome, command)?;
+                let outcome = same_request(outcome, command.request_hash)?;
                 if let Verdict::Pushed(answer) = &outcome.verdict {
                     self.pushed.note(answer);
                 }
@@ -101,14 +104,22 @@ impl Ingest {
 
     /// The outcome of a command that was folded before; `None` if there is none, or if it is so old
     /// that only the fold can tell whether it still counts.
-    async fn known(&self, id: CommandId, key: &[u8]) -> Result<Option<Arc<Outcome>>, Problem> {
+    ///
+    /// # Errors
+    /// 409 IDEMPOTENCY_MISMATCH if it was another request; 503 if the read model cannot be asked.
+    pub(crate) async fn known_outcome(
+        &self,
+        id: CommandId,
+        request: RequestHash,
+        scope: &ScopeKey,
+    ) -> Result<Option<Arc<Outcome>>, Problem> {
         // If the read model has it, it is past the start of the scope's partition.
-        let partition = partition_of(key, self.log.partitions());
+        let partition = partition_of(scope.to_string().as_bytes(), self.log.partitions());
         let start = Place { partition, offset: Offset::ZERO };
         let decided = self.outcomes.ask((id, start)).await;
         match decided.map_err(|error| problems::of_read_model(&error))? {
             Decided::Outcome(outcome) if is_remembered(outcome.folded_at, now()) => {
-                Ok(Some(outcome))
+                same_request(outcome, request).map(Some)
             }
             Decided::Outcome(_) | Decided::NotYet | Decided::Nothing => Ok(None),
         }
@@ -124,8 +135,8 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn same_request(outcome: Arc<Outcome>, command: &Command) -> Result<Arc<Outcome>, Problem> {
-    if outcome.request_hash == command.request_hash {
+fn same_request(outcome: Arc<Outcome>, request: RequestHash) -> Result<Arc<Outcome>, Problem> {
+    if outcome.request_hash == request {
         Ok(outcome)
     } else {
         Err(problems::idempotency_mismatch())

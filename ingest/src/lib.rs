@@ -13,9 +13,12 @@ mod measure;
 mod members;
 mod push;
 mod push_body;
+mod restore_body;
+mod restores;
 
 use std::{sync::Arc, time::Duration};
 
+use archive::Archive;
 use axum::{
     Router,
     extract::{Request, State},
@@ -41,6 +44,8 @@ pub struct Ingest {
     outcomes: readmodel::gather::Gather<decide::Outcomes>,
     epoch: epoch::CurrentEpoch,
     pool: PgPool,
+    /// Where backups are, if this instance has an archive.
+    archive: Option<Archive>,
     pushed: measure::Pushed,
 }
 
@@ -53,6 +58,7 @@ impl Ingest {
         pool: PgPool,
         feed: Arc<Feed>,
         verifier: Arc<Verifier>,
+        archive: Option<Archive>,
     ) -> Self {
         measure::describe();
         Self {
@@ -64,6 +70,7 @@ impl Ingest {
             gate: gate::Gate::new(gate::Standings(pool.clone())),
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
             pool: pool.clone(),
+            archive,
             epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }
@@ -87,10 +94,14 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
         let back_up = move |State(ingest): Shared, request: Request| async move {
             backups::request(&ingest, kind, request).await
         };
+        let restore = move |State(ingest): Shared, request: Request| async move {
+            restores::request(&ingest, kind, request).await
+        };
         let context = path::context(kind);
         router = router
             .route(&format!("{context}/push"), post(push))
-            .route(&format!("{context}/backups"), post(back_up));
+            .route(&format!("{context}/backups"), post(back_up))
+            .route(&format!("{context}/restore"), post(restore));
     }
     for (kind, path) in path::with_members() {
         let create = move |State(ingest): Shared, request: Request| async move {

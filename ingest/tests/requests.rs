@@ -116,7 +116,7 @@ fn service(does: Does) -> Router {
     let auth = AuthConfig { jwt_secret: Some(SECRET.into()), ..AuthConfig::default() };
     let verifier = Arc::new(Verifier::new(&auth).unwrap());
     let config = IngestConfig { push_wait_ms: 50, ..IngestConfig::default() };
-    let ingest = Arc::new(Ingest::new(config, Arc::new(log), pool, feed, verifier));
+    let ingest = Arc::new(Ingest::new(config, Arc::new(log), pool, feed, verifier, None));
     envelope(ingest::router(ingest), &HttpLimits::default())
 }
 

@@ -8,7 +8,8 @@ use std::{
 
 use eventlog::{EventLog, ReadLimit};
 use model::{
-    Digest, LogFold, Offset, Partition, ScopeKey, Verdict, log_fold::FoldedScope, outcome::Outcome,
+    Applied, Digest, Event, LogFold, Offset, Partition, ScopeKey, Verdict, log_fold::FoldedScope,
+    outcome::Outcome,
 };
 use readmodel::{PgPool, outcomes::positions};
 use sqlx::{FromRow, postgres::PgRow};
@@ -60,13 +61,19 @@ pub(crate) async fn fold(log: &dyn EventLog) -> LogFold {
     let mut reader = log.reader(&from).unwrap();
     let mut next: BTreeMap<Partition, Offset> = from.into_iter().collect();
     let mut fold = LogFold::default();
+    let mut heads: HashMap<ScopeKey, u64> = HashMap::new();
     let deadline = Instant::now() + DEADLINE;
     while next.iter().any(|(partition, next)| next < &ends[partition]) {
         assert!(Instant::now() < deadline, "the log was read up to {next:?} of {ends:?}");
         for record in reader.next(LIMIT, Duration::from_millis(200)).await.unwrap_or_default() {
             next.insert(record.partition, record.offset.next());
             let event = schemas::decode(&record.value).ok();
-            fold.apply(record.place(), record.append_time, &record.key, event.as_ref()).unwrap();
+            let place = record.place();
+            let applied = fold.apply(place, record.append_time, &record.key, event.as_ref());
+            if let (Some(Event::Command(command)), Some(applied)) = (event, applied.unwrap()) {
+                let head = heads.entry(command.scope).or_default();
+                check_cursors(&applied, head);
+            }
         }
     }
     fold
@@ -92,12 +99,23 @@ pub(crate) async fn compare(fold: &LogFold, pool: &PgPool) {
     assert_same("dead letters", dead_letter_rows(pool).await, dead_letters_of(fold));
 }
 
-/// The cursors given out are dense, and what is summed up is the sum.
+/// Every change has the next cursor, and a push's answer says which.
+fn check_cursors(applied: &Applied, head: &mut u64) {
+    let given: Vec<u64> = applied.changes.iter().map(|changed| changed.cursor.get()).collect();
+    let dense: Vec<u64> = (*head + 1..).take(given.len()).collect();
+    assert_eq!(given, dense, "the cursors after {head}");
+    *head += given.len() as u64;
+    if let (Verdict::Pushed(answer), false) = (&applied.outcome.verdict, applied.repeated) {
+        let synced = answer.results.iter().filter(|result| result.status.is_synced());
+        let mut told: Vec<u64> = synced.map(|result| result.cursor.unwrap().get()).collect();
+        told.sort_unstable();
+        assert_eq!(told, given, "the cursors of an answer");
+    }
+}
+
+/// What is summed up is the sum.
 fn check_fold(key: &ScopeKey, folded: &FoldedScope) {
     let heading = &folded.scope.heading;
-    let given: Vec<u64> = given_out(folded).into_iter().collect();
-    let dense: Vec<u64> = (1..=heading.head.get()).collect();
-    assert_eq!(given, dense, "the cursors of {key}");
     let mut digest = Digest::EMPTY;
     let live = folded.messages.values().filter(|message| message.entry.is_live());
     let mut count = 0;
@@ -108,19 +126,6 @@ fn check_fold(key: &ScopeKey, folded: &FoldedScope) {
     assert_eq!((heading.count, heading.digest), (count, digest), "the sums of {key}");
     let at: BTreeSet<_> = folded.messages.values().map(|message| message.entry.cursor).collect();
     assert_eq!(at.len(), folded.messages.len(), "one message a cursor in {key}");
-}
-
-/// The cursors of all changes; a cursor twice is a failure.
-fn given_out(folded: &FoldedScope) -> BTreeSet<u64> {
-    let mut given = BTreeSet::new();
-    for known in folded.scope.commands.values() {
-        let Verdict::Pushed(answer) = &known.outcome.verdict else { continue };
-        for result in answer.results.iter().filter(|result| result.status.is_synced()) {
-            let cursor = result.cursor.unwrap().get();
-            assert!(given.insert(cursor), "cursor {cursor} was given out twice");
-        }
-    }
-    given
 }
 
 type Rows<K, V> = BTreeMap<K, V>;
@@ -148,17 +153,21 @@ async fn rows<T: Send + Unpin + for<'r> FromRow<'r, PgRow>>(
     sqlx::query_as(query).fetch_all(pool).await.unwrap()
 }
 
-type ScopeRow = (String, String, String, [i64; 6], Vec<u8>);
+/// Tenant, kind, name, numbers, digest and the running restore.
+type ScopeRow = (String, String, String, [i64; 6], Vec<u8>, Option<String>);
 
 async fn scope_rows(pool: &PgPool) -> Rows<Uuid, ScopeRow> {
     let query =
         "select scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes,
-        owners::bigint, digest from scopes";
-    type Row = (Uuid, String, String, String, i64, i64, i64, i64, i64, i64, Vec<u8>);
+        owners::bigint, digest, restore from scopes";
+    type Row =
+        (Uuid, String, String, String, i64, i64, i64, i64, i64, i64, Vec<u8>, Option<String>);
     let rows: Vec<Row> = rows(pool, query).await;
     rows.into_iter()
-        .map(|(scope, tenant, kind, name, head, floor, clock, count, bytes, owners, digest)| {
-            (scope, (tenant, kind, name, [head, floor, clock, count, bytes, owners], digest))
+        .map(|row| {
+            let (scope, tenant, kind, name, head, floor, clock, count, bytes, owners, ..) = row;
+            let numbers = [head, floor, clock, count, bytes, owners];
+            (scope, (tenant, kind, name, numbers, row.10, row.11))
         })
         .collect()
 }
@@ -177,24 +186,39 @@ fn scopes_of(fold: &LogFold) -> Rows<Uuid, ScopeRow> {
         ];
         let (tenant, kind, name) = (&key.tenant, key.kind, &key.name);
         let digest = heading.digest.to_bytes().to_vec();
-        let row = (tenant.to_string(), kind.to_string(), name.to_string(), numbers, digest);
-        (key.reference().0, row)
+        let restore = heading.restore.as_ref().map(|r| serde_json::to_string(r).unwrap());
+        let (tenant, kind, name) = (tenant.to_string(), kind.to_string(), name.to_string());
+        (key.reference().0, (tenant, kind, name, numbers, digest, restore))
     };
     existing.map(row).collect()
 }
 
-/// Tenant, JSON, its length, hashes, times and bytes.
-type MessageRow = (String, String, i32, [Vec<u8>; 2], [Option<i64>; 4]);
+/// Tenant, JSON, its length, hashes, times and bytes, and the restore that deleted it.
+type MessageRow = (String, String, i32, [Vec<u8>; 2], [Option<i64>; 4], Option<Uuid>);
 
 async fn message_rows(pool: &PgPool) -> Rows<(Uuid, i64, Uuid), MessageRow> {
     let query = "select scope, cursor, id, tenant_id, json, json_bytes, content_hash, body_hash,
-        updated_at_us, created_at_us, deleted_at_us, bytes from messages";
-    type Row = (Uuid, i64, Uuid, String, String, i32, Vec<u8>, Vec<u8>, i64, i64, Option<i64>, i64);
+        updated_at_us, created_at_us, deleted_at_us, bytes, restore_id from messages";
+    type Row = (
+        Uuid,
+        i64,
+        Uuid,
+        String,
+        String,
+        i32,
+        Vec<u8>,
+        Vec<u8>,
+        i64,
+        i64,
+        Option<i64>,
+        i64,
+        Option<Uuid>,
+    );
     let rows: Vec<Row> = rows(pool, query).await;
     let split = |row: Row| {
-        let (scope, cursor, id, tenant, json, length, content, body, ..) = row;
         let numbers = [Some(row.8), Some(row.9), row.10, Some(row.11)];
-        ((scope, cursor, id), (tenant, json, length, [content, body], numbers))
+        let (scope, cursor, id, tenant, json, length, content, body, ..) = row;
+        ((scope, cursor, id), (tenant, json, length, [content, body], numbers, row.12))
     };
     rows.into_iter().map(split).collect()
 }
@@ -216,7 +240,8 @@ fn messages_of(fold: &LogFold) -> Rows<(Uuid, i64, Uuid), MessageRow> {
                 Some(entry.bytes as i64),
             ];
             let place = (key.reference().0, entry.cursor.as_i64(), id.0);
-            rows.insert(place, (key.tenant.to_string(), json, length, hashes, numbers));
+            let restore = entry.restore.map(|restore| restore.0);
+            rows.insert(place, (key.tenant.to_string(), json, length, hashes, numbers, restore));
         }
     }
     rows

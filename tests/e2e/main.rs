@@ -25,6 +25,7 @@ mod members;
 mod nodes;
 mod paging;
 mod permissions;
+mod restores;
 mod tenants;
 mod tokens;
 mod versions;

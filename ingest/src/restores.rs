@@ -1,0 +1,285 @@
+//! `POST …/restore`: a backup comes back, as events. The archiver executes it; here it is asked for, and waited for.
+
+use std::{sync::Arc, time::Duration};
+
+use archive::{
+    Archive, ArchiveError,
+    history::{self, FoundBackup},
+    restoration::{Kept, Puts},
+};
+use axum::{
+    Json,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use contract::{Caller, headers, path, problems, restore::Restore};
+use eventlog::partition_of;
+use http::StatusCode;
+use model::{
+    Action, Command, Outcome, Refusal, Rehearsal, RequestHash, RestoreCounts, RestoreId,
+    RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
+};
+use readmodel::restores::{self, RestoreRow, RestoreState, RestoredBackup};
+use serde::Serialize;
+use service::{Problem, http::read_body};
+use tokio::time::Instant;
+
+use crate::{
+    Ingest,
+    decide::Decision,
+    restore_body::{RestoreBody, Which},
+};
+
+/// Bytes of a body, at most.
+const RESTORE_BYTES_MAX: u64 = 4096;
+/// How often the read model is asked how far a restore is: seldom at first, in case it is a long one.
+const ASK_AFTER: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+];
+
+/// 202: it runs, and goes on by itself.
+#[derive(Serialize)]
+struct Running {
+    restore_id: RestoreId,
+    status: &'static str,
+}
+
+pub(crate) async fn request(
+    ingest: &Ingest,
+    kind: ScopeKind,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+    let scope = path::scope(&mut parts, kind, &caller).await?;
+    let timeout = ingest.config.body_timeout;
+    let bytes = read_body(body, "restore_bytes_max", RESTORE_BYTES_MAX, timeout).await?;
+    let body = RestoreBody::parse(&bytes, &caller)?;
+    let key = headers::idempotency_key(&parts.headers)?;
+    let device = headers::device_if_any(&parts.headers)?;
+    let source = body.source.unwrap_or_else(|| scope.clone());
+    ingest.gate.pass(caller.access(&scope), Standing::may_restore).await?;
+    // Whose backup it is, no scope's log can decide.
+    ingest.gate.pass(caller.access(&source), Standing::may_restore).await?;
+    let id = Ingest::command_id(&scope, "restore-requested", &caller.user, key);
+    let request_hash = RequestHash::of(&[b"restore-requested\n", &bytes]);
+    let restore = RestoreId(id.0);
+    let wait = restore_wait(ingest, &parts.headers);
+    if key.is_some()
+        && let Some(outcome) = ingest.known_outcome(id, request_hash, &scope).await?
+    {
+        begun(&outcome)?;
+        return answer(ingest, &scope, restore, wait).await;
+    }
+    let backup = find(ingest, &source, body.which).await?;
+    if body.dry_run {
+        let counts = rehearse(ingest, &scope, &source, body.mode, &backup, &caller).await?;
+        return Ok(Json(Restore::dry_run(body.mode, counts, &backup)).into_response());
+    }
+    let source = Box::new(source);
+    let command = Command {
+        id,
+        request_hash,
+        actor: caller.user,
+        org_role: caller.org_role,
+        device,
+        action: Action::RestoreRequested { restore, mode: body.mode, backup: backup.id, source },
+        scope,
+    };
+    match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
+        Decision::Outcome(outcome) => begun(&outcome)?,
+        Decision::Accepted(_) => return Ok(running(restore)),
+    }
+    answer(ingest, &command.scope, restore, wait).await
+}
+
+fn restore_wait(ingest: &Ingest, headers: &http::HeaderMap) -> Duration {
+    if headers::prefers_async(headers) { Duration::ZERO } else { ingest.config.restore_wait() }
+}
+
+async fn find(ingest: &Ingest, source: &ScopeKey, which: Which) -> Result<RestoredBackup, Problem> {
+    let found = match which {
+        Which::Backup(id) => restores::restorable(&ingest.pool, source, id).await,
+        Which::AsOf(moment) => restores::restorable_as_of(&ingest.pool, source, moment).await,
+    };
+    found.map_err(|error| problems::of_read_model(&error))?.ok_or_else(|| {
+        problems::backup_not_found(match which {
+            Which::Backup(_) => "The scope has no such backup that is completed and not expired",
+            Which::AsOf(_) => "The scope has no backup of that time that is not expired",
+        })
+    })
+}
+
+/// Whether the fold has let it begin.
+fn begun(outcome: &Arc<Outcome>) -> Result<(), Problem> {
+    match &outcome.verdict {
+        Verdict::RestoreRequested { .. } => Ok(()),
+        Verdict::Refused(Refusal::PermissionDenied { purge }) => {
+            Err(problems::permission_denied(*purge))
+        }
+        Verdict::Refused(Refusal::RestoreRunning { restore }) => {
+            Err(Problem::conflict("Another restore of this scope is running")
+                .resolution("Wait until it has ended")
+                .with("restore_id", restore.to_string()))
+        }
+        other => Err(Problem::internal(format!("a restore became {other:?}"))),
+    }
+}
+
+/// Waits for the end of a restore that has begun.
+async fn answer(
+    ingest: &Ingest,
+    scope: &ScopeKey,
+    id: RestoreId,
+    wait: Duration,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + wait;
+    let mut pauses = ASK_AFTER.into_iter().chain(std::iter::repeat(ASK_AFTER[3]));
+    loop {
+        let row = restores::get(&ingest.pool, scope, id)
+            .await
+            .map_err(|error| problems::of_read_model(&error))?;
+        match row {
+            Some(row) if row.state != RestoreState::Running => return ended(&row),
+            Some(_) | None if Instant::now() >= deadline => return Ok(running(id)),
+            Some(_) | None => {}
+        }
+        let pause = pauses.next().unwrap_or(ASK_AFTER[3]);
+        tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+    }
+}
+
+fn running(restore_id: RestoreId) -> Response {
+    (StatusCode::ACCEPTED, Json(Running { restore_id, status: "running" })).into_response()
+}
+
+fn ended(row: &RestoreRow) -> Result<Response, Problem> {
+    match &row.state {
+        RestoreState::Failed { code, detail } => {
+            let problem = if code == "SYNC_004" {
+                problems::checksum_failed(detail.clone())
+            } else {
+                problems::backup_not_found(detail.clone())
+            };
+            Err(problem.with("restore_id", row.id.to_string()))
+        }
+        RestoreState::Running | RestoreState::Completed => {
+            Ok(Json(Restore::new(row)).into_response())
+        }
+    }
+}
+
+/// What it would come to: the backup, read and checked, against what the fold remembers of the scope now.
+async fn rehearse(
+    ingest: &Ingest,
+    scope: &ScopeKey,
+    source: &ScopeKey,
+    mode: RestoreMode,
+    backup: &RestoredBackup,
+    caller: &Caller,
+) -> Result<RestoreCounts, Problem> {
+    let archive = ingest.archive.as_ref().ok_or_else(|| {
+        Problem::unavailable("This instance has no archive: --archive is not set")
+    })?;
+    let partition = partition_of(source.to_string().as_bytes(), ingest.log.partitions());
+    let found = history::find(archive, ingest.log.log_id(), partition, source, backup.id)
+        .await
+        .map_err(of_archive)?
+        .ok_or_else(|| problems::backup_not_found("No manifest lists the backup"))?;
+    let entries = restores::entries(&ingest.pool, scope)
+        .await
+        .map_err(|error| problems::of_read_model(&error))?;
+    let rehearsal = Rehearsal::new(entries, mode, &caller.user);
+    rehearsed(archive, &found, rehearsal, mode).await.map_err(of_archive)
+}
+
+async fn rehearsed(
+    archive: &Archive,
+    found: &FoundBackup,
+    mut rehearsal: Rehearsal,
+    mode: RestoreMode,
+) -> Result<RestoreCounts, ArchiveError> {
+    let to_keep = found.open(archive).await?;
+    let to_put = found.open(archive).await?;
+    let reading = tokio::task::spawn_blocking(move || {
+        // Read to its end in either mode: nothing is reckoned from a damaged one.
+        let kept = Kept::of(to_keep)?;
+        if mode == RestoreMode::Replace {
+            rehearsal.delete_all_but(|id, version| kept.has(id, version));
+        }
+        let mut puts = Puts::after(to_put, 0);
+        loop {
+            let next = puts.next_puts()?;
+            if next.is_empty() {
+                return Ok(rehearsal.counts());
+            }
+            rehearsal.put(next);
+        }
+    });
+    reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
+}
+
+fn of_archive(error: ArchiveError) -> Problem {
+    match error {
+        ArchiveError::Damaged { .. } => problems::checksum_failed(error.to_string()),
+        ArchiveError::NotFound { .. } => {
+            problems::backup_not_found("The backup's object is not in the archive").cause(error)
+        }
+        error => Problem::unavailable("The archive cannot be used at the moment").cause(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{BackupId, Timestamp, UserId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn row(state: RestoreState) -> RestoreRow {
+        RestoreRow {
+            id: RestoreId(Uuid::nil()),
+            mode: RestoreMode::Merge,
+            counts: RestoreCounts { restored: 5000, skipped: 50, deleted: 0 },
+            state,
+            backup: RestoredBackup {
+                id: BackupId(Uuid::nil()),
+                created_at: Timestamp::EPOCH,
+                record_count: 5050,
+            },
+        }
+    }
+
+    #[test]
+    fn a_restore_that_failed_has_the_code_of_why() {
+        for (code, status) in [("SYNC_003", 404), ("SYNC_004", 502)] {
+            let detail = "it is damaged".to_owned();
+            let failed = row(RestoreState::Failed { code: code.to_owned(), detail });
+            let problem = ended(&failed).unwrap_err();
+            assert_eq!((problem.code(), problem.status().as_u16()), (code, status));
+            assert_eq!(problem.detail(), "it is damaged");
+        }
+        assert!(ended(&row(RestoreState::Completed)).is_ok());
+    }
+
+    #[test]
+    fn a_second_restore_while_one_runs_is_a_conflict() {
+        let outcome = |verdict| {
+            Arc::new(Outcome {
+                actor: UserId::new("ann").unwrap(),
+                request_hash: RequestHash([0; 32]),
+                folded_at: Timestamp::EPOCH,
+                verdict,
+            })
+        };
+        let restore = RestoreId(Uuid::nil());
+        assert!(begun(&outcome(Verdict::RestoreRequested { restore })).is_ok());
+        let refused = Verdict::Refused(Refusal::RestoreRunning { restore });
+        assert_eq!(begun(&outcome(refused)).unwrap_err().code(), "CONFLICT");
+        let refused = Verdict::Refused(Refusal::PermissionDenied { purge: false });
+        assert_eq!(begun(&outcome(refused)).unwrap_err().code(), "SYNC_005");
+    }
+}
