@@ -1,5 +1,6 @@
 //! `context-sync demo`: the whole story on a fresh instance, over real HTTP, each step checked.
 
+pub mod archive;
 pub mod conflict;
 pub mod exchange;
 pub mod folder;
@@ -17,7 +18,12 @@ use clap::Args;
 use service::telemetry::{self, TelemetryConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Failure, dev::Instance, device::output::print};
+use crate::{
+    Failure,
+    dev::{Instance, data_dir::DataDir},
+    device::output::print,
+};
+use archive::Saved;
 use folder::Folder;
 use report::Report;
 use world::World;
@@ -87,14 +93,19 @@ async fn tell(
     let told = tokio::select! {
         biased;
         () = shutdown.cancelled() => Err(interrupted()),
-        told = story(args, &instance, report) => told,
+        told = story(args, &instance, data_dir, report) => told,
     };
     shutdown.cancel();
     let stopped = instance.wait().await;
     told.and(stopped)
 }
 
-async fn story(args: &DemoArgs, instance: &Instance, report: &mut Report) -> Result<(), Failure> {
+async fn story(
+    args: &DemoArgs,
+    instance: &Instance,
+    data_dir: &Path,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let told = history::read(&args.git, args.newest).await?;
     let what = told.describe();
     let world = World::new(instance, told.people)?;
@@ -109,7 +120,24 @@ async fn story(args: &DemoArgs, instance: &Instance, report: &mut Report) -> Res
     report.step("a stranger", async |_| permission::stranger(&world).await).await;
     report.step("a viewer", async |_| permission::viewer(&world).await).await;
     report.step("a former member", async |_| permission::former_member(&world).await).await;
+    backups(&world, data_dir, report).await;
     Ok(())
+}
+
+/// The team is backed up, lost and restored.
+async fn backups(world: &World<'_>, data_dir: &Path, report: &mut Report) {
+    let mut saved = None;
+    let back_up = async |_: &_| {
+        let (backup, shown) = Saved::new(world).await?;
+        saved = Some(backup);
+        Ok(shown)
+    };
+    report.step("backup", back_up).await;
+    let Some(saved) = saved else { return };
+    report.step("restore: replace", async |p| saved.replace(world, p).await).await;
+    report.step("restore: merge", async |p| saved.merge(world, p).await).await;
+    let data_dir = DataDir::new(data_dir);
+    report.step("ops verify", async |_| archive::verified(world, &data_dir).await).await;
 }
 
 /// How to go on by hand.

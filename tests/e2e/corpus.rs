@@ -11,14 +11,14 @@ use crate::{
     replica::Replica,
 };
 
-struct Corpus {
+pub(crate) struct Corpus {
     /// Author and message.
-    lines: Vec<(String, Value)>,
+    pub(crate) lines: Vec<(String, Value)>,
     distinct: usize,
 }
 
 /// The shared corpus; where it is absent, one made up, with duplicates.
-fn corpus() -> Corpus {
+pub(crate) fn corpus() -> Corpus {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus/axum.jsonl");
     let lines = match std::fs::read_to_string(path) {
         Ok(text) => text.lines().map(line).collect(),
@@ -46,10 +46,10 @@ fn generated(n: u32) -> (String, Value) {
 }
 
 /// Numbers from a seed, the same each time.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound

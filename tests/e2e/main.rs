@@ -6,6 +6,11 @@
 #[path = "../../readmodel/tests/postgres/database.rs"]
 mod database;
 
+#[path = "../../archiver/tests/archive/shown.rs"]
+mod shown;
+#[path = "../../archiver/tests/archive/simulated_log.rs"]
+mod simulated_log;
+
 mod equation;
 
 #[macro_use]
@@ -29,6 +34,7 @@ mod restores;
 mod tenants;
 mod tokens;
 mod versions;
+mod weeks;
 mod workflows;
 
 mod crash;

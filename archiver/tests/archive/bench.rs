@@ -4,21 +4,18 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use archive::{
-    Archive, ArchiveAddress, ArchiveConfig, history, manifest::ManifestReader, object::Sha256Hex,
-    period::HourLength,
-};
+use archive::{Archive, ArchiveAddress, ArchiveConfig, object::Sha256Hex, period::HourLength};
 use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention};
 use eventlog::EventLog;
-use model::{LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope};
+use model::{LogFold, Partition};
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::simulated_log::SimulatedLog;
+use crate::{shown, simulated_log::SimulatedLog};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -86,30 +83,7 @@ impl Bench {
 
     /// Waits until the manifests of all hours before the last record of each partition are there.
     pub(crate) async fn sealed(&self) {
-        let mut wanted = Vec::new();
-        for partition in (0..self.log.partitions()).map(Partition::new) {
-            let mut hours: Vec<String> = Vec::new();
-            let mut time = Timestamp::EPOCH;
-            for record in self.log.all().iter().filter(|record| record.partition == partition) {
-                time = time.max(record.append_time);
-                let name = HourLength::REAL.hour_name(HourLength::REAL.hour_of(time));
-                if hours.last() != Some(&name) {
-                    hours.push(name);
-                }
-            }
-            hours.pop(); // it is open
-            let path = |name: &String| {
-                let log = self.log.log_id();
-                self.folder
-                    .join(format!("manifests/{log}/partition={partition}/hour/{name}.jsonl.gz"))
-            };
-            wanted.extend(hours.iter().map(path));
-        }
-        let deadline = Instant::now() + DEADLINE;
-        while let Some(missing) = wanted.iter().find(|path| !path.exists()) {
-            assert!(Instant::now() < deadline, "{} is not there", missing.display());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        shown::sealed(&self.log, &self.folder).await;
     }
 
     /// Every object's hash by its path.
@@ -119,8 +93,8 @@ impl Bench {
         objects
     }
 
-    /// The log folded up to the end of an hour, a partition's records at a time.
-    fn fold_up_to(&self, partition: Partition, next: u64) -> LogFold {
+    /// The first records of a partition, folded.
+    pub(crate) fn fold_up_to(&self, partition: Partition, next: u64) -> LogFold {
         let mut fold = LogFold::default();
         for record in self.log.all() {
             if record.partition == partition && record.offset.get() < next {
@@ -132,49 +106,9 @@ impl Bench {
         fold
     }
 
-    /// `fold(read(archive)) == fold(log)`: every backup of every scope shows the fold at its place.
-    /// Returns how many backups there are.
+    /// `fold(read(archive)) == fold(log)`. Returns how many backups there are.
     pub(crate) async fn check(&self) -> usize {
-        let mut backups = 0;
-        for partition in (0..self.log.partitions()).map(Partition::new) {
-            let names =
-                history::Names::list(&self.archive, self.log.log_id(), partition).await.unwrap();
-            for path in names.hours().chain(names.fulls()) {
-                let object = self.archive.fetch(&path).await.unwrap();
-                let mut manifest = ManifestReader::new(object, &path).unwrap();
-                let fold = self.fold_up_to(partition, manifest.header.next_offset.get());
-                while let Some(line) = manifest.next_scope().unwrap() {
-                    let folded = &fold.scopes[&line.scope];
-                    let heading = &folded.scope.heading;
-                    assert_eq!((line.head, line.digest), (heading.head, heading.digest), "{path}");
-                    assert_eq!((line.count, line.bytes), (heading.count, heading.bytes), "{path}");
-                    assert_eq!(line.members.len(), folded.scope.members.len(), "{path}");
-                    if let Some(backup) = line.backup {
-                        backups += 1;
-                        self.check_backup(partition, &line.scope, backup.id, folded).await;
-                    }
-                }
-            }
-        }
-        backups
-    }
-
-    async fn check_backup(
-        &self,
-        partition: Partition,
-        scope: &ScopeKey,
-        id: model::BackupId,
-        folded: &FoldedScope,
-    ) {
-        let log = self.log.log_id();
-        let found = history::find(&self.archive, log, partition, scope, id).await.unwrap().unwrap();
-        let mut state = found.open(&self.archive).await.unwrap();
-        let mut messages: BTreeMap<MessageId, Message> = BTreeMap::new();
-        while let Some(message) = state.next_message().unwrap() {
-            assert_eq!(messages.insert(message.id, message), None, "{scope}");
-        }
-        let expected = folded.messages.iter().map(|(id, message)| (*id, message.clone()));
-        assert_eq!(messages, expected.collect(), "{scope} {}", found.backup.path);
+        shown::check(&self.archive, &self.log, 1).await
     }
 }
 

@@ -8,6 +8,8 @@ mod random;
 
 mod archiving;
 mod bench;
+mod restoring;
+mod shown;
 mod simulated_log;
 mod table;
 mod verifying;

@@ -16,7 +16,9 @@ pub fn settings(data_dir: &Path) -> Result<DevArgs, Failure> {
         DevArgs::augment_args(Command::new("demo")).no_binary_name(true).mut_args(|arg| {
             if arg.get_id() == FROM_ENVIRONMENT { arg } else { arg.env(Resettable::Reset) }
         });
-    let arguments = ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+    // An hour is over soon, so that its backups can be shown.
+    let arguments =
+        ["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--archive-hour-seconds=2"];
     let matches = command.try_get_matches_from(arguments)?;
     let mut settings = DevArgs::from_arg_matches(&matches)?;
     settings.data_dir = data_dir.to_path_buf();

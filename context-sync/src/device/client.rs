@@ -1,5 +1,7 @@
 //! A device's requests to the API.
 
+pub mod backups;
+
 use std::{sync::Arc, time::Duration};
 
 use model::{CommandId, DeviceId, PushAnswer};

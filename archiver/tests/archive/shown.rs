@@ -1,0 +1,118 @@
+//! `fold(read(archive)) == fold(log)`. The end-to-end tests use this file too.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use archive::{Archive, history, manifest::ManifestReader, period::HourLength};
+use eventlog::{EventLog, Record};
+use model::{
+    BackupId, LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope,
+};
+
+use crate::simulated_log::SimulatedLog;
+
+const DEADLINE: Duration = Duration::from_secs(300);
+
+fn partitions(log: &SimulatedLog) -> impl Iterator<Item = Partition> {
+    (0..log.partitions()).map(Partition::new)
+}
+
+/// Waits until the manifests of all hours before the last record of each partition are there.
+pub(crate) async fn sealed(log: &SimulatedLog, folder: &Path) {
+    let mut wanted = Vec::new();
+    for partition in partitions(log) {
+        let mut hours: Vec<String> = Vec::new();
+        let mut time = Timestamp::EPOCH;
+        for record in log.all().iter().filter(|record| record.partition == partition) {
+            time = time.max(record.append_time);
+            let name = HourLength::REAL.hour_name(HourLength::REAL.hour_of(time));
+            if hours.last() != Some(&name) {
+                hours.push(name);
+            }
+        }
+        hours.pop(); // it is open
+        let id = log.log_id();
+        let path = |name: &String| {
+            folder.join(format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz"))
+        };
+        wanted.extend(hours.iter().map(path));
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while let Some(missing) = wanted.iter().find(|path| !path.exists()) {
+        assert!(Instant::now() < deadline, "{} is not there", missing.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Every manifest says of every scope what the log folds to at its place, and every so many-th backup, read from the
+/// archive, holds the messages. Returns how many backups there are.
+pub(crate) async fn check(archive: &Archive, log: &SimulatedLog, every: usize) -> usize {
+    let mut backups = 0;
+    for partition in partitions(log) {
+        let records: Vec<Record> =
+            log.all().into_iter().filter(|record| record.partition == partition).collect();
+        let mut records = records.into_iter().peekable();
+        let mut fold = LogFold::default();
+        for (next, path) in manifests(archive, log, partition).await {
+            while let Some(record) = records.next_if(|record| record.offset.get() < next) {
+                let event = schemas::decode(&record.value).ok();
+                let (place, time) = (record.place(), record.append_time);
+                fold.apply(place, time, &record.key, event.as_ref()).unwrap();
+            }
+            let object = archive.fetch(&path).await.unwrap();
+            let mut manifest = ManifestReader::new(object, &path).unwrap();
+            while let Some(line) = manifest.next_scope().unwrap() {
+                let folded = &fold.scopes[&line.scope];
+                let heading = &folded.scope.heading;
+                assert_eq!((line.head, line.digest), (heading.head, heading.digest), "{path}");
+                assert_eq!((line.count, line.bytes), (heading.count, heading.bytes), "{path}");
+                assert_eq!(line.restore, heading.restore, "{path}");
+                assert_eq!(line.members.len(), folded.scope.members.len(), "{path}");
+                let Some(backup) = line.backup else { continue };
+                if backups % every == 0 {
+                    check_backup(archive, log, partition, &line.scope, backup.id, folded).await;
+                }
+                backups += 1;
+            }
+        }
+    }
+    backups
+}
+
+/// The manifests of hours and days, in the order of their places on the log.
+async fn manifests(
+    archive: &Archive,
+    log: &SimulatedLog,
+    partition: Partition,
+) -> Vec<(u64, String)> {
+    let names = history::Names::list(archive, log.log_id(), partition).await.unwrap();
+    let mut manifests = Vec::new();
+    for path in names.hours().chain(names.fulls()) {
+        let object = archive.fetch(&path).await.unwrap();
+        let header = ManifestReader::new(object, &path).unwrap().header;
+        manifests.push((header.next_offset.get(), path));
+    }
+    manifests.sort();
+    manifests
+}
+
+async fn check_backup(
+    archive: &Archive,
+    log: &SimulatedLog,
+    partition: Partition,
+    scope: &ScopeKey,
+    id: BackupId,
+    folded: &FoldedScope,
+) {
+    let found = history::find(archive, log.log_id(), partition, scope, id).await.unwrap().unwrap();
+    let mut state = found.open(archive).await.unwrap();
+    let mut messages: BTreeMap<MessageId, Message> = BTreeMap::new();
+    while let Some(message) = state.next_message().unwrap() {
+        assert_eq!(messages.insert(message.id, message), None, "{scope}");
+    }
+    let expected = folded.messages.iter().map(|(id, message)| (*id, message.clone()));
+    assert_eq!(messages, expected.collect(), "{scope} {}", found.backup.path);
+}

@@ -1,0 +1,156 @@
+//! The team is backed up, lost, and restored; the archive proves itself.
+
+use std::time::Duration;
+
+use archive::{
+    Archive, ArchiveConfig,
+    verify::{Sample, verify},
+};
+use model::{Digest, RestoreMode, Status};
+use serde_json::{json, value::RawValue};
+
+use super::{
+    must,
+    world::{World, pull_all},
+};
+use crate::{
+    Failure,
+    dev::data_dir::DataDir,
+    device::{
+        client::{Client, backups::Backup},
+        progress::Progress,
+        wire::Pulled,
+    },
+};
+
+/// Messages deleted by one push.
+const DELETED_AT_ONCE: usize = 500;
+const BACKUP_WITHIN: Duration = Duration::from_secs(60);
+
+/// A backup on demand, and what the team's messages came to then.
+pub struct Saved {
+    owner: Client,
+    backup: Backup,
+    digest: Digest,
+    count: u64,
+}
+
+impl Saved {
+    /// Backs the team up.
+    pub async fn new(world: &World<'_>) -> Result<(Self, String), Failure> {
+        let owner = world.device(world.owner()?, "laptop")?;
+        let (_, page) = pull_all(&owner, &world.team, |_| {}).await?;
+        let backup = tokio::time::timeout(BACKUP_WITHIN, owner.back_up(&world.team))
+            .await
+            .map_err(|_| format!("there was no backup within {BACKUP_WITHIN:?}"))??;
+        must(backup.digest == Some(page.digest), || {
+            format!("the backup's digest is {:?}, the team's {}", backup.digest, page.digest)
+        })?;
+        let (records, bytes) = (backup.record_count.unwrap_or(0), backup.size_bytes.unwrap_or(0));
+        let shown = format!("{records} messages in {} KB, read back, digest equal", bytes / 1024);
+        Ok((Self { owner, backup, digest: page.digest, count: page.count }, shown))
+    }
+
+    /// Everything is deleted; a replace brings it back.
+    pub async fn replace(&self, world: &World<'_>, progress: &Progress) -> Result<String, Failure> {
+        let messages = self.messages(world).await?;
+        self.delete(world, &messages, progress).await?;
+        let (_, page) = pull_all(&self.owner, &world.team, |_| {}).await?;
+        must(page.count == 0, || format!("{} messages are left", page.count))?;
+        let came = self.restore(world, RestoreMode::Replace).await?;
+        must(came == self.count, || format!("{came} of {} came back", self.count))?;
+        self.must_be_as_saved(world, "replace").await?;
+        Ok(format!("{came} deleted; restored by replace: count and digest equal"))
+    }
+
+    /// Half is deleted and something new is there; a merge brings the half back, and what is new stays.
+    pub async fn merge(&self, world: &World<'_>, progress: &Progress) -> Result<String, Failure> {
+        let messages = self.messages(world).await?;
+        let half = &messages[..messages.len().div_ceil(2)];
+        self.delete(world, half, progress).await?;
+        let news = json!({ "type": "insight", "content": "Written after the backup" });
+        let news = serde_json::value::to_raw_value(&news)?;
+        let pushed = self.owner.push(&world.team, [&*news]).await?;
+        must(pushed.synced == 1, || "the new message was not created".to_owned())?;
+        let came = self.restore(world, RestoreMode::Merge).await?;
+        must(came == half.len() as u64, || format!("{came} of {} came back", half.len()))?;
+        let after = self.messages(world).await?;
+        let stays = after.iter().any(|m| m.content.as_deref() == Some("Written after the backup"));
+        must(stays && after.len() as u64 == self.count + 1, || {
+            format!("there are {} messages, the new one among them: {stays}", after.len())
+        })?;
+        Ok(format!("{came} deleted and restored by merge; what was new stayed"))
+    }
+
+    async fn restore(&self, world: &World<'_>, mode: RestoreMode) -> Result<u64, Failure> {
+        let restored = self.owner.restore(&world.team, self.backup.id, mode).await??;
+        must(restored.restored + restored.skipped == self.count, || format!("{restored:?}"))?;
+        Ok(restored.restored)
+    }
+
+    /// The live messages of the team.
+    async fn messages(&self, world: &World<'_>) -> Result<Vec<Pulled>, Failure> {
+        let (messages, _) = pull_all(&self.owner, &world.team, |_| {}).await?;
+        Ok(messages.into_iter().filter(|message| !message.deleted).collect())
+    }
+
+    async fn delete(
+        &self,
+        world: &World<'_>,
+        messages: &[Pulled],
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        progress.set_total(messages.len() as u64);
+        for part in messages.chunks(DELETED_AT_ONCE) {
+            let delete = |message: &Pulled| {
+                let delete =
+                    json!({ "id": message.id, "deleted": true, "base_cursor": message.cursor });
+                serde_json::value::to_raw_value(&delete)
+            };
+            let deletes: Vec<Box<RawValue>> = part.iter().map(delete).collect::<Result<_, _>>()?;
+            let answer = self.owner.push(&world.team, deletes.iter().map(|d| &**d)).await?;
+            let left = answer.results.iter().find(|result| result.status != Status::Deleted);
+            must(left.is_none(), || format!("{left:?} instead of deleted"))?;
+            progress.add(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn must_be_as_saved(&self, world: &World<'_>, mode: &str) -> Result<(), Failure> {
+        let (_, page) = pull_all(&self.owner, &world.team, |_| {}).await?;
+        must((page.count, page.digest) == (self.count, self.digest), || {
+            format!("after {mode} it is {} messages with digest {}", page.count, page.digest)
+        })
+    }
+}
+
+/// What `context-sync ops verify` does: every manifest, every object, every state, once an hour is sealed.
+pub async fn verified(world: &World<'_>, data_dir: &DataDir) -> Result<String, Failure> {
+    let owner = world.device(world.owner()?, "laptop")?;
+    let sealed = async {
+        loop {
+            let backups = owner.backups(&world.team).await?;
+            if backups.iter().any(is_of_an_hour) {
+                return Ok::<_, Failure>(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(BACKUP_WITHIN, sealed)
+        .await
+        .map_err(|_| format!("no hour was sealed within {BACKUP_WITHIN:?}"))??;
+    let archive = Archive::open(&ArchiveConfig::new(data_dir.archive()))?;
+    let report = verify(&archive, Sample::ALL, |_, _| {}).await?;
+    let problem = report.problems.first();
+    must(problem.is_none(), || {
+        problem.map(|p| format!("{}: {}", p.path, p.problem)).unwrap_or_default()
+    })?;
+    Ok(format!(
+        "{} manifests and {} objects read whole, {} states recomputed: well",
+        report.manifests, report.objects_read, report.states_read
+    ))
+}
+
+fn is_of_an_hour(backup: &Backup) -> bool {
+    backup.gcs_path.as_ref().is_some_and(|path| path.contains("/incremental/"))
+}
