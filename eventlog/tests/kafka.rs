@@ -260,3 +260,59 @@ async fn all_goes_on_when_a_killed_broker_is_back() {
     }
     assert_eq!(home.open().await.log_id(), log.log_id());
 }
+
+/// A broker that takes nobody in without TLS and a password; ann's is `secret`.
+async fn strict_broker(dir: &std::path::Path) -> (Kafka, String) {
+    let names = ["127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let authority = dir.join("authority.pem");
+    std::fs::write(&authority, made.cert.pem()).unwrap();
+    // A properties file takes line ends as escapes.
+    let one_line = |pem: String| pem.trim().replace('\n', "\\n");
+    let login = "org.apache.kafka.common.security.plain.PlainLoginModule required \
+        username=broker password=broker user_broker=broker user_ann=secret;";
+    let mut config = KafkaConfig::new(dir.join("kafka"));
+    let settings = [
+        ("listener.security.protocol.map", "BROKER:SASL_SSL,CONTROLLER:PLAINTEXT".to_owned()),
+        ("sasl.enabled.mechanisms", "PLAIN".to_owned()),
+        ("sasl.mechanism.inter.broker.protocol", "PLAIN".to_owned()),
+        ("listener.name.broker.plain.sasl.jaas.config", login.to_owned()),
+        ("ssl.keystore.type", "PEM".to_owned()),
+        ("ssl.keystore.certificate.chain", one_line(made.cert.pem())),
+        ("ssl.keystore.key", one_line(made.signing_key.serialize_pem())),
+        ("ssl.truststore.type", "PEM".to_owned()),
+        ("ssl.truststore.certificates", one_line(made.cert.pem())),
+    ];
+    config.settings = settings.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let kafka = Kafka::start(config, &*dev::progress::for_stderr()).await.unwrap();
+    (kafka, authority.display().to_string())
+}
+
+#[tokio::test]
+async fn tls_and_a_password_pass_through_and_stay_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kafka, authority) = strict_broker(dir.path()).await;
+    let home = |password: &str| {
+        let brokers = kafka.bootstrap().to_owned();
+        let mut config = LogConfig::new(LogAddress::Kafka { brokers });
+        config.log_partitions = Some(4);
+        let properties = [
+            "security.protocol=SASL_SSL".to_owned(),
+            format!("ssl.ca.location={authority}"),
+            "sasl.mechanism=PLAIN".to_owned(),
+            "sasl.username=ann".to_owned(),
+            format!("sasl.password={password}"),
+        ];
+        config.kafka_properties = properties.iter().map(|p| p.parse().unwrap()).collect();
+        Home { config, dir: tempfile::tempdir().unwrap() }
+    };
+    let log = home("secret").open().await;
+    let appended = append_to(&*log, 0, 1).await;
+    let mut reader = log.reader(&from_start(&*log).await).unwrap();
+    assert_eq!(read_at_least(&mut *reader, 1).await[0].place(), appended.place);
+    let refused = home("a wrong one").try_open().await.err().unwrap().to_string();
+    assert!(refused.contains("cannot be reached"), "{refused}");
+    assert!(!refused.contains("a wrong one"), "{refused}");
+    log.close().await.unwrap();
+    kafka.stop().await.unwrap();
+}

@@ -21,6 +21,7 @@ mod replica;
 mod accepted;
 mod backups;
 mod bad_input;
+mod batches;
 mod conflicts;
 mod corpus;
 mod epochs;
