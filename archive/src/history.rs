@@ -16,6 +16,7 @@ use crate::{
 const HOUR: &str = "hour";
 const FULL: &str = "full";
 const ON_DEMAND: &str = "on-demand";
+const COMPACTION: &str = "compaction";
 
 /// The names of a partition's manifests, sorted: what there is without reading any of it.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,7 @@ pub struct Names {
     hours: Vec<String>,
     fulls: Vec<String>,
     on_demand: Vec<String>,
+    compactions: Vec<String>,
 }
 
 /// A backup that a manifest lists.
@@ -53,6 +55,7 @@ impl Names {
                 Some((HOUR, name)) => names.hours.push(name.to_owned()),
                 Some((FULL, name)) => names.fulls.push(name.to_owned()),
                 Some((ON_DEMAND, name)) => names.on_demand.push(name.to_owned()),
+                Some((COMPACTION, name)) => names.compactions.push(name.to_owned()),
                 _ => {}
             }
         }
@@ -74,9 +77,19 @@ impl Names {
         self.on_demand.iter().map(|name| self.path(ON_DEMAND, name))
     }
 
+    /// The paths of the compacted days' manifests, the oldest first.
+    pub fn compactions(&self) -> impl Iterator<Item = String> + '_ {
+        self.compactions.iter().map(|name| self.path(COMPACTION, name))
+    }
+
+    /// The hours, by the names of their manifests.
+    pub fn hour_names(&self) -> impl Iterator<Item = &str> {
+        self.hours.iter().map(String::as_str)
+    }
+
     /// How many manifests there are.
     pub fn len(&self) -> usize {
-        self.hours.len() + self.fulls.len() + self.on_demand.len()
+        self.hours.len() + self.fulls.len() + self.on_demand.len() + self.compactions.len()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 //! this crate knows the bytes. Writers are synchronous and go to a scratch file, so that no object is
 //! whole in memory; [`Archive::create`] uploads it, only if nothing is there.
 
+pub mod compaction;
 mod config;
 mod error;
 pub mod history;

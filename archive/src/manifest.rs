@@ -22,6 +22,7 @@ pub enum Kind {
     Hour,
     Full,
     OnDemand,
+    Compaction,
 }
 
 /// An object by what is in it.
@@ -178,7 +179,7 @@ impl ManifestWriter {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, ArchiveError> {
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, ArchiveError> {
     serde_json::to_vec(value)
         .map_err(|error| ArchiveError::Scratch(std::sync::Arc::new(error.into())))
 }
@@ -195,20 +196,7 @@ pub struct ManifestReader {
 impl ManifestReader {
     pub fn new(object: Object, path: &str) -> Result<Self, ArchiveError> {
         let mut lines = object.lines(path)?;
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let Some(first) = lines.next_line()? else {
-            return Err(ArchiveError::content(path, "it is empty"));
-        };
-        let format: Format = parse(&lines, &first)?;
-        if format.format > FORMAT {
-            let problem =
-                format!("it is of format {}, this build reads up to {FORMAT}", format.format);
-            return Err(ArchiveError::content(path, problem));
-        }
-        let header = parse(&lines, &first)?;
+        let header = read_header(&mut lines, path)?;
         let next = lines.next_line()?;
         Ok(Self { header, lines, next, read: 0 })
     }
@@ -235,7 +223,27 @@ impl ManifestReader {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(lines: &Lines, line: &[u8]) -> Result<T, ArchiveError> {
+/// The first line of a manifest.
+pub(crate) fn read_header(lines: &mut Lines, path: &str) -> Result<Header, ArchiveError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let Some(first) = lines.next_line()? else {
+        return Err(ArchiveError::content(path, "it is empty"));
+    };
+    let format: Format = parse(lines, &first)?;
+    if format.format > FORMAT {
+        let problem = format!("it is of format {}, this build reads up to {FORMAT}", format.format);
+        return Err(ArchiveError::content(path, problem));
+    }
+    parse(lines, &first)
+}
+
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(
+    lines: &Lines,
+    line: &[u8],
+) -> Result<T, ArchiveError> {
     serde_json::from_slice(line)
         .map_err(|error| lines.problem(&format!("is not as the format has it: {error}")))
 }

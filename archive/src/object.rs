@@ -3,10 +3,14 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
     path::PathBuf,
+    sync::Arc,
 };
 
+use bytes::Bytes;
 use flate2::{Compression, GzBuilder, bufread::GzDecoder, write::GzEncoder};
+use parquet::file::reader::{ChunkReader, Length};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{ArchiveError, Damage};
@@ -208,11 +212,74 @@ impl Object {
         Ok(bytes)
     }
 
+    /// The bytes, to be read here and there.
+    pub(crate) fn contents(self) -> Contents {
+        let Spool { memory, file, .. } = self.file;
+        match file {
+            None => Contents::Memory(memory.into()),
+            Some(file) => Contents::File { file: Arc::new(file), size_bytes: self.size_bytes },
+        }
+    }
+
     /// Unpacks it, line by line. `path` is for errors.
     pub fn lines(mut self, path: &str) -> Result<Lines, ArchiveError> {
         self.file.rewind()?;
         let gzip = BufReader::new(GzDecoder::new(BufReader::new(self.file)));
         Ok(Lines { gzip, path: path.to_owned(), line: 0, content: Sha256::new() })
+    }
+}
+
+/// An object's bytes, read at any place, by several readers at once.
+#[derive(Clone, Debug)]
+pub(crate) enum Contents {
+    Memory(Bytes),
+    File { file: Arc<File>, size_bytes: u64 },
+}
+
+/// Reads a file from a place on; no other reader of it is disturbed.
+pub(crate) struct ReadAt {
+    file: Arc<File>,
+    place: u64,
+}
+
+impl Read for ReadAt {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.place)?;
+        self.place += read as u64;
+        Ok(read)
+    }
+}
+
+impl Length for Contents {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { size_bytes, .. } => *size_bytes,
+        }
+    }
+}
+
+impl ChunkReader for Contents {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(match self {
+            Self::Memory(bytes) => Box::new(bytes.get_read(start)?),
+            Self::File { file, .. } => {
+                Box::new(BufReader::new(ReadAt { file: file.clone(), place: start }))
+            }
+        })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        match self {
+            Self::Memory(bytes) => bytes.get_bytes(start, length),
+            Self::File { file, .. } => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, start)?;
+                Ok(bytes.into())
+            }
+        }
     }
 }
 

@@ -57,6 +57,16 @@ pub fn messages(length: HourLength, hour: Hour, partition: Partition) -> String 
     format!("messages/{}/partition={partition}.parquet", length.hour_folder(hour))
 }
 
+/// Every record of a compacted day.
+pub fn compacted_events(length: HourLength, day: Day, partition: Partition) -> String {
+    format!("events/{}/partition={partition}.parquet", length.day_folder(day))
+}
+
+/// Every pushed message of a compacted day.
+pub fn compacted_messages(length: HourLength, day: Day, partition: Partition) -> String {
+    format!("messages/{}/partition={partition}.parquet", length.day_folder(day))
+}
+
 /// The manifests of a partition.
 pub fn manifests(log: LogId, partition: Partition) -> String {
     format!("manifests/{log}/partition={partition}")
@@ -72,6 +82,15 @@ pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: 
 
 pub fn on_demand_manifest(log: LogId, partition: Partition, backup: BackupId) -> String {
     format!("{}/on-demand/{backup}.jsonl.gz", manifests(log, partition))
+}
+
+pub fn compaction_manifest(
+    log: LogId,
+    partition: Partition,
+    length: HourLength,
+    day: Day,
+) -> String {
+    format!("{}/compaction/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
 }
 
 /// The schema of events' values.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use model::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -87,11 +87,30 @@ impl HourLength {
         format_utc(self.midnight(day), format)
     }
 
+    /// The hour whose objects have that name.
+    pub fn hour_named(self, name: &str) -> Option<Hour> {
+        // Chrono takes no time without minutes.
+        let named = if self.is_real() { format!("{name}-00-00") } else { name.to_owned() };
+        let time = NaiveDateTime::parse_from_str(&named, "%Y-%m-%d-%H-%M-%S").ok()?;
+        let hour = self.hour_of(Timestamp::from_micros(time.and_utc().timestamp_micros()));
+        (self.hour_name(hour) == name).then_some(hour)
+    }
+
     /// `date=2025-12-30/hour=10`: where an hour's tables lie.
     pub fn hour_folder(self, hour: Hour) -> String {
         let format =
             if self.is_real() { "date=%Y-%m-%d/hour=%H" } else { "date=%Y-%m-%d/hour=%H-%M-%S" };
         format_utc(self.begin(hour), format)
+    }
+
+    /// `date=2025-12-30/hour=all`: where a compacted day's tables lie.
+    pub fn day_folder(self, day: Day) -> String {
+        let format = if self.is_real() {
+            "date=%Y-%m-%d/hour=all"
+        } else {
+            "date=%Y-%m-%d/hour=all-%H-%M-%S"
+        };
+        format_utc(self.midnight(day), format)
     }
 }
 
@@ -154,6 +173,11 @@ mod tests {
         assert_eq!(HourLength::REAL.hour_name(hour), "2025-12-30-10");
         assert_eq!(HourLength::REAL.day_name(hour.day()), "2025-12-30");
         assert_eq!(HourLength::REAL.hour_folder(hour), "date=2025-12-30/hour=10");
+        assert_eq!(HourLength::REAL.day_folder(hour.day()), "date=2025-12-30/hour=all");
+        assert_eq!(HourLength::REAL.hour_named("2025-12-30-10"), Some(hour));
+        for name in ["", "2025-12-30", "2025-12-30-24", "2025-12-30-1", "2025-12-30-10-00-00"] {
+            assert_eq!(HourLength::REAL.hour_named(name), None, "{name}");
+        }
         assert_eq!(moment_name(at("2025-12-30T10:15:00.5Z")), "2025-12-30T10-15-00Z");
     }
 
@@ -164,6 +188,9 @@ mod tests {
         assert_eq!(short.hour_name(hour), "2025-12-30-10-00-20");
         assert_eq!(short.hour_folder(hour), "date=2025-12-30/hour=10-00-20");
         assert_eq!(short.day_name(hour.day()), "2025-12-30-10-00-00");
+        assert_eq!(short.day_folder(hour.day()), "date=2025-12-30/hour=all-10-00-00");
+        assert_eq!(short.hour_named("2025-12-30-10-00-20"), Some(hour));
+        assert_eq!(short.hour_named("2025-12-30-10-00-21"), None);
         assert_eq!(HourLength::new(0), Err(InvalidHourLength));
         assert_eq!(HourLength::new(3_601), Err(InvalidHourLength));
     }

@@ -1,11 +1,15 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+};
 
 use model::{Cursor, LogId, Offset, Partition, ScopeKey};
 use uuid::Uuid;
 
 use crate::{
+    compaction::{self, Compaction},
     error::{ArchiveError, Damage},
     history::{FoundBackup, Names},
     manifest::{BackupObject, Gap, Header, Kind, ManifestReader, Reference, ScopeLine, TableFile},
@@ -104,12 +108,13 @@ pub async fn verify(
     sample: Sample,
     mut step: impl FnMut(u64, u64),
 ) -> Result<Report, ArchiveError> {
+    // Manifests first: what they list was there before them.
+    let partitions = partitions(archive).await?;
     let mut stored = BTreeMap::new();
     for folder in ["tenants", "events", "messages"] {
         stored.extend(archive.list(folder).await?);
     }
     let mut verifier = Verifier { archive, sample, stored, ..Verifier::new(archive) };
-    let partitions = partitions(archive).await?;
     let total = partitions.iter().map(|(_, _, names)| names.len() as u64).sum();
     let mut done = 0;
     for (log, partition, names) in partitions {
@@ -158,6 +163,10 @@ struct Chain {
     newest: HashMap<ScopeKey, FoundBackup>,
     /// The objects of each scope's state.
     states: HashMap<ScopeKey, Vec<BackupObject>>,
+    /// The hours by the paths of their manifests.
+    hours: HashMap<String, (Sha256Hex, Header)>,
+    /// The hours' files that are in their days'.
+    compacted: HashMap<String, TableFile>,
 }
 
 impl<'a> Verifier<'a> {
@@ -198,7 +207,11 @@ impl<'a> Verifier<'a> {
         names: &Names,
         step: &mut impl FnMut(),
     ) -> Result<(), ArchiveError> {
+        let compactions = self.compactions(names, step).await?;
         let mut chain = Chain::default();
+        for file in compactions.iter().flat_map(|(_, compaction)| compaction.files()) {
+            chain.compacted.insert(file.path.clone(), file.clone());
+        }
         let mut fulls = names.fulls().peekable();
         for path in names.hours() {
             // A full stands between the hours: what is after it goes on from there.
@@ -216,6 +229,9 @@ impl<'a> Verifier<'a> {
         for path in names.on_demand() {
             self.manifest(&path, &mut chain).await?;
             step();
+        }
+        for (path, compaction) in &compactions {
+            self.compaction(path, compaction, &chain).await?;
         }
         if let Some((_, header)) = chain.previous {
             let (hour, next_offset) = (header.period, header.next_offset);
@@ -242,8 +258,8 @@ impl<'a> Verifier<'a> {
             self.check_chain(path, &header, chain);
             self.report.gaps.extend(&header.gaps);
         }
-        for table in [&header.events, &header.messages].into_iter().flatten() {
-            self.table(table).await?;
+        for file in [&header.events, &header.messages].into_iter().flatten() {
+            self.hour_table(file, &header, chain).await?;
         }
         loop {
             let next = reader.next_scope();
@@ -251,7 +267,70 @@ impl<'a> Verifier<'a> {
             self.scope(path, &reference, header.kind, line, chain).await?;
         }
         if header.kind == Kind::Hour {
+            chain.hours.insert(reference.path.clone(), (reference.sha256.clone(), header.clone()));
             chain.previous = Some((reference, header));
+        }
+        Ok(())
+    }
+
+    /// Reads the compactions of a partition.
+    async fn compactions(
+        &mut self,
+        names: &Names,
+        step: &mut impl FnMut(),
+    ) -> Result<Vec<(String, Compaction)>, ArchiveError> {
+        let mut compactions = Vec::new();
+        for path in names.compactions() {
+            self.report.manifests += 1;
+            let found = compaction::find(self.archive, &path).await;
+            compactions.extend(self.keep(found)?.flatten().map(|found| (path, found)));
+            step();
+        }
+        Ok(compactions)
+    }
+
+    /// A day's files have all rows of its hours, and its hours are all there were.
+    async fn compaction(
+        &mut self,
+        path: &str,
+        compaction: &Compaction,
+        chain: &Chain,
+    ) -> Result<(), ArchiveError> {
+        if compaction.header.period != name(path) {
+            self.problem(path, format!("it is of {}, not of its name", compaction.header.period));
+        }
+        let mut hours = Vec::new();
+        for hour in &compaction.hours {
+            let found = chain.hours.get(&hour.manifest.path);
+            match found.filter(|(sha256, _)| *sha256 == hour.manifest.sha256) {
+                Some((_, header))
+                    if (&header.events, &header.messages) == (&hour.events, &hour.messages) =>
+                {
+                    hours.push(header);
+                }
+                _ => self.problem(path, format!("{} says otherwise", hour.manifest.path)),
+            }
+        }
+        if hours.len() < compaction.hours.len() {
+            return Ok(());
+        }
+        let rows = |file: fn(&Header) -> &Option<TableFile>| -> Vec<_> {
+            let rows = |hour: &&Header| file(hour).as_ref().map_or(0, |file| file.rows);
+            hours.iter().map(|hour| (hour.first_offset..hour.next_offset, rows(hour))).collect()
+        };
+        let Header { events, messages, .. } = &compaction.header;
+        for (file, rows) in
+            [(events, rows(|hour| &hour.events)), (messages, rows(|hour| &hour.messages))]
+        {
+            let total: u64 = rows.iter().map(|(_, rows)| rows).sum();
+            if file.as_ref().map_or(0, |file| file.rows) != total {
+                self.problem(path, format!("its hours have {total} rows together"));
+            }
+            let Some(file) = file else { continue };
+            if self.is_to_be_read(&file.path, file.size_bytes) {
+                let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
+                self.table(file, fetched, &rows)?;
+            }
         }
         Ok(())
     }
@@ -307,7 +386,7 @@ impl<'a> Verifier<'a> {
                 chain.states.insert(line.scope.clone(), vec![backup.clone()]);
                 vec![backup.clone()]
             }
-            Kind::OnDemand => vec![backup.clone()],
+            Kind::OnDemand | Kind::Compaction => vec![backup.clone()],
         };
         let scope = line.scope.clone();
         let found = FoundBackup { line, backup, objects, manifest: manifest.clone() };
@@ -318,54 +397,81 @@ impl<'a> Verifier<'a> {
             }
             Kind::Full if is_new => self.state(&found).await?,
             Kind::Full => {}
-            Kind::OnDemand => self.state(&found).await?,
+            Kind::OnDemand | Kind::Compaction => self.state(&found).await?,
         }
         Ok(())
     }
 
-    /// The listed object is there; if it is its turn, it is what is listed.
-    async fn stored(
-        &mut self,
-        path: &str,
-        size_bytes: u64,
-        sha256: &Sha256Hex,
-    ) -> Result<Option<Object>, ArchiveError> {
+    /// Whether the listed object is there, has its size, and it is its turn to be read.
+    fn is_to_be_read(&mut self, path: &str, size_bytes: u64) -> bool {
         self.report.objects += 1;
         self.listed.insert(path.to_owned());
         let Some(found) = self.stored.get(path).copied() else {
             self.problem(path, "it is missing");
-            return Ok(None);
+            return false;
         };
         if found != size_bytes {
             self.problem(path, Damage::Size { expected: size_bytes, found }.to_string());
-            return Ok(None);
+            return false;
         }
-        if !self.sample.has(path) {
-            return Ok(None);
-        }
-        self.report.objects_read += 1;
-        let fetched = self.archive.fetch_checked(path, sha256).await;
-        self.keep(fetched)
+        let is_its_turn = self.sample.has(path);
+        self.report.objects_read += u64::from(is_its_turn);
+        is_its_turn
     }
 
-    async fn table(&mut self, table: &TableFile) -> Result<(), ArchiveError> {
-        let stored = self.stored(&table.path, table.size_bytes, &table.sha256).await?;
-        let Some(mut object) = stored else { return Ok(()) };
-        let rows = table::rows(object.bytes()?.into(), &table.path);
-        let Some(batches) = self.keep(rows)? else { return Ok(()) };
-        let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        if rows != table.rows {
-            self.problem(
-                &table.path,
-                format!("it has {rows} rows, its manifest says {}", table.rows),
-            );
+    /// An hour's file; it may be in its day's by now, and was checked there or will be by the next run.
+    async fn hour_table(
+        &mut self,
+        file: &TableFile,
+        hour: &Header,
+        chain: &Chain,
+    ) -> Result<(), ArchiveError> {
+        let is_there = self.stored.contains_key(&file.path);
+        if !is_there && self.is_compacted(file, hour, chain).await? {
+            return Ok(());
         }
+        if !self.is_to_be_read(&file.path, file.size_bytes) {
+            return Ok(());
+        }
+        let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
+        let is_missing = matches!(fetched, Err(ArchiveError::NotFound { .. }));
+        if is_missing && self.is_compacted(file, hour, chain).await? {
+            return Ok(());
+        }
+        self.table(file, fetched, &[(hour.first_offset..hour.next_offset, file.rows)])
+    }
+
+    async fn is_compacted(
+        &self,
+        file: &TableFile,
+        hour: &Header,
+        chain: &Chain,
+    ) -> Result<bool, ArchiveError> {
+        if chain.compacted.get(&file.path) == Some(file) {
+            return Ok(true);
+        }
+        let compaction = compaction::of_hour(self.archive, hour).await?;
+        Ok(compaction.is_some_and(|compaction| compaction.has(file)))
+    }
+
+    fn table(
+        &mut self,
+        file: &TableFile,
+        fetched: Result<Object, ArchiveError>,
+        hours: &[(Range<Offset>, u64)],
+    ) -> Result<(), ArchiveError> {
+        let Some(object) = self.keep(fetched)? else { return Ok(()) };
+        let checked = table::check_rows(object.contents(), &file.path, hours);
+        self.keep(checked)?;
         Ok(())
     }
 
     async fn backup(&mut self, backup: &BackupObject) -> Result<(), ArchiveError> {
-        let stored = self.stored(&backup.path, backup.size_bytes, &backup.sha256).await?;
-        let Some(object) = stored else { return Ok(()) };
+        if !self.is_to_be_read(&backup.path, backup.size_bytes) {
+            return Ok(());
+        }
+        let fetched = self.archive.fetch_checked(&backup.path, &backup.sha256).await;
+        let Some(object) = self.keep(fetched)? else { return Ok(()) };
         let checked = check_lines(object, backup);
         self.keep(checked)?;
         Ok(())

@@ -6,6 +6,7 @@
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
 mod cache;
+mod compaction;
 mod config;
 mod error;
 mod events;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
+    compaction::Compactions,
     config::ArchiverConfig,
     error::ArchiverError,
     facts::{Facts, now},
@@ -45,6 +46,7 @@ impl Session<'_> {
         let from = self.positions(&cache).await?;
         let mut reader = self.log.reader(&from)?;
         let mut restores = Restores::default();
+        let mut compactions = Compactions::default();
         let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
         self.ready.set_ready();
         while !shutdown.is_cancelled() {
@@ -58,6 +60,7 @@ impl Session<'_> {
             }
             self.end_idle_hours(&cache, &mut ticked).await?;
             restores.execute(self.log, self.archive, &cache).await?;
+            compactions.go_on(self, &cache).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, SchemaRef};
 use model::{Event, Outcome, Partition, ScopeKey, Timestamp, Verdict};
 
-use super::{BATCH_ROWS, TableWriter, schema_of, text, timestamp};
+use super::{Layout, TableWriter, is_batch, schema_of, text, timestamp};
 use crate::{
     error::ArchiveError,
     object::{Object, Scratch},
@@ -25,6 +25,45 @@ pub struct EventRow {
     pub outcome: Option<Arc<Outcome>>,
     /// The command had been folded before: `outcome` is of then.
     pub repeated: bool,
+}
+
+pub(crate) const LAYOUT: Layout = Layout {
+    schema,
+    dictionary: &[
+        "kind",
+        "tenant_id",
+        "scope_type",
+        "scope_id",
+        "actor",
+        "device_id",
+        "verdict",
+        "key",
+    ],
+    bloom: &["scope_id"],
+};
+
+/// What became of a record, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordVerdict {
+    Accepted,
+    Refused,
+    /// The command had been folded before.
+    Repeated,
+    DeadLetter,
+}
+
+impl RecordVerdict {
+    pub(super) const ALL: [Self; 4] =
+        [Self::Accepted, Self::Refused, Self::Repeated, Self::DeadLetter];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Repeated => "repeated",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
 }
 
 pub fn schema() -> SchemaRef {
@@ -52,17 +91,20 @@ pub struct EventsWriter {
     table: TableWriter,
     partition: Partition,
     rows: Vec<EventRow>,
+    /// Of the rows' records.
+    bytes: usize,
 }
 
 impl EventsWriter {
     pub fn new(scratch: &Scratch, partition: Partition) -> Result<Self, ArchiveError> {
-        let table = TableWriter::new(scratch, schema(), None)?;
-        Ok(Self { table, partition, rows: Vec::new() })
+        let table = TableWriter::new(scratch, &LAYOUT)?;
+        Ok(Self { table, partition, rows: Vec::new(), bytes: 0 })
     }
 
     pub fn push(&mut self, row: EventRow) -> Result<(), ArchiveError> {
+        self.bytes += row.record.value.len();
         self.rows.push(row);
-        if self.rows.len() < BATCH_ROWS { Ok(()) } else { self.flush() }
+        if is_batch(self.rows.len(), self.bytes) { self.flush() } else { Ok(()) }
     }
 
     /// The file, and its number of rows.
@@ -73,6 +115,7 @@ impl EventsWriter {
 
     fn flush(&mut self) -> Result<(), ArchiveError> {
         let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
         if rows.is_empty() {
             return Ok(());
         }
@@ -100,12 +143,12 @@ impl EventsWriter {
             texts(&|row| row.command().map(|command| command.id.to_string())),
             texts(&|row| row.command().map(|command| command.actor.to_string())),
             texts(&|row| row.command()?.device.as_ref().map(ToString::to_string)),
-            texts(&|row| row.verdict().map(str::to_owned)),
+            texts(&|row| row.verdict().map(|verdict| verdict.as_str().to_owned())),
             texts(&|row| serde_json::to_string(row.outcome.as_deref()?).ok()),
             bytes(|row| &row.record.key),
             bytes(|row| &row.record.value),
         ];
-        self.table.write(columns)
+        self.table.write_columns(columns)
     }
 }
 
@@ -121,13 +164,15 @@ impl EventRow {
         self.command().map(|command| &command.scope)
     }
 
-    fn verdict(&self) -> Option<&'static str> {
+    fn verdict(&self) -> Option<RecordVerdict> {
         match (&self.event, &self.outcome) {
             (Some(Event::Tick | Event::RulesChanged { .. }), _) => None,
-            (_, None) => Some("dead_letter"),
-            (_, Some(_)) if self.repeated => Some("repeated"),
-            (_, Some(outcome)) if matches!(outcome.verdict, Verdict::Refused(_)) => Some("refused"),
-            (_, Some(_)) => Some("accepted"),
+            (_, None) => Some(RecordVerdict::DeadLetter),
+            (_, Some(_)) if self.repeated => Some(RecordVerdict::Repeated),
+            (_, Some(outcome)) => match outcome.verdict {
+                Verdict::Refused(_) => Some(RecordVerdict::Refused),
+                _ => Some(RecordVerdict::Accepted),
+            },
         }
     }
 }

@@ -9,7 +9,7 @@ use model::{
     Verdict, Write,
 };
 
-use super::{BATCH_ROWS, EventRow, TableWriter, schema_of, text, timestamp};
+use super::{EventRow, Layout, TableWriter, is_batch, schema_of, text, timestamp};
 use crate::{
     error::ArchiveError,
     object::{Object, Scratch},
@@ -28,6 +28,12 @@ pub struct MessageRow {
     updated_at: Option<Timestamp>,
     write: Option<Write>,
 }
+
+pub(crate) const LAYOUT: Layout = Layout {
+    schema,
+    dictionary: &["tenant_id", "scope_type", "scope_id", "actor", "device_id", "status", "type"],
+    bloom: &["scope_id", "message_id"],
+};
 
 pub fn schema() -> SchemaRef {
     schema_of(vec![
@@ -92,17 +98,25 @@ pub struct MessagesWriter {
     table: TableWriter,
     partition: Partition,
     rows: Vec<MessageRow>,
+    /// Of the rows' contents.
+    bytes: usize,
 }
 
 impl MessagesWriter {
     pub fn new(scratch: &Scratch, partition: Partition) -> Result<Self, ArchiveError> {
-        let table = TableWriter::new(scratch, schema(), Some("message_id"))?;
-        Ok(Self { table, partition, rows: Vec::new() })
+        let table = TableWriter::new(scratch, &LAYOUT)?;
+        Ok(Self { table, partition, rows: Vec::new(), bytes: 0 })
     }
 
     pub fn push(&mut self, rows: Vec<MessageRow>) -> Result<(), ArchiveError> {
-        self.rows.extend(rows);
-        if self.rows.len() < BATCH_ROWS { Ok(()) } else { self.flush() }
+        for row in rows {
+            self.bytes += row.write.as_ref().map_or(0, |write| write.body.bytes() as usize);
+            self.rows.push(row);
+            if is_batch(self.rows.len(), self.bytes) {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     /// The file, and its number of rows.
@@ -113,6 +127,7 @@ impl MessagesWriter {
 
     fn flush(&mut self) -> Result<(), ArchiveError> {
         let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
         if rows.is_empty() {
             return Ok(());
         }
@@ -144,6 +159,6 @@ impl MessagesWriter {
             texts(&|row| row.write.as_ref().map(|w| w.body.metadata.as_str().to_owned())),
             times(|row| row.updated_at),
         ];
-        self.table.write(columns)
+        self.table.write_columns(columns)
     }
 }

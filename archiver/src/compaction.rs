@@ -1,0 +1,281 @@
+//! Compacting days that are over, beside everything else: nothing waits for it. FORMAT.md, "Compaction".
+//!
+//! Nothing is remembered here: the manifests say which days are compacted, and a listing what is left of their
+//! hours. Killed anywhere and begun again, or two of them at once: the same files, and then no hours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use archive::{
+    Archive, ArchiveError,
+    compaction::{self, CompactedHour, Compaction},
+    history::Names,
+    manifest::{Header, Kind, ManifestReader, Reference, TableFile},
+    object::Object,
+    path,
+    period::{Day, HourLength},
+    table::{Merger, Table},
+};
+use model::{LogId, Partition};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{cache::Cache, error::ArchiverError, events, sealing::blocking, session::Session};
+
+/// How long after a failure it is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What this process has compacted, and what it is compacting.
+#[derive(Default)]
+pub(crate) struct Compactions {
+    /// Of each partition, the day before which all are compacted.
+    done: BTreeMap<Partition, Day>,
+    compacting: Option<Compacting>,
+    failed: Option<Instant>,
+}
+
+struct Compacting {
+    task: JoinHandle<Result<(), ArchiverError>>,
+    /// Of each partition, the day before which all are to be compacted.
+    days: BTreeMap<Partition, Day>,
+}
+
+impl Drop for Compacting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Compactions {
+    /// Begins with the days that are over, unless something is under way.
+    pub(crate) async fn go_on(
+        &mut self,
+        session: &Session<'_>,
+        cache: &Cache,
+    ) -> Result<(), ArchiverError> {
+        if !self.is_idle().await {
+            return Ok(());
+        }
+        let length = session.config.archive_hour_seconds;
+        let mut days = BTreeMap::new();
+        for partition in (0..session.log.partitions()).map(Partition::new) {
+            // All hours of the days before the log's time are sealed.
+            let today = length.hour_of(cache.state(partition)?.time).day();
+            if self.done.get(&partition) != Some(&today) {
+                days.insert(partition, today);
+            }
+        }
+        if !days.is_empty() {
+            let (archive, log) = (session.archive.clone(), session.log.log_id());
+            let task = tokio::spawn(Compactor { archive, log, length }.run(days.clone()));
+            self.compacting = Some(Compacting { task, days });
+        }
+        Ok(())
+    }
+
+    async fn is_idle(&mut self) -> bool {
+        let Some(mut compacting) = self.compacting.take_if(|it| it.task.is_finished()) else {
+            let is_early = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
+            return self.compacting.is_none() && !is_early;
+        };
+        if let Ok(Ok(())) = (&mut compacting.task).await {
+            self.failed = None;
+            self.done.append(&mut compacting.days);
+        } else {
+            self.failed = Some(Instant::now());
+        }
+        self.failed.is_none()
+    }
+}
+
+struct Compactor {
+    archive: Archive,
+    log: LogId,
+    length: HourLength,
+}
+
+impl Compactor {
+    /// Compacts all days before the given ones. One that cannot be compacted stops no other.
+    async fn run(self, days: BTreeMap<Partition, Day>) -> Result<(), ArchiverError> {
+        let stored = self.hours_files().await?;
+        let mut failed = Ok(());
+        for (partition, before) in days {
+            let names = Names::list(&self.archive, self.log, partition).await?;
+            for (day, hours) in self.hours_of_days(&names, partition, before, &stored) {
+                if let Err(error) = self.compact(partition, day, hours).await {
+                    let day = self.length.day_name(day);
+                    tracing::warn!(%error, %partition, day, "a day cannot be compacted");
+                    failed = Err(error);
+                }
+            }
+        }
+        failed
+    }
+
+    /// The files of hours, of all partitions.
+    async fn hours_files(&self) -> Result<BTreeSet<String>, ArchiveError> {
+        let mut stored = BTreeSet::new();
+        for folder in ["events", "messages"] {
+            let files = self.archive.list(folder).await?;
+            stored.extend(files.into_iter().map(|(path, _)| path));
+        }
+        Ok(stored)
+    }
+
+    /// The manifests of the hours of each day that has files of hours left.
+    fn hours_of_days(
+        &self,
+        names: &Names,
+        partition: Partition,
+        before: Day,
+        stored: &BTreeSet<String>,
+    ) -> BTreeMap<Day, Vec<String>> {
+        let mut days: BTreeMap<Day, Vec<String>> = BTreeMap::new();
+        let mut left = BTreeSet::new();
+        for (name, manifest) in names.hour_names().zip(names.hours()) {
+            let Some(hour) = self.length.hour_named(name).filter(|h| h.day() < before) else {
+                continue;
+            };
+            let files = [
+                path::events(self.length, hour, partition),
+                path::messages(self.length, hour, partition),
+            ];
+            if files.iter().any(|file| stored.contains(file)) {
+                left.insert(hour.day());
+            }
+            days.entry(hour.day()).or_default().push(manifest);
+        }
+        days.retain(|day, _| left.contains(day));
+        days
+    }
+
+    async fn compact(
+        &self,
+        partition: Partition,
+        day: Day,
+        hours: Vec<String>,
+    ) -> Result<(), ArchiverError> {
+        let path = path::compaction_manifest(self.log, partition, self.length, day);
+        let compaction = match compaction::find(&self.archive, &path).await? {
+            Some(compaction) => compaction,
+            None => self.put_together(&path, partition, day, hours).await?,
+        };
+        // What is to take the hours' place is read back before they go.
+        let Header { events, messages, .. } = &compaction.header;
+        for file in events.iter().chain(messages) {
+            self.archive.fetch_checked(&file.path, &file.sha256).await?;
+        }
+        for file in compaction.files() {
+            self.archive.delete(&file.path).await?;
+        }
+        let hours = compaction.hours.len();
+        tracing::info!(%partition, day = self.length.day_name(day), hours, "compacted a day");
+        Ok(())
+    }
+
+    async fn put_together(
+        &self,
+        path: &str,
+        partition: Partition,
+        day: Day,
+        hours: Vec<String>,
+    ) -> Result<Compaction, ArchiverError> {
+        match self.write(path, partition, day, hours).await {
+            // Another one was faster, and has deleted the hours' files.
+            Err(ArchiverError::Archive(missing @ ArchiveError::NotFound { .. })) => {
+                Ok(compaction::find(&self.archive, path).await?.ok_or(missing)?)
+            }
+            written => written,
+        }
+    }
+
+    async fn write(
+        &self,
+        path: &str,
+        partition: Partition,
+        day: Day,
+        hours: Vec<String>,
+    ) -> Result<Compaction, ArchiverError> {
+        let scratch = self.archive.scratch();
+        let mut events = Merger::new(scratch, Table::Events);
+        let mut messages = Merger::new(scratch, Table::Messages);
+        let (mut compacted, mut header) = (Vec::new(), None);
+        for hour in hours {
+            let (manifest, hour) = self.hour(hour).await?;
+            events = self.add(events, &hour.events).await?;
+            messages = self.add(messages, &hour.messages).await?;
+            let (of_events, of_messages) = (hour.events.clone(), hour.messages.clone());
+            compacted.push(CompactedHour {
+                manifest: manifest.clone(),
+                events: of_events,
+                messages: of_messages,
+            });
+            header = Some(self.header(day, header, hour, manifest));
+        }
+        let Some(mut header) = header else {
+            return Err(ArchiverError::Task("a day without hours is not compacted".to_owned()));
+        };
+        let to = path::compacted_events(self.length, day, partition);
+        header.events = self.finish(events, to).await?;
+        let to = path::compacted_messages(self.length, day, partition);
+        header.messages = self.finish(messages, to).await?;
+        let compaction = Compaction { header, hours: compacted };
+        self.archive.create(path, &mut compaction.write(scratch)?).await?;
+        Ok(compaction)
+    }
+
+    async fn hour(&self, path: String) -> Result<(Reference, Header), ArchiverError> {
+        let object = self.archive.fetch(&path).await?;
+        let sha256 = object.sha256.clone();
+        let header = ManifestReader::new(object, &path)?.header;
+        Ok((Reference { path, sha256 }, header))
+    }
+
+    /// The header of a day up to an hour: `before` is that of the hours before it.
+    fn header(
+        &self,
+        day: Day,
+        before: Option<Header>,
+        hour: Header,
+        manifest: Reference,
+    ) -> Header {
+        let first_offset = before.as_ref().map_or(hour.first_offset, |before| before.first_offset);
+        let mut gaps = before.map(|before| before.gaps).unwrap_or_default();
+        gaps.extend(&hour.gaps);
+        Header {
+            kind: Kind::Compaction,
+            period: self.length.day_name(day),
+            first_offset,
+            previous: Some(manifest),
+            gaps,
+            ..hour
+        }
+    }
+
+    async fn add(
+        &self,
+        mut merger: Merger,
+        file: &Option<TableFile>,
+    ) -> Result<Merger, ArchiverError> {
+        let Some(file) = file else { return Ok(merger) };
+        let path = file.path.clone();
+        let object: Object = self.archive.fetch_checked(&path, &file.sha256).await?;
+        blocking(move || {
+            merger.push(object, &path)?;
+            Ok(merger)
+        })
+        .await
+    }
+
+    async fn finish(
+        &self,
+        merger: Merger,
+        path: String,
+    ) -> Result<Option<TableFile>, ArchiverError> {
+        match blocking(move || Ok(merger.finish()?)).await? {
+            Some(file) => Ok(Some(events::upload(&self.archive, path, file).await?)),
+            None => Ok(None),
+        }
+    }
+}
