@@ -28,7 +28,7 @@ pub struct Scratch(Option<PathBuf>);
 pub struct Sha256Hex(pub String);
 
 impl Sha256Hex {
-    fn of(hasher: Sha256) -> Self {
+    pub(crate) fn of(hasher: Sha256) -> Self {
         Self(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -108,7 +108,7 @@ impl Read for Spool {
 }
 
 impl Spool {
-    fn rewind(&mut self) -> io::Result<()> {
+    pub(crate) fn rewind(&mut self) -> io::Result<()> {
         self.place = 0;
         self.file.as_mut().map_or(Ok(()), |file| file.seek(SeekFrom::Start(0)).map(|_| ()))
     }
@@ -206,6 +206,12 @@ impl Object {
         self.file.rewind()?;
         self.file.read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Its bytes, from the first.
+    pub(crate) fn into_reader(mut self) -> Result<BufReader<Spool>, ArchiveError> {
+        self.file.rewind()?;
+        Ok(BufReader::new(self.file))
     }
 
     /// Unpacks it, line by line. `path` is for errors.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use model::{BackupId, LogId, Partition, ScopeKey, ScopeKind, Timestamp};
+use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::period::{Day, Hour, HourLength, moment_name};
 
@@ -72,6 +72,16 @@ pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: 
 
 pub fn on_demand_manifest(log: LogId, partition: Partition, backup: BackupId) -> String {
     format!("{}/on-demand/{backup}.jsonl.gz", manifests(log, partition))
+}
+
+/// The segments of a partition.
+pub fn segments(log: LogId, partition: Partition) -> String {
+    format!("segments/{log}/partition={partition}")
+}
+
+/// Raw records from this offset on.
+pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String {
+    format!("{}/{first_offset}.avro", segments(log, partition))
 }
 
 /// The schema of events' values.
