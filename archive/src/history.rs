@@ -6,7 +6,7 @@ use model::{BackupId, BackupType, Cursor, Digest, LogId, Message, MessageId, Par
 
 use crate::{
     error::ArchiveError,
-    manifest::{BackupObject, ManifestReader, Reference, ScopeLine},
+    manifest::{BackupObject, Header, ManifestReader, Reference, ScopeLine},
     message_line,
     object::{Lines, Sha256Hex},
     path,
@@ -107,6 +107,20 @@ impl Names {
         let end = self.hours.partition_point(|name| name.as_str() <= hour);
         (full, &self.hours[begin..end])
     }
+}
+
+/// The newest hour's manifest of a partition, and what its header says; `None` before the first one.
+pub async fn newest_hour(
+    archive: &Archive,
+    log: LogId,
+    partition: Partition,
+) -> Result<Option<(Reference, Header)>, ArchiveError> {
+    let names = Names::list(archive, log, partition).await?;
+    let Some(path) = names.hours().next_back() else { return Ok(None) };
+    let object = archive.fetch(&path).await?;
+    let sha256 = object.sha256.clone();
+    let header = ManifestReader::new(object, &path)?.header;
+    Ok(Some((Reference { path, sha256 }, header)))
 }
 
 /// Finds a backup of a scope by its id; `None` if no manifest lists it.

@@ -14,6 +14,7 @@ pub mod object;
 pub mod path;
 pub mod period;
 pub mod restoration;
+pub mod segment;
 mod store;
 pub mod table;
 pub mod verify;

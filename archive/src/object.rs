@@ -32,7 +32,7 @@ pub struct Scratch(Option<PathBuf>);
 pub struct Sha256Hex(pub String);
 
 impl Sha256Hex {
-    fn of(hasher: Sha256) -> Self {
+    pub(crate) fn of(hasher: Sha256) -> Self {
         Self(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -112,7 +112,7 @@ impl Read for Spool {
 }
 
 impl Spool {
-    fn rewind(&mut self) -> io::Result<()> {
+    pub(crate) fn rewind(&mut self) -> io::Result<()> {
         self.place = 0;
         self.file.as_mut().map_or(Ok(()), |file| file.seek(SeekFrom::Start(0)).map(|_| ()))
     }
@@ -219,6 +219,12 @@ impl Object {
             None => Contents::Memory(memory.into()),
             Some(file) => Contents::File { file: Arc::new(file), size_bytes: self.size_bytes },
         }
+    }
+
+    /// Its bytes, from the first.
+    pub(crate) fn into_reader(mut self) -> Result<BufReader<Spool>, ArchiveError> {
+        self.file.rewind()?;
+        Ok(BufReader::new(self.file))
     }
 
     /// Unpacks it, line by line. `path` is for errors.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use model::{BackupId, LogId, Partition, ScopeKey, ScopeKind, Timestamp};
+use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::period::{Day, Hour, HourLength, moment_name};
 
@@ -91,6 +91,16 @@ pub fn compaction_manifest(
     day: Day,
 ) -> String {
     format!("{}/compaction/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
+}
+
+/// The segments of a partition.
+pub fn segments(log: LogId, partition: Partition) -> String {
+    format!("segments/{log}/partition={partition}")
+}
+
+/// Raw records from this offset on.
+pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String {
+    format!("{}/{first_offset}.avro", segments(log, partition))
 }
 
 /// The schema of events' values.

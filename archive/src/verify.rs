@@ -1,11 +1,13 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
+mod segments;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
 };
 
-use model::{Cursor, LogId, Offset, Partition, ScopeKey};
+use model::{Cursor, LogId, Offset, Partition, ScopeKey, Timestamp};
 use uuid::Uuid;
 
 use crate::{
@@ -75,6 +77,16 @@ pub struct Until {
     pub next_offset: Offset,
 }
 
+/// How far a partition's raw records go beyond the last hour that is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RawUntil {
+    pub log_id: LogId,
+    pub partition: Partition,
+    pub next_offset: Offset,
+    /// When the log took the last of them.
+    pub append_time: Timestamp,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
@@ -87,10 +99,14 @@ pub struct Report {
     /// States read and compared with their count and digest.
     pub states_read: u64,
     pub until: Vec<Until>,
+    /// Of each partition that has segments beyond its last hour.
+    pub raw: Vec<RawUntil>,
     pub gaps: Vec<Gap>,
     pub problems: Vec<Problem>,
     /// Objects that no manifest lists: of the hour that is being sealed, or left by a crash.
     pub orphans: Vec<String>,
+    /// Segments whose records are all in sealed hours: to be deleted, and no loss.
+    pub leftovers: Vec<String>,
 }
 
 impl Report {
@@ -127,10 +143,12 @@ pub async fn verify(
     Ok(verifier.finish())
 }
 
-/// The partitions that have manifests, and those.
+/// The partitions that have manifests or segments, and their manifests.
 async fn partitions(archive: &Archive) -> Result<Vec<(LogId, Partition, Names)>, ArchiveError> {
     let mut found = BTreeSet::new();
-    for (path, _) in archive.list("manifests").await? {
+    let mut paths = archive.list("manifests").await?;
+    paths.extend(archive.list("segments").await?);
+    for (path, _) in paths {
         let mut parts = path.split('/').skip(1);
         let log = parts.next().and_then(|log| log.parse::<Uuid>().ok());
         let partition = parts.next().and_then(|part| part.strip_prefix("partition=")?.parse().ok());
@@ -233,10 +251,13 @@ impl<'a> Verifier<'a> {
         for (path, compaction) in &compactions {
             self.compaction(path, compaction, &chain).await?;
         }
+        let mut sealed = Offset::ZERO;
         if let Some((_, header)) = chain.previous {
             let (hour, next_offset) = (header.period, header.next_offset);
+            sealed = next_offset;
             self.report.until.push(Until { log_id: log, partition, hour, next_offset });
         }
+        self.segments(log, partition, sealed).await?;
         for found in chain.newest.into_values() {
             self.state(&found).await?;
         }

@@ -1,6 +1,6 @@
 //! How the archiver works.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use archive::period::HourLength;
 use model::{BackupType, ScopeKind, Timestamp};
@@ -23,7 +23,42 @@ pub struct ArchiverConfig {
     pub archive_cache: PathBuf,
 
     #[command(flatten)]
+    pub segments: SegmentConfig,
+
+    #[command(flatten)]
     pub retention: Retention,
+}
+
+/// How soon raw events go to the archive, before their hour is sealed: what is lost at most with log and
+/// database.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SegmentConfig {
+    /// Seconds after which raw events go to the archive; 0 is only with their hour
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_SEGMENT_SECONDS", default_value_t = 60, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub archive_segment_seconds: u32,
+
+    /// Bytes of raw events of a partition that go to the archive sooner
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_SEGMENT_BYTES", default_value_t = 16 << 20, value_name = "BYTES",
+          value_parser = clap::value_parser!(u64).range(64 << 10..=1 << 30))]
+    pub archive_segment_bytes: u64,
+}
+
+impl Default for SegmentConfig {
+    fn default() -> Self {
+        Self { archive_segment_seconds: 60, archive_segment_bytes: 16 << 20 }
+    }
+}
+
+impl SegmentConfig {
+    /// Whether there are segments at all.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.archive_segment_seconds > 0
+    }
+
+    pub(crate) const fn every(&self) -> Duration {
+        Duration::from_secs(self.archive_segment_seconds as u64)
+    }
 }
 
 /// How long backups are kept, in days; 0 is for ever.

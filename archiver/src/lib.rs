@@ -12,8 +12,10 @@ mod error;
 mod events;
 mod facts;
 mod fold;
+mod measure;
 mod restoring;
 mod sealing;
+mod segments;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -21,11 +23,14 @@ use std::{sync::Arc, time::Duration};
 use archive::Archive;
 use eventlog::EventLog;
 use service::ops::ComponentHandle;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ArchiverConfig, Retention};
+pub use config::{ArchiverConfig, Retention, SegmentConfig};
 pub use error::ArchiverError;
 
+use measure::Progress;
+use segments::Segments;
 use session::Session;
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
@@ -48,6 +53,14 @@ impl Archiver {
     /// What trying again cannot mend: rules that this build does not know, an archive that holds something
     /// else than the log gives, events that retention removed before they were archived.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ArchiverError> {
+        measure::describe();
+        let progress = watch::Sender::new(Progress::default());
+        // They end with this, however this ends.
+        let mut beside = JoinSet::new();
+        beside.spawn(measure::measure(self.log.clone(), progress.subscribe()));
+        if self.config.segments.is_on() {
+            beside.spawn(self.segments(&progress).run(shutdown.clone()));
+        }
         let mut back_off = BACK_OFF_MIN;
         while !shutdown.is_cancelled() {
             let began = tokio::time::Instant::now();
@@ -56,6 +69,7 @@ impl Archiver {
                 log: &self.log,
                 facts: &self.facts,
                 archive: &self.archive,
+                progress: &progress,
                 ready: &self.ready,
             };
             let error = match session.run(&shutdown).await {
@@ -78,5 +92,14 @@ impl Archiver {
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
         Ok(())
+    }
+
+    fn segments(&self, progress: &watch::Sender<Progress>) -> Segments {
+        Segments {
+            config: self.config.segments.clone(),
+            log: self.log.clone(),
+            archive: self.archive.clone(),
+            progress: progress.clone(),
+        }
     }
 }

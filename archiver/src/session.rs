@@ -7,7 +7,7 @@ use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use model::{Event, Offset, Partition, Timestamp};
 use service::ops::ComponentHandle;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     error::ArchiverError,
     facts::{Facts, now},
     fold::{Stop, fold},
+    measure::{Progress, SealedUntil},
     restoring::Restores,
     sealing::{Sealer, blocking},
 };
@@ -35,6 +36,7 @@ pub(crate) struct Session<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) facts: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
+    pub(crate) progress: &'a watch::Sender<Progress>,
     pub(crate) ready: &'a ComponentHandle,
 }
 
@@ -89,6 +91,7 @@ impl Session<'_> {
     async fn positions(&self, cache: &Cache) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
         let mut positions = Vec::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {
+            self.tell_sealed(cache, partition)?;
             let needed = cache.state(partition)?.next_offset;
             let start = self.log.bounds(partition).await?.start;
             if start > needed {
@@ -110,17 +113,30 @@ impl Session<'_> {
         let records: Arc<[Record]> = records.into();
         let mut done = 0;
         loop {
-            let (cache, rest, length) = (cache.clone(), records.clone(), sealer.length);
+            let (own, rest, length) = (cache.clone(), records.clone(), sealer.length);
             let (folded, stop) =
-                blocking(move || fold(&cache, length, partition, &rest[done..])).await?;
+                blocking(move || fold(&own, length, partition, &rest[done..])).await?;
             done += folded;
             match stop {
                 Stop::Folded => return Ok(()),
-                Stop::HourEnds => sealer.seal_hour(partition).await?,
+                Stop::HourEnds => {
+                    sealer.seal_hour(partition).await?;
+                    self.tell_sealed(cache, partition)?;
+                }
                 Stop::DayEnds => sealer.seal_day(partition).await?,
                 Stop::BackupRequested => sealer.back_up(partition).await?,
             }
         }
+    }
+
+    /// Who uploads segments, and who measures, hear how far the hours are sealed.
+    fn tell_sealed(&self, cache: &Cache, partition: Partition) -> Result<(), ArchiverError> {
+        let state = cache.state(partition)?;
+        let until = SealedUntil { next_offset: state.sealed, time: state.sealed_time };
+        self.progress.send_modify(|progress| {
+            progress.sealed.insert(partition, until);
+        });
+        Ok(())
     }
 
     fn sealer<'s>(&'s self, cache: &'s Arc<Cache>) -> Sealer<'s> {
@@ -158,7 +174,7 @@ impl Session<'_> {
 }
 
 /// In the order of each partition.
-fn by_partition(records: Vec<Record>) -> BTreeMap<Partition, Vec<Record>> {
+pub(crate) fn by_partition(records: Vec<Record>) -> BTreeMap<Partition, Vec<Record>> {
     let mut parts: BTreeMap<Partition, Vec<Record>> = BTreeMap::new();
     for record in records {
         parts.entry(record.partition).or_default().push(record);

@@ -88,6 +88,9 @@ fn print(report: &Report) {
     for orphan in &report.orphans {
         println!("{orphan}: no manifest lists it (of the open hour, or left by a crash)");
     }
+    for leftover in &report.leftovers {
+        println!("{leftover}: its events are in a sealed hour (to be deleted, no loss)");
+    }
     let counts = format!(
         "{} manifests, {} objects ({} read whole), {} backups ({} states recomputed)",
         report.manifests, report.objects, report.objects_read, report.backups, report.states_read
@@ -100,8 +103,12 @@ fn print(report: &Report) {
 
 /// Until when everything is proven: the partition that is least far says it.
 fn until(report: &Report) -> String {
-    match report.until.iter().map(|until| until.hour.as_str()).min() {
+    let proven = match report.until.iter().map(|until| until.hour.as_str()).min() {
         Some(hour) => format!("proven up to the end of hour {hour}"),
-        None => "nothing is archived yet".to_owned(),
+        None => "no hour is sealed yet".to_owned(),
+    };
+    match report.raw.iter().map(|raw| raw.append_time).max() {
+        Some(time) => format!("{proven}; raw events up to {time}"),
+        None => proven,
     }
 }

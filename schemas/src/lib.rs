@@ -7,6 +7,7 @@
 
 mod facts;
 mod restores;
+pub mod segment;
 mod wire;
 
 use std::sync::LazyLock;

@@ -8,7 +8,7 @@ use archive::{
     period::HourLength,
     verify::{Sample, verify},
 };
-use archiver::{Archiver, ArchiverConfig, Retention};
+use archiver::{Archiver, ArchiverConfig, Retention, SegmentConfig};
 use context_sync::{
     demo::{history, people::Person},
     device::batches::Outgoing,
@@ -198,6 +198,7 @@ fn archiver(log: &Arc<SimulatedLog>, archive: &Archive, dir: &Path) -> Running {
             archive_hour_seconds: HourLength::REAL,
             archive_cache: dir.join("cache"),
             retention: Retention::default(),
+            segments: SegmentConfig::default(),
         },
         log: log.clone(),
         facts: SimulatedLog::new(1),

@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use archive::{Archive, ArchiveAddress, ArchiveConfig, object::Sha256Hex, period::HourLength};
-use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention};
+use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention, SegmentConfig};
 use eventlog::EventLog;
 use model::{LogFold, Partition};
 use service::ops::Readiness;
@@ -24,7 +24,9 @@ pub(crate) struct Bench {
     pub(crate) facts: Arc<SimulatedLog>,
     pub(crate) archive: Archive,
     pub(crate) folder: PathBuf,
-    dir: tempfile::TempDir,
+    /// None, but where a test sets it: they depend on the clock.
+    pub(crate) segments: SegmentConfig,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 pub(crate) struct Running {
@@ -55,7 +57,8 @@ impl Bench {
         let folder = dir.path().join("archive");
         let archive = open(&folder);
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
-        Self { log, facts, archive, folder, dir }
+        let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
+        Self { log, facts, archive, folder, segments, dir }
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -70,6 +73,7 @@ impl Bench {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
+                segments: self.segments.clone(),
                 retention: Retention::default(),
             },
             log,
@@ -79,6 +83,15 @@ impl Bench {
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));
         Running { shutdown, task }
+    }
+
+    /// Asks until the answer is yes; fails at the deadline.
+    pub(crate) async fn eventually(&self, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !ask().await {
+            assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until the manifests of all hours before the last record of each partition are there.

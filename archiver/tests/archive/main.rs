@@ -9,6 +9,7 @@ mod random;
 mod archiving;
 mod bench;
 mod restoring;
+mod segments;
 mod shown;
 mod simulated_log;
 mod table;

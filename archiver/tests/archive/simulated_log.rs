@@ -1,6 +1,10 @@
 //! A log in memory whose records have the append times that a test wants.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use eventlog::{
@@ -16,11 +20,14 @@ type Partitions = Vec<Vec<Record>>;
 pub(crate) struct SimulatedLog {
     log_id: LogId,
     records: watch::Sender<Partitions>,
-    now: std::sync::Mutex<Timestamp>,
+    /// Of each partition, the offset below which retention has removed everything.
+    starts: Arc<Mutex<Vec<u64>>>,
+    now: Mutex<Timestamp>,
 }
 
 struct Reader {
     records: watch::Receiver<Partitions>,
+    starts: Arc<Mutex<Vec<u64>>>,
     next: Vec<(Partition, Offset)>,
 }
 
@@ -28,7 +35,8 @@ impl SimulatedLog {
     pub(crate) fn new(partitions: usize) -> Arc<Self> {
         let log_id = LogId(Uuid::from_u128(7));
         let records = watch::Sender::new(vec![Vec::new(); partitions]);
-        Arc::new(Self { log_id, records, now: std::sync::Mutex::new(Timestamp::EPOCH) })
+        let starts = Arc::new(Mutex::new(vec![0; partitions]));
+        Arc::new(Self { log_id, records, starts, now: Mutex::new(Timestamp::EPOCH) })
     }
 
     /// Appends a command at a time.
@@ -53,6 +61,11 @@ impl SimulatedLog {
             records.push(Record { partition, offset, append_time, key, value });
         });
         Place { partition, offset }
+    }
+
+    /// Retention removes the records of a partition below an offset: [`Self::all`] remembers them.
+    pub(crate) fn cut(&self, partition: Partition, below: u64) {
+        self.starts.lock().unwrap()[partition.get() as usize] = below;
     }
 
     pub(crate) fn all(&self) -> Vec<Record> {
@@ -81,17 +94,21 @@ impl EventLog for SimulatedLog {
 
     fn bounds(&self, partition: Partition) -> BoxFuture<'_, Result<Bounds, LogError>> {
         let end = self.records.borrow()[partition.get() as usize].len() as u64;
-        let end = Offset::new(end).unwrap();
-        async move { Ok(Bounds { start: Offset::ZERO, end }) }.boxed()
+        let start = self.starts.lock().unwrap()[partition.get() as usize];
+        let (start, end) = (Offset::new(start).unwrap(), Offset::new(end).unwrap());
+        async move { Ok(Bounds { start, end }) }.boxed()
     }
 
     fn reader(&self, from: &[(Partition, Offset)]) -> Result<Box<dyn LogReader>, LogError> {
-        Ok(Box::new(Reader { records: self.records.subscribe(), next: from.to_vec() }))
+        let (records, starts) = (self.records.subscribe(), self.starts.clone());
+        Ok(Box::new(Reader { records, starts, next: from.to_vec() }))
     }
 
     fn read_one(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, LogError>> {
         let records = &self.records.borrow()[place.partition.get() as usize];
+        let start = self.starts.lock().unwrap()[place.partition.get() as usize];
         let record = records.get(place.offset.get() as usize).cloned();
+        let record = record.filter(|record| record.offset.get() >= start);
         async move { Ok(record) }.boxed()
     }
 
@@ -101,16 +118,26 @@ impl EventLog for SimulatedLog {
 }
 
 impl Reader {
-    fn ready(&mut self, limit: ReadLimit) -> Vec<Record> {
+    fn ready(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         let partitions = self.records.borrow_and_update();
+        let starts = self.starts.lock().unwrap();
         let mut read = Vec::new();
         for (partition, next) in &mut self.next {
-            let records = &partitions[partition.get() as usize][next.get() as usize..];
+            let all = &partitions[partition.get() as usize];
+            let bounds = Bounds {
+                start: Offset::new(starts[partition.get() as usize]).unwrap(),
+                end: Offset::new(all.len() as u64).unwrap(),
+            };
+            if *next < bounds.start || *next > bounds.end {
+                let (partition, asked) = (*partition, *next);
+                return Err(LogError::OutOfRange { partition, asked, bounds });
+            }
+            let records = &all[next.get() as usize..];
             let taken = records.len().min(limit.records_max - read.len());
             read.extend_from_slice(&records[..taken]);
             *next = Offset::new(next.get() + taken as u64).unwrap();
         }
-        read
+        Ok(read)
     }
 }
 
@@ -121,12 +148,12 @@ impl LogReader for Reader {
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<Record>, LogError>> {
         async move {
-            let read = self.ready(limit);
+            let read = self.ready(limit)?;
             if !read.is_empty() {
                 return Ok(read);
             }
             let _ = tokio::time::timeout(wait, self.records.changed()).await;
-            Ok(self.ready(limit))
+            self.ready(limit)
         }
         .boxed()
     }

@@ -1,0 +1,267 @@
+//! The recovery point: what the log has is in the archive within a minute, whatever becomes of sealing.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use archive::{
+    path,
+    segment::{self, SegmentReader, SegmentWriter},
+    verify::{Report, Sample, verify},
+};
+use archiver::SegmentConfig;
+use bytes::Bytes;
+use eventlog::{EventLog, Record};
+use model::{Event, Offset, Partition, Timestamp};
+
+use crate::{
+    archiving::a_day,
+    bench::{Bench, open},
+    commands::{push, say},
+};
+
+const SOON: SegmentConfig =
+    SegmentConfig { archive_segment_seconds: 1, archive_segment_bytes: 16 << 20 };
+
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse_rfc3339(text).unwrap()
+}
+
+fn with_segments(partitions: usize) -> Bench {
+    Bench { segments: SOON, ..Bench::new(partitions) }
+}
+
+/// Some pushes in one hour that stays open.
+fn an_open_hour(bench: &Bench, from: i64, count: i64) {
+    for n in from..from + count {
+        let time = at("2025-12-30T10:00:00Z").plus_micros(n * 1_000_000);
+        let user = format!("u{}", n % 7);
+        let command = push(&format!("acme/user/{user}"), &user, &[say(&format!("message {n}"))]);
+        bench.log.at(time, &command);
+    }
+}
+
+fn tick(bench: &Bench, partition: Partition, time: &str) {
+    let value = Bytes::from(schemas::encode(&Event::Tick).unwrap());
+    bench.log.put(at(time), partition, Bytes::new(), value);
+}
+
+fn partitions(bench: &Bench) -> impl Iterator<Item = Partition> {
+    (0..bench.log.partitions()).map(Partition::new)
+}
+
+fn logged(bench: &Bench, partition: Partition) -> Vec<Record> {
+    bench.log.all().into_iter().filter(|record| record.partition == partition).collect()
+}
+
+/// The records of a partition's segments, each of which begins where the one before it ended.
+async fn uploaded(bench: &Bench, partition: Partition) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    let log = bench.log.log_id();
+    for name in segment::list(&bench.archive, log, partition).await.unwrap() {
+        let object = bench.archive.fetch(&name.path).await.unwrap();
+        let mut segment = SegmentReader::new(object, &name.path).unwrap();
+        let end = records.last().map(|last| last.offset.next());
+        assert_eq!(end.unwrap_or(segment.first_offset), segment.first_offset, "{}", name.path);
+        while let Some(record) = segment.next_record().unwrap() {
+            records.push(record);
+        }
+    }
+    records
+}
+
+async fn all_uploaded(bench: &Bench) {
+    for partition in partitions(bench) {
+        let expected = logged(bench, partition);
+        bench
+            .eventually("all is in segments", async || {
+                uploaded(bench, partition).await.len() >= expected.len()
+            })
+            .await;
+        assert_eq!(uploaded(bench, partition).await, expected);
+    }
+}
+
+async fn report(bench: &Bench) -> Report {
+    verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap()
+}
+
+/// Log and database lost together: the archive has what is older than the interval.
+#[tokio::test]
+async fn raw_records_are_in_the_archive_before_their_hour_is_sealed() {
+    let bench = with_segments(2);
+    an_open_hour(&bench, 0, 40);
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    running.stop().await;
+    let report = report(&bench).await;
+    assert_eq!((report.problems, report.until, report.leftovers), (vec![], vec![], vec![]));
+    let raw: Vec<_> = report.raw.iter().map(|raw| (raw.partition, raw.next_offset)).collect();
+    let ends = |partition| Offset::new(logged(&bench, partition).len() as u64).unwrap();
+    assert_eq!(raw, partitions(&bench).map(|own| (own, ends(own))).collect::<Vec<_>>());
+    assert_eq!(
+        report.raw.iter().map(|raw| raw.append_time).max(),
+        Some(at("2025-12-30T10:00:39Z"))
+    );
+}
+
+#[tokio::test]
+async fn the_sealed_hour_replaces_its_segments() {
+    let bench = with_segments(2);
+    an_open_hour(&bench, 0, 40);
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    partitions(&bench).for_each(|partition| tick(&bench, partition, "2025-12-30T11:00:00Z"));
+    bench.sealed().await;
+    for partition in partitions(&bench) {
+        bench
+            .eventually("segments are deleted", async || {
+                uploaded(&bench, partition).await.is_empty()
+            })
+            .await;
+    }
+    running.stop().await;
+    assert_eq!(report(&bench).await.problems, []);
+    bench.check().await;
+}
+
+/// A partition where only time passes.
+#[tokio::test]
+async fn ticks_alone_make_no_segment() {
+    let bench = with_segments(2);
+    let idle = Partition::new(1);
+    tick(&bench, idle, "2025-12-30T10:00:00Z");
+    let busy = Partition::new(0);
+    bench.log.put(at("2025-12-30T10:00:00Z"), busy, Bytes::from("k"), Bytes::from("v"));
+    let running = bench.start();
+    bench.eventually("a segment", async || !uploaded(&bench, busy).await.is_empty()).await;
+    assert_eq!(uploaded(&bench, idle).await, []);
+    // With the next record that is none, they come along.
+    bench.log.put(at("2025-12-30T10:00:01Z"), idle, Bytes::from("k"), Bytes::from("v"));
+    all_uploaded(&bench).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_archiver_killed_anywhere_leaves_segments_that_are_the_log() {
+    let bench =
+        Bench { segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON }, ..Bench::new(2) };
+    for millis in 0..30 {
+        an_open_hour(&bench, millis * 20, 20);
+        let running = bench.start();
+        tokio::time::sleep(Duration::from_millis(millis as u64 * 2)).await;
+        running.kill().await;
+    }
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    running.stop().await;
+    assert_eq!(report(&bench).await.problems, []);
+}
+
+/// Each cuts by a clock and a size of its own.
+#[tokio::test]
+async fn two_archivers_take_each_others_segments() {
+    let mut bench =
+        Bench { segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON }, ..Bench::new(2) };
+    an_open_hour(&bench, 0, 100);
+    let one = bench.start();
+    bench.segments.archive_segment_bytes = 3_100;
+    let other = bench.start_with("other", open(&bench.folder));
+    for n in 1..10 {
+        an_open_hour(&bench, n * 100, 100);
+        tokio::task::yield_now().await;
+    }
+    all_uploaded(&bench).await;
+    one.stop().await;
+    other.stop().await;
+    assert_eq!(report(&bench).await.problems, []);
+}
+
+#[tokio::test]
+async fn a_segment_that_is_not_the_logs_is_left_alone_and_stops_only_its_partition() {
+    let bench = with_segments(2);
+    let (wrong, right) = (Partition::new(0), Partition::new(1));
+    for partition in [wrong, right] {
+        bench.log.put(at("2025-12-30T10:00:00Z"), partition, Bytes::from("k"), Bytes::from("v"));
+    }
+    let log = bench.log.log_id();
+    let mut writer = SegmentWriter::new(bench.archive.scratch(), log, wrong, Offset::ZERO);
+    let other = Record { value: Bytes::from("other"), ..logged(&bench, wrong).remove(0) };
+    writer.push(&other).unwrap();
+    let path = path::segment(log, wrong, Offset::ZERO);
+    bench.archive.create(&path, &mut writer.finish().unwrap()).await.unwrap();
+    let running = bench.start();
+    bench.eventually("a segment", async || !uploaded(&bench, right).await.is_empty()).await;
+    assert_eq!(uploaded(&bench, wrong).await, [other]);
+    // Hours are sealed all the same.
+    partitions(&bench).for_each(|partition| tick(&bench, partition, "2025-12-30T11:00:00Z"));
+    bench.sealed().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn sealing_that_is_stuck_does_not_stop_segments() {
+    let bench = with_segments(2);
+    an_open_hour(&bench, 0, 20);
+    partitions(&bench).for_each(|partition| tick(&bench, partition, "2025-12-30T11:00:00Z"));
+    fs::create_dir_all(&bench.folder).unwrap();
+    // Where a folder is to be, a file: every hour fails, and is tried again.
+    fs::write(bench.folder.join("events"), "").unwrap();
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    fs::remove_file(bench.folder.join("events")).unwrap();
+    bench.sealed().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn damage_of_segments_is_named_and_leftovers_are_harmless() {
+    let bench = with_segments(1);
+    an_open_hour(&bench, 0, 20);
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    an_open_hour(&bench, 20, 20);
+    all_uploaded(&bench).await;
+    running.stop().await;
+    let names = segment::list(&bench.archive, bench.log.log_id(), Partition::new(0)).await.unwrap();
+    assert!(names.len() >= 2, "{names:?}");
+    let problems = async || -> Vec<String> {
+        let report = report(&bench).await;
+        report.problems.into_iter().map(|problem| problem.path).collect()
+    };
+    let last = names.last().unwrap();
+    let file: PathBuf = bench.folder.join(&last.path);
+    let whole = fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 30] ^= 4;
+    for damaged in [&flipped[..], &whole[..whole.len() - 40], b"", b"Obj"] {
+        fs::write(&file, damaged).unwrap();
+        assert_eq!(problems().await, [last.path.as_str()]);
+    }
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(problems().await, [""; 0]);
+    // Without the first one, the next does not begin where it should.
+    fs::remove_file(bench.folder.join(&names[0].path)).unwrap();
+    assert_eq!(problems().await, [names[1].path.as_str()]);
+}
+
+#[tokio::test]
+async fn a_segment_of_a_sealed_hour_is_a_leftover() {
+    let bench = Bench::new(1);
+    a_day(&bench);
+    let partition = Partition::new(0);
+    let log = bench.log.log_id();
+    let mut writer = SegmentWriter::new(bench.archive.scratch(), log, partition, Offset::ZERO);
+    logged(&bench, partition)[..3].iter().for_each(|record| writer.push(record).unwrap());
+    let path = path::segment(log, partition, Offset::ZERO);
+    bench.archive.create(&path, &mut writer.finish().unwrap()).await.unwrap();
+    let running = bench.start();
+    bench.sealed().await;
+    running.stop().await;
+    let found = report(&bench).await;
+    assert_eq!((found.problems, found.raw), (vec![], vec![]));
+    assert_eq!(found.leftovers, [path]);
+    // The next one with segments deletes it.
+    let bench = Bench { segments: SOON, ..bench };
+    let running = bench.start();
+    bench.eventually("it is deleted", async || report(&bench).await.leftovers.is_empty()).await;
+    running.stop().await;
+}
