@@ -15,6 +15,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home --home-dir /var/lib/context-sync context-sync
+# A volume mounted there is the user's.
+RUN install --directory --owner=context-sync /var/lib/context-sync/archive
 COPY --from=build /build/target/release/context-sync /usr/local/bin/context-sync
 USER context-sync
 WORKDIR /var/lib/context-sync
