@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use crate::gcs::{KmsKey, StorageClass};
+
 /// The archive.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ArchiveConfig {
@@ -18,12 +20,27 @@ pub struct ArchiveConfig {
     /// is named.
     #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_SCRATCH", value_name = "DIRECTORY")]
     pub archive_scratch: Option<PathBuf>,
+
+    /// Storage class of new objects in a bucket; the bucket's own where none is named.
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_STORAGE_CLASS", value_name = "CLASS")]
+    pub archive_storage_class: Option<StorageClass>,
+
+    /// Cloud KMS key that new objects in a bucket are encrypted with
+    /// (projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY); the bucket's own where none is named.
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_KMS_KEY", value_name = "KEY")]
+    pub archive_kms_key: Option<KmsKey>,
 }
 
 impl ArchiveConfig {
     /// The defaults, for an archive at `archive`.
     pub fn new(archive: ArchiveAddress) -> Self {
-        Self { archive: Some(archive), archive_endpoint: None, archive_scratch: None }
+        Self {
+            archive: Some(archive),
+            archive_endpoint: None,
+            archive_scratch: None,
+            archive_storage_class: None,
+            archive_kms_key: None,
+        }
     }
 }
 

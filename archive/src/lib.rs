@@ -7,6 +7,7 @@
 pub mod compaction;
 mod config;
 mod error;
+mod gcs;
 pub mod history;
 pub mod manifest;
 pub mod message_line;
@@ -21,4 +22,5 @@ pub mod verify;
 
 pub use config::{ArchiveAddress, ArchiveConfig, InvalidArchiveAddress};
 pub use error::{ArchiveError, Damage};
+pub use gcs::{InvalidKmsKey, KmsKey, StorageClass};
 pub use store::{Archive, ObjectStream};

@@ -4,7 +4,13 @@ use std::fmt::Write as _;
 
 use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
-use crate::period::{Day, Hour, HourLength, moment_name};
+use crate::{
+    object::Sha256Hex,
+    period::{Day, Hour, HourLength, moment_name},
+};
+
+/// No file system takes longer names, in bytes.
+const SEGMENT_BYTES_MAX: usize = 255;
 
 /// Unfinished uploads.
 pub const UPLOADS: &str = "_uploads";
@@ -20,7 +26,8 @@ pub fn scope_folder(scope: &ScopeKey) -> String {
     }
 }
 
-/// A name as a segment of a path: all but `A-Z a-z 0-9 . _ -` percent-encoded, in upper case.
+/// A name as a segment of a path: all but `A-Z a-z 0-9 . _ -` percent-encoded, in upper case; a hash of it where
+/// that is too long, after a character that no other name has there.
 fn encoded(name: &str) -> String {
     let mut segment = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -29,6 +36,9 @@ fn encoded(name: &str) -> String {
         } else {
             let _ = write!(segment, "%{byte:02X}"); // into a string: it cannot fail
         }
+    }
+    if segment.len() > SEGMENT_BYTES_MAX {
+        return format!("~{}", Sha256Hex::of_bytes(name.as_bytes()));
     }
     segment
 }
@@ -139,5 +149,16 @@ mod tests {
             let name = "2025-12-30T10-15-00Z-00000000-0000-0000-0000-000000000000.jsonl.gz";
             assert_eq!(on_demand(&scope, time, id), expect(&format!("on-demand/{name}")));
         }
+    }
+    /// Whoever names a team must not be able to name a folder that cannot be made.
+    #[test]
+    fn the_longest_names_are_names_of_folders() {
+        let name = format!("{}{}", "a".repeat(64), ":".repeat(64));
+        let folder = scope_folder(&scope(&format!("acme/team/{name}")));
+        let hash = Sha256Hex::of_bytes(name.as_bytes());
+        assert_eq!(folder, format!("tenants/acme/teams/~{hash}"));
+        let just_short_enough = format!("{}{}", "a".repeat(63), ":".repeat(64));
+        let folder = scope_folder(&scope(&format!("acme/team/{just_short_enough}")));
+        assert_eq!(folder, format!("tenants/acme/teams/{}{}", "a".repeat(63), "%3A".repeat(64)));
     }
 }

@@ -1,17 +1,19 @@
 //! The store behind the archive: create-only writes, whole reads. Nothing else knows which store it is.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-    gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path, prefix::PrefixStore,
+    MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    local::LocalFileSystem, path::Path,
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     config::{ArchiveAddress, ArchiveConfig},
     error::{ArchiveError, Damage},
+    gcs,
     object::{Object, Scratch, Sha256Hex, Summing},
     path::UPLOADS,
     table,
@@ -19,6 +21,11 @@ use crate::{
 
 /// Objects up to this size are uploaded in one request, larger ones in parts of this size, in bytes.
 const PART_BYTES: usize = 8 << 20;
+/// Of all objects that are uploaded at the same time, this much is in memory, in KiB.
+const UPLOADING_KIB_MAX: usize = 64 << 10;
+/// How often an object is tried to be created before the caller hears of it, and the first pause between.
+const CREATE_ATTEMPTS: u32 = 3;
+const CREATE_PAUSE: Duration = Duration::from_millis(200);
 
 /// An object's bytes, as they come.
 pub type ObjectStream = BoxStream<'static, Result<Bytes, ArchiveError>>;
@@ -29,6 +36,8 @@ pub struct Archive {
     store: Arc<dyn ObjectStore>,
     address: ArchiveAddress,
     scratch: Scratch,
+    /// A permit a KiB.
+    uploading: Arc<Semaphore>,
 }
 
 /// How a create-only write went.
@@ -51,7 +60,13 @@ impl Archive {
         };
         let store =
             open(&address, config).map_err(|error| ArchiveError::Open(error.to_string()))?;
-        Ok(Self { store, address, scratch: Scratch::new(config.archive_scratch.clone()) })
+        Ok(Self::over(store, address, Scratch::new(config.archive_scratch.clone())))
+    }
+
+    /// An archive in any store; `address` is what it is called.
+    pub fn over(store: Arc<dyn ObjectStore>, address: ArchiveAddress, scratch: Scratch) -> Self {
+        let uploading = Arc::new(Semaphore::new(UPLOADING_KIB_MAX));
+        Self { store, address, scratch, uploading }
     }
 
     /// Where objects are made before they are uploaded.
@@ -75,6 +90,21 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::OtherContent`] if another content is there: it is left alone.
     pub async fn create(&self, path: &str, object: &mut Object) -> Result<(), ArchiveError> {
+        let (mut attempt, mut pause) = (1, CREATE_PAUSE);
+        loop {
+            match self.create_once(path, object).await {
+                // Whether it is there now is not known: trying again finds out.
+                Err(ArchiveError::Unavailable(error)) if attempt < CREATE_ATTEMPTS => {
+                    tracing::debug!(%error, path, "an object is uploaded again");
+                    tokio::time::sleep(pause).await;
+                    (attempt, pause) = (attempt + 1, pause * 2);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn create_once(&self, path: &str, object: &mut Object) -> Result<(), ArchiveError> {
         match self.upload(path, object).await? {
             Created::Yes => Ok(()),
             Created::No => self.adopt(path, object).await,
@@ -83,6 +113,9 @@ impl Archive {
 
     async fn upload(&self, path: &str, object: &mut Object) -> Result<Created, ArchiveError> {
         let to = parse(path)?;
+        let in_memory = object.size_bytes.min(PART_BYTES as u64) >> 10;
+        // It is never closed: what would be an error is no permit.
+        let _permit = self.uploading.acquire_many(in_memory as u32 + 1).await.ok();
         object.rewind()?;
         let uploaded = if object.size_bytes <= PART_BYTES as u64 {
             let bytes = object.read_chunk(PART_BYTES)?;
@@ -94,7 +127,7 @@ impl Archive {
         match uploaded {
             Ok(()) => Ok(Created::Yes),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::No),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(ArchiveError::of_write(error)),
         }
     }
 
@@ -106,27 +139,24 @@ impl Archive {
         object: &mut Object,
     ) -> Result<object_store::Result<()>, ArchiveError> {
         let whole = parse(&format!("{UPLOADS}/{}", object.sha256))?;
-        let mut upload = self.store.put_multipart(&whole).await?;
-        loop {
-            let part = object.read_chunk(PART_BYTES)?;
-            if part.is_empty() {
-                break;
-            }
-            if let Err(error) = upload.put_part(PutPayload::from(part)).await {
-                let _ = upload.abort().await; // what is left behind is no part of the archive
-                return Err(error.into());
-            }
-        }
-        upload.complete().await?;
+        let upload = self.store.put_multipart(&whole).await.map_err(ArchiveError::of_write)?;
+        put_parts(upload, object).await?;
         let copied = self.store.copy_if_not_exists(&whole, to).await;
-        if let Err(error) = self.store.delete(&whole).await {
-            tracing::warn!(%error, path = %whole, "an upload's leftover cannot be deleted");
+        match self.store.delete(&whole).await {
+            // Gone: another writer of the same content was quicker.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, path = %whole, "an upload's leftover cannot be deleted");
+            }
         }
         Ok(copied)
     }
 
     async fn adopt(&self, path: &str, object: &mut Object) -> Result<(), ArchiveError> {
-        let mut stored = self.fetch(path).await?;
+        let mut stored = match self.fetch(path).await {
+            Err(ArchiveError::NotFound { path }) => return Err(ArchiveError::contradiction(path)),
+            fetched => fetched?,
+        };
         if stored.sha256 == object.sha256 {
             return Ok(());
         }
@@ -183,14 +213,34 @@ impl Archive {
 
     /// Deletes an object; whether it was there.
     pub async fn delete(&self, path: &str) -> Result<bool, ArchiveError> {
-        // A store may not say that there was nothing.
-        match self.store.head(&parse(path)?).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(false),
-            other => other?,
-        };
-        self.store.delete(&parse(path)?).await?;
-        Ok(true)
+        match self.store.delete(&parse(path)?).await.map_err(ArchiveError::from) {
+            Ok(()) => Ok(true),
+            Err(ArchiveError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// Uploads an object's parts, one after another: so only one is in memory.
+async fn put_parts(
+    mut upload: Box<dyn MultipartUpload>,
+    object: &mut Object,
+) -> Result<(), ArchiveError> {
+    let put = async {
+        loop {
+            let part = object.read_chunk(PART_BYTES)?;
+            if part.is_empty() {
+                break;
+            }
+            upload.put_part(PutPayload::from(part)).await.map_err(ArchiveError::of_write)?;
+        }
+        upload.complete().await.map_err(ArchiveError::of_write).map(|_| ())
+    };
+    let ended = put.await;
+    if ended.is_err() {
+        let _ = upload.abort().await; // what is left behind is no part of the archive
+    }
+    ended
 }
 
 /// Whether two objects say the same, however they are packed.
@@ -219,27 +269,16 @@ fn open(
     config: &ArchiveConfig,
 ) -> Result<Arc<dyn ObjectStore>, Box<dyn std::error::Error>> {
     match address {
+        ArchiveAddress::File(_)
+            if config.archive_storage_class.is_some() || config.archive_kms_key.is_some() =>
+        {
+            Err("a storage class and a key are for buckets alone".into())
+        }
         ArchiveAddress::File(directory) => {
             fs::create_dir_all(directory)?;
             let local = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
             Ok(Arc::new(local.with_automatic_cleanup(false)))
         }
-        ArchiveAddress::Gcs { bucket, prefix } => {
-            let mut builder = GoogleCloudStorageBuilder::from_env()
-                .with_bucket_name(bucket)
-                .with_retry(RetryConfig::default());
-            if let Some(endpoint) = &config.archive_endpoint {
-                let plain = ClientOptions::new().with_allow_http(true);
-                builder = builder
-                    .with_base_url(endpoint)
-                    .with_skip_signature(true)
-                    .with_client_options(plain);
-            }
-            let bucket = builder.build()?;
-            Ok(match prefix.as_str() {
-                "" => Arc::new(bucket),
-                prefix => Arc::new(PrefixStore::new(bucket, Path::parse(prefix)?)),
-            })
-        }
+        ArchiveAddress::Gcs { bucket, prefix } => gcs::open(bucket, prefix, config),
     }
 }

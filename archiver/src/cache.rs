@@ -342,7 +342,7 @@ impl<'t> Tables<'t> {
         let key = bytes(command.scope.reference());
         let changed = images(scope, command, &applied.changes);
         // First every content is let go of, then each is taken again: they may have changed hands.
-        for (changed, _) in &changed {
+        for (changed, _) in changed.iter().filter(|(changed, _)| !changed.is_new) {
             self.let_go(key, changed.id)?;
         }
         for (changed, message) in &changed {

@@ -42,6 +42,11 @@ impl ArchiverError {
             Self::UnknownRules(_) | Self::Gap { .. } | Self::OtherManifest { .. } => false,
         }
     }
+
+    /// Whether another session does better only once somebody mended the archive's settings.
+    pub(crate) fn needs_operator(&self) -> bool {
+        matches!(self, Self::Archive(error) if error.needs_operator())
+    }
 }
 
 impl From<CacheError> for ArchiverError {

@@ -17,7 +17,7 @@ use crate::{
     sealing::blocking,
 };
 
-const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 16 << 20 };
+const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 8 << 20 };
 const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// An hour's files, not uploaded yet.

@@ -20,7 +20,7 @@ use crate::{config::Retention, error::ArchiverError};
 /// The log of facts has one partition.
 const FACTS: Partition = Partition::new(0);
 /// Backups read back at the same time.
-const READ_BACK_AT_ONCE: usize = 4;
+const READ_BACK_AT_ONCE: usize = 32;
 
 /// Who says them.
 pub(crate) struct Facts<'a> {
@@ -75,8 +75,10 @@ impl Facts<'_> {
             digest: line.digest,
         };
         let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at: now };
-        self.say(&Fact::BackupCompleted(record)).await?;
-        self.say(&Fact::BackupVerified(about)).await
+        // Both are queued, in this order, before the first is waited for.
+        let completed = self.say(&Fact::BackupCompleted(record));
+        let verified = self.say(&Fact::BackupVerified(about));
+        futures_util::try_join!(completed, verified).map(|_| ())
     }
 
     pub(crate) async fn say(&self, fact: &Fact) -> Result<(), ArchiverError> {

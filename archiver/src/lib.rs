@@ -5,6 +5,7 @@
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
+mod back_off;
 mod cache;
 mod compaction;
 mod config;
@@ -29,12 +30,13 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ArchiverConfig, Retention, SegmentConfig};
 pub use error::ArchiverError;
 
+use back_off::BackOff;
 use measure::Progress;
 use segments::Segments;
 use session::Session;
 
-const BACK_OFF_MIN: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// How long after shutdown began what is under way may still take: less than the process has.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The archiver and what it works with.
 pub struct Archiver {
@@ -61,7 +63,7 @@ impl Archiver {
         if self.config.segments.is_on() {
             beside.spawn(self.segments(&progress).run(shutdown.clone()));
         }
-        let mut back_off = BACK_OFF_MIN;
+        let mut back_off = BackOff::new();
         while !shutdown.is_cancelled() {
             let began = tokio::time::Instant::now();
             let session = Session {
@@ -72,7 +74,11 @@ impl Archiver {
                 progress: &progress,
                 ready: &self.ready,
             };
-            let error = match session.run(&shutdown).await {
+            let ended = tokio::select! {
+                ended = session.run(&shutdown) => ended,
+                () = overdue(&shutdown) => break,
+            };
+            let error = match ended {
                 Ok(()) => break,
                 Err(error) if error.is_retryable() => error,
                 Err(error) => {
@@ -80,16 +86,13 @@ impl Archiver {
                     return Err(error);
                 }
             };
-            if began.elapsed() > BACK_OFF_MAX {
-                back_off = BACK_OFF_MIN; // it worked for a while: this is a new failure
-            }
-            tracing::warn!(%error, "archiving stopped; trying again");
+            let pause = back_off.pause(began.elapsed(), error.needs_operator());
+            tracing::warn!(%error, ?pause, "archiving stopped; trying again");
             self.ready.set_not_ready(error.to_string());
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(back_off) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
         Ok(())
     }
@@ -102,4 +105,10 @@ impl Archiver {
             progress: progress.clone(),
         }
     }
+}
+
+/// A store that does not answer keeps nobody: what was under way is done again, as after a crash.
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP_WITHIN).await;
 }

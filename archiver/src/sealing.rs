@@ -22,8 +22,8 @@ use crate::{
     facts::Facts,
 };
 
-/// Scopes whose objects are made and uploaded at the same time.
-const SCOPES_AT_ONCE: usize = 8;
+/// Scopes whose objects are made and uploaded at the same time: most of it is waiting for the disk or the network.
+const SCOPES_AT_ONCE: usize = 32;
 /// What the line of a live message ends with, whatever its content: JSON escapes quotes.
 const LIVE: &[u8] = b",\"deleted\":false}";
 

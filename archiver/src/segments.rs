@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BACK_OFF_MAX, BACK_OFF_MIN,
+    back_off::BackOff,
     config::SegmentConfig,
     error::ArchiverError,
     facts::now,
@@ -48,19 +48,16 @@ type Opened = BTreeMap<Partition, Open>;
 impl Segments {
     /// Uploads until shutdown. Whatever fails is tried again, with back-off: what is not uploaded yet is read anew.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut back_off = BACK_OFF_MIN;
+        let mut back_off = BackOff::new();
         while !shutdown.is_cancelled() {
             let began = Instant::now();
             let Err(error) = self.session(&shutdown).await else { break };
-            if began.elapsed() > BACK_OFF_MAX {
-                back_off = BACK_OFF_MIN; // it worked for a while: this is a new failure
-            }
-            tracing::warn!(%error, "segments stopped; trying again");
+            let pause = back_off.pause(began.elapsed(), error.needs_operator());
+            tracing::warn!(%error, ?pause, "segments stopped; trying again");
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(back_off) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use archive::{Archive, object::Object, path};
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
+use futures_util::{StreamExt, stream};
 use model::{Event, Offset, Partition, Timestamp};
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, time::Instant};
@@ -23,6 +24,8 @@ use crate::{
 };
 
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
+/// Partitions whose records are taken at the same time.
+const PARTITIONS_AT_ONCE: usize = 2;
 /// How long to wait for records before looking whether an idle partition's hour is over.
 const READ_WAIT: Duration = Duration::from_millis(500);
 /// How long a tick is waited for before another is appended.
@@ -56,10 +59,7 @@ impl Session<'_> {
                 () = shutdown.cancelled() => break,
                 read = reader.next(READ, READ_WAIT) => read?,
             };
-            for (partition, records) in by_partition(records) {
-                ticked.remove(&partition);
-                self.take(&cache, partition, records).await?;
-            }
+            self.take_all(&cache, &mut ticked, records).await?;
             self.end_idle_hours(&cache, &mut ticked).await?;
             restores.execute(self.log, self.archive, &cache).await?;
             compactions.go_on(self, &cache).await?;
@@ -100,6 +100,23 @@ impl Session<'_> {
             positions.push((partition, needed));
         }
         Ok(positions)
+    }
+
+    /// Takes the records of some partitions at a time: while one is sealed, another is folded. Each is taken to
+    /// its end, whatever becomes of the others: nothing goes on behind the back of the next session.
+    async fn take_all(
+        &self,
+        cache: &Arc<Cache>,
+        ticked: &mut BTreeMap<Partition, Instant>,
+        records: Vec<Record>,
+    ) -> Result<(), ArchiverError> {
+        let parts = by_partition(records);
+        ticked.retain(|partition, _| !parts.contains_key(partition));
+        let taken =
+            parts.into_iter().map(|(partition, records)| self.take(cache, partition, records));
+        let taken: Vec<_> =
+            stream::iter(taken).buffer_unordered(PARTITIONS_AT_ONCE).collect().await;
+        taken.into_iter().collect()
     }
 
     /// Folds records of a partition; what ends on the way is sealed.

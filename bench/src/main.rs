@@ -3,6 +3,7 @@
 //! Everything runs on one machine, the load too, on durable settings. Ratios travel from machine to
 //! machine; figures do not.
 
+mod archiving;
 mod http;
 mod limits;
 mod load;
@@ -11,7 +12,12 @@ mod scenarios;
 mod server;
 mod table;
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use dev::{
@@ -46,13 +52,19 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "peer,singles,hundreds,pulls,memory,rebuild"
+        default_value = "peer,singles,hundreds,pulls,memory,rebuild,archiving"
     )]
     only: Vec<Figure>,
 
     /// A JSON object a line, for programs
     #[arg(long)]
     json: bool,
+
+    /// Archives the log in this directory, of so many scopes, and says what it took
+    #[arg(long, hide = true, requires = "archive_scopes")]
+    archive: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    archive_scopes: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +81,8 @@ enum Figure {
     Memory,
     /// Folding the whole log again
     Rebuild,
+    /// Writing the archive, and the memory of whoever does
+    Archiving,
 }
 
 /// Bytes of the record that a single push makes: what the bare log appends.
@@ -94,6 +108,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
+    if let (Some(directory), Some(scopes)) = (&args.archive, args.archive_scopes) {
+        return archiving::archive(directory, scopes).await;
+    }
     let mut rounds = Vec::new();
     for _ in 0..args.rounds.max(1) {
         rounds.push(round(&args).await?);
@@ -122,7 +139,8 @@ async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
     };
     let peer = bench.peer().await?;
     let mut lines = Vec::new();
-    for log in &args.logs {
+    let needs_server = args.only.iter().any(|figure| *figure != Figure::Archiving);
+    for log in args.logs.iter().filter(|_| needs_server) {
         match log.as_str() {
             "embedded" => bench.embedded(&mut lines, peer).await?,
             "kafka" => {
@@ -134,6 +152,9 @@ async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
             }
             other => return Err(format!("--logs takes embedded and kafka, not {other}").into()),
         }
+    }
+    if bench.measures(Figure::Archiving) {
+        archiving::figures(directory.path(), &mut lines).await?;
     }
     postgres.stop().await?;
     Ok(lines)

@@ -14,6 +14,16 @@ use crate::{
 /// Users of the load; each pushes to a scope of its own.
 pub(crate) const USERS: usize = 64;
 
+/// A usual message, as the wire has it. No two of different names are the same.
+pub(crate) fn message(name: &str) -> String {
+    format!(
+        "{{\"type\":\"decision\",\"content\":\"Decision {name}: keep the log the only truth; derive the rows and the \
+         archive from it, compare all three, and say so in one line that a person can check without reading the \
+         code. The rest of this message is as long as a usual note of a few sentences would be, which is some hundred \
+         bytes of text.\",\"metadata\":{{\"source\":\"session-abc\",\"timestamp\":\"2025-12-30T10:00:00Z\"}}}}"
+    )
+}
+
 /// Pushes messages that nobody pushed before.
 struct Push {
     connection: Connection,
@@ -29,14 +39,8 @@ impl Push {
         for i in 0..self.messages {
             self.pushed += 1;
             let separator = if i == 0 { "" } else { "," };
-            body.push_str(&format!(
-                "{separator}{{\"type\":\"decision\",\"content\":\"Decision {} of {}: keep the log the \
-                 only truth; derive the rows and the archive from it, compare all three, and say so in \
-                 one line that a person can check without reading the code. The rest of this message is \
-                 as long as a usual note of a few sentences would be, which is some hundred bytes of \
-                 text.\",\"metadata\":{{\"source\":\"session-abc\",\"timestamp\":\"2025-12-30T10:00:00Z\"}}}}",
-                self.pushed, self.salt
-            ));
+            body.push_str(separator);
+            body.push_str(&message(&format!("{} of {}", self.pushed, self.salt)));
         }
         body.push_str("]}");
         body.into_bytes()

@@ -87,9 +87,19 @@ impl Drop for Server {
 }
 
 pub(crate) fn resident_mb(pid: u32) -> Result<f64, Failure> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-    let kib: f64 = line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?;
+    status_mb(&pid.to_string(), "VmRSS:")
+}
+
+/// The most resident memory that this process had, in MB.
+pub(crate) fn peak_mb() -> Result<f64, Failure> {
+    status_mb("self", "VmHWM:")
+}
+
+fn status_mb(process: &str, key: &str) -> Result<f64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let missing = || format!("no {key}");
+    let line = status.lines().find(|line| line.starts_with(key)).ok_or_else(missing)?;
+    let kib: f64 = line.split_whitespace().nth(1).ok_or_else(missing)?.parse()?;
     Ok(kib / 1024.0)
 }
 

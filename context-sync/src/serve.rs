@@ -187,12 +187,17 @@ pub fn start(
         let (Some(archive), Some(facts)) = (archive.clone(), facts.cloned()) else {
             return Err("the archiver needs an archive: set --archive".into());
         };
+        // Beside others it keeps nobody from being served: they go on without the archive.
+        let ready = match roles.len() {
+            1 => readiness.component("archiver"),
+            _ => readiness.optional_component("archiver"),
+        };
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),
             log: log.clone(),
             facts,
             archive,
-            ready: readiness.component("archiver"),
+            ready,
         };
         tasks.spawn("archiver", archive_apart(archiver, roles.len() > 1, shutdown.clone()));
     }

@@ -1,16 +1,18 @@
 //! A private stand-in for Google Cloud Storage: fake-gcs-server, on files.
 //!
-//! It is laxer than the real one. It looks at `ifGenerationMatch` for multipart uploads alone, takes any checksum,
-//! appends a chunk of a resumable upload wherever the chunk says it belongs, and ends a resumable upload that is asked
-//! how far it got. `tests/gcs.rs` shows it.
+//! It takes no upload of the XML API, which [`Front`] mends, and it is laxer than the real one: it looks at
+//! `ifGenerationMatch` for multipart uploads alone, takes any checksum, appends a chunk of a resumable upload wherever
+//! the chunk says it belongs, and ends a resumable upload that is asked how far it got. `tests/gcs.rs` shows it.
 
 mod emulator;
+mod front;
 mod program;
 mod shared;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use front::{Fault, Front};
 pub use program::VERSION;
 pub use shared::for_tests;
 

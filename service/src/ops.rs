@@ -19,7 +19,15 @@ const STARTING: &str = "starting";
 
 /// Which parts of the process are ready. Cheap to clone; all clones are the same registry.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<Cow<'static, str>, Option<String>>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<Cow<'static, str>, State>>>);
+
+#[derive(Clone)]
+struct State {
+    /// Why it is not ready.
+    reason: Option<String>,
+    /// The process is ready without it.
+    is_optional: bool,
+}
 
 impl Readiness {
     /// A registry without components: not ready until the first registers and is.
@@ -29,29 +37,39 @@ impl Readiness {
 
     /// Registers a component, not ready until it says so.
     pub fn component(&self, name: impl Into<Cow<'static, str>>) -> ComponentHandle {
-        let handle = ComponentHandle { readiness: self.clone(), name: name.into() };
+        self.register(name.into(), false)
+    }
+
+    /// As [`Self::component`], but the process is ready without it: it is shown, and that is all.
+    pub fn optional_component(&self, name: impl Into<Cow<'static, str>>) -> ComponentHandle {
+        self.register(name.into(), true)
+    }
+
+    fn register(&self, name: Cow<'static, str>, is_optional: bool) -> ComponentHandle {
+        let handle = ComponentHandle { readiness: self.clone(), name, is_optional };
         handle.set_not_ready(STARTING);
         handle
     }
 
-    /// Whether every registered component is ready, and there is one.
+    /// Whether every registered component that is not optional is ready, and there is one.
     pub fn is_ready(&self) -> bool {
         let components = self.lock();
-        !components.is_empty() && components.values().all(Option::is_none)
+        let mut needed = components.values().filter(|state| !state.is_optional).peekable();
+        needed.peek().is_some() && needed.all(|state| state.reason.is_none())
     }
 
     /// Each component by name, with the reason why it is not ready.
     pub fn components(&self) -> Vec<Component> {
         let components = self.lock();
-        let each = components.iter().map(|(name, reason)| Component {
+        let each = components.iter().map(|(name, state)| Component {
             name: name.to_string(),
-            ready: reason.is_none(),
-            reason: reason.clone(),
+            ready: state.reason.is_none(),
+            reason: state.reason.clone(),
         });
         each.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Cow<'static, str>, Option<String>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Cow<'static, str>, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,6 +90,7 @@ pub struct Component {
 pub struct ComponentHandle {
     readiness: Readiness,
     name: Cow<'static, str>,
+    is_optional: bool,
 }
 
 impl ComponentHandle {
@@ -88,10 +107,11 @@ impl ComponentHandle {
     fn set(&self, reason: Option<String>) {
         let ready = reason.is_none();
         let shown = reason.clone();
-        let before = self.readiness.lock().insert(self.name.clone(), reason);
+        let state = State { reason, is_optional: self.is_optional };
+        let before = self.readiness.lock().insert(self.name.clone(), state);
         let gauge = metrics::gauge!("component_ready", "component" => self.name.clone());
         gauge.set(if ready { 1.0 } else { 0.0 });
-        if before.as_ref().map(Option::is_none) != Some(ready) {
+        if before.map(|state| state.reason.is_none()) != Some(ready) {
             let (component, reason) = (&*self.name, shown);
             tracing::info!(component, ready, reason, "readiness changed");
         }
@@ -149,5 +169,18 @@ mod tests {
         log.set_not_ready("no leader");
         assert_eq!(not_ready(&readiness), "Not ready: log (no leader)");
         assert_eq!(readyz(&readiness).status().as_u16(), 503);
+    }
+
+    #[test]
+    fn ready_without_what_is_optional_but_never_with_it_alone() {
+        let readiness = Readiness::new();
+        let archive = readiness.optional_component("archive");
+        archive.set_ready();
+        assert!(!readiness.is_ready());
+        readiness.component("rows").set_ready();
+        archive.set_not_ready("no bucket");
+        assert_eq!(readyz(&readiness).status().as_u16(), 200);
+        let shown = readiness.components().into_iter().find(|shown| shown.name == "archive");
+        assert_eq!(shown.and_then(|shown| shown.reason).as_deref(), Some("no bucket"));
     }
 }

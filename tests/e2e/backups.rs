@@ -49,7 +49,7 @@ pub(crate) async fn back_up(device: &Device, scope: &str) -> Value {
     completed(device, scope, asked["id"].as_str().unwrap()).await
 }
 
-async fn completed(device: &Device, scope: &str, id: &str) -> Value {
+pub(crate) async fn completed(device: &Device, scope: &str, id: &str) -> Value {
     eventually("the backup is completed", async || {
         let reply = device.get(&format!("{scope}/backups/{id}")).await;
         let done = reply.status == 200 && reply.body["verified_at"].is_string();

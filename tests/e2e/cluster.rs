@@ -138,8 +138,17 @@ impl Cluster {
     pub(crate) async fn start_archiving(kind: LogKind) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let archive = format!("--archive=file://{}", dir.path().join("archive").display());
+        Self::start_archiving_in(dir, kind, &[&archive]).await
+    }
+
+    /// With an archive that the flags name; an hour is two seconds.
+    pub(crate) async fn start_archiving_to(kind: LogKind, archive: &[&str]) -> Self {
+        Self::start_archiving_in(tempfile::tempdir().unwrap(), kind, archive).await
+    }
+
+    async fn start_archiving_in(dir: tempfile::TempDir, kind: LogKind, archive: &[&str]) -> Self {
         let cache = format!("--archive-cache={}", dir.path().join("archiver").display());
-        let more = [archive.as_str(), &cache, "--archive-hour-seconds=2"];
+        let more = [archive, &[&cache, "--archive-hour-seconds=2"]].concat();
         Self::start_in(dir, kind, ARCHIVING, &more).await
     }
 

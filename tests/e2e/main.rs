@@ -32,6 +32,7 @@ mod nodes;
 mod paging;
 mod permissions;
 mod restores;
+mod stores;
 mod tenants;
 mod tokens;
 mod versions;

@@ -274,8 +274,8 @@ async fn restored(log: &SimulatedLog, id: RestoreId) {
 async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     let log = written().await;
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("archive");
-    let archive = Archive::open(&ArchiveConfig::new(ArchiveAddress::File(folder.clone()))).unwrap();
+    let address = ArchiveAddress::File(dir.path().join("archive"));
+    let archive = Archive::open(&ArchiveConfig::new(address)).unwrap();
     let mut random = Random(7);
     for _ in 0..6 {
         let running = archiver(&log, &archive, dir.path());
@@ -284,14 +284,14 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     }
     tick(&log, 1);
     let running = archiver(&log, &archive, dir.path());
-    shown::sealed(&log, &folder).await;
+    shown::sealed(&archive, &log).await;
     for mode in [RestoreMode::Replace, RestoreMode::Merge] {
         let id = restore(&log, mode);
         restored(&log, id).await;
     }
     tick(&log, 3);
     tick(&log, 4);
-    shown::sealed(&log, &folder).await;
+    shown::sealed(&archive, &log).await;
     running.stop().await;
 
     let database = Database::migrated().await;

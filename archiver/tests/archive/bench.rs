@@ -23,6 +23,7 @@ pub(crate) struct Bench {
     pub(crate) log: Arc<SimulatedLog>,
     pub(crate) facts: Arc<SimulatedLog>,
     pub(crate) archive: Archive,
+    /// Where the archive lies, if it is a folder's.
     pub(crate) folder: PathBuf,
     /// None, but where a test sets it: they depend on the clock.
     pub(crate) segments: SegmentConfig,
@@ -30,6 +31,7 @@ pub(crate) struct Bench {
 }
 
 pub(crate) struct Running {
+    pub(crate) readiness: Readiness,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ArchiverError>>,
 }
@@ -53,9 +55,18 @@ impl Running {
 
 impl Bench {
     pub(crate) fn new(partitions: usize) -> Self {
+        Self::made(partitions, |folder| open(folder))
+    }
+
+    /// With an archive elsewhere.
+    pub(crate) fn on(partitions: usize, archive: Archive) -> Self {
+        Self::made(partitions, |_| archive)
+    }
+
+    fn made(partitions: usize, archive: impl FnOnce(&Path) -> Archive) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("archive");
-        let archive = open(&folder);
+        let archive = archive(&folder);
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
         let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
         Self { log, facts, archive, folder, segments, dir }
@@ -69,6 +80,7 @@ impl Bench {
     pub(crate) fn start_with(&self, cache: &str, archive: Archive) -> Running {
         let shutdown = CancellationToken::new();
         let log: Arc<dyn EventLog> = self.log.clone();
+        let readiness = Readiness::new();
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
@@ -79,10 +91,10 @@ impl Bench {
             log,
             facts: self.facts.clone(),
             archive,
-            ready: Readiness::new().component("archiver"),
+            ready: readiness.component("archiver"),
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));
-        Running { shutdown, task }
+        Running { readiness, shutdown, task }
     }
 
     /// Asks until the answer is yes; fails at the deadline.
@@ -96,7 +108,19 @@ impl Bench {
 
     /// Waits until the manifests of all hours before the last record of each partition are there.
     pub(crate) async fn sealed(&self) {
-        shown::sealed(&self.log, &self.folder).await;
+        shown::sealed(&self.archive, &self.log).await;
+    }
+
+    /// As [`Self::objects`], wherever the archive lies.
+    pub(crate) async fn stored(&self) -> BTreeMap<String, Sha256Hex> {
+        let mut objects = BTreeMap::new();
+        for folder in ["_schemas", "_uploads", "events", "manifests", "messages", "tenants"] {
+            for (path, _) in self.archive.list(folder).await.unwrap() {
+                let object = self.archive.fetch(&path).await.unwrap();
+                objects.insert(path, object.sha256);
+            }
+        }
+        objects
     }
 
     /// Every object's hash by its path.

@@ -7,10 +7,14 @@ mod commands;
 mod random;
 
 mod archiving;
+mod bad_stores;
 mod bench;
+mod clocks;
+mod gcs;
 mod restoring;
 mod segments;
 mod shown;
 mod simulated_log;
 mod table;
+mod unreliable;
 mod verifying;

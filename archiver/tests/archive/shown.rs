@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,7 @@ fn partitions(log: &SimulatedLog) -> impl Iterator<Item = Partition> {
 }
 
 /// Waits until the manifests of all hours before the last record of each partition are there.
-pub(crate) async fn sealed(log: &SimulatedLog, folder: &Path) {
+pub(crate) async fn sealed(archive: &Archive, log: &SimulatedLog) {
     let mut wanted = Vec::new();
     for partition in partitions(log) {
         let mut hours: Vec<String> = Vec::new();
@@ -36,13 +35,17 @@ pub(crate) async fn sealed(log: &SimulatedLog, folder: &Path) {
         hours.pop(); // it is open
         let id = log.log_id();
         let path = |name: &String| {
-            folder.join(format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz"))
+            format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz")
         };
         wanted.extend(hours.iter().map(path));
     }
     let deadline = Instant::now() + DEADLINE;
-    while let Some(missing) = wanted.iter().find(|path| !path.exists()) {
-        assert!(Instant::now() < deadline, "{} is not there", missing.display());
+    loop {
+        // A store that fails has nothing yet.
+        let there: BTreeMap<_, _> =
+            archive.list("manifests").await.unwrap_or_default().into_iter().collect();
+        let Some(missing) = wanted.iter().find(|path| !there.contains_key(*path)) else { return };
+        assert!(Instant::now() < deadline, "{missing} is not there");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,0 +1,80 @@
+//! An archive in a bucket that is down for a while: pushes and pulls go on, and it catches up.
+
+use dev::gcs::{Fault, Front};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    backups::completed,
+    client::{Device, Reply, USER, contents, say},
+    cluster::{Cluster, LogKind},
+    equation::eventually,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushes_and_pulls_go_on_without_the_archive_on_the_embedded_log() {
+    pushes_and_pulls_go_on_without_the_archive(LogKind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushes_and_pulls_go_on_without_the_archive_on_kafka() {
+    pushes_and_pulls_go_on_without_the_archive(LogKind::Kafka).await;
+}
+
+async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
+    let front = Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
+    let bucket = front.make_bucket().await.unwrap();
+    front.misbehave(|_| Some(Fault::Status(503)));
+    let archive = format!("--archive=gs://{bucket}/backups");
+    let endpoint = format!("--archive-endpoint={}", front.url());
+    let cluster = Cluster::start_archiving_to(kind, &[&archive, &endpoint]).await;
+    let ann = cluster.device("ann");
+    let before = ask(&ann).await;
+    let messages: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();
+    for message in &messages {
+        ann.push(USER, &[say(message)]).await.ok();
+    }
+    let pulled = ann.pull(USER, "cursor=0").await.ok();
+    assert_eq!(contents(&pulled), messages);
+    let archiver = eventually("the archiver says why it waits", async || {
+        let archiver = component(&cluster, "archiver").await;
+        archiver["reason"].as_str().unwrap_or_default().contains("503").then_some(archiver)
+    })
+    .await;
+    assert_eq!(archiver["ready"], json!(false));
+    let waits = ann.get(&format!("{USER}/backups/{before}")).await;
+    assert_ne!(waits.body["status"], json!("completed"));
+
+    front.behave();
+    let backup = completed(&ann, USER, &before).await;
+    assert_eq!(backup["record_count"], json!(0), "as of its request");
+    let path = backup["gcs_path"].as_str().unwrap();
+    let expected = format!("gs://{bucket}/backups/tenants/acme/users/ann/on-demand/");
+    assert!(path.starts_with(&expected), "{path}");
+    let after = completed(&ann, USER, &ask(&ann).await).await;
+    assert_eq!((&after["record_count"], &after["digest"]), (&json!(20), &pulled["digest"]));
+
+    let content = format!("{USER}/backups/{}/content", after["id"].as_str().unwrap());
+    let reply = ann.request(Method::GET, &content).send().await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert_eq!(json!(reply.bytes().await.unwrap().len()), after["size_bytes"]);
+    front.misbehave(|_| Some(Fault::Status(500)));
+    assert_eq!(ann.get(&content).await.status, 503);
+    front.behave();
+    cluster.finish().await;
+}
+
+/// Asks for a backup; its id.
+async fn ask(device: &Device) -> String {
+    let asked = Reply::of(device.request(Method::POST, &format!("{USER}/backups"))).await.is(202);
+    asked["id"].as_str().unwrap().to_owned()
+}
+
+/// What `/readyz` shows of a component, which keeps nobody out.
+async fn component(cluster: &Cluster, name: &str) -> Value {
+    let reply = reqwest::get(format!("{}/readyz", cluster.node.ops_url)).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    let body: Value = reply.json().await.unwrap();
+    let components = body["components"].as_array().unwrap();
+    components.iter().find(|component| component["name"] == name).unwrap().clone()
+}
