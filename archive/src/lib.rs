@@ -6,6 +6,7 @@
 
 mod config;
 mod error;
+pub mod expired;
 pub mod history;
 pub mod manifest;
 pub mod message_line;

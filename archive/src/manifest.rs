@@ -136,15 +136,15 @@ impl ScopeLine {
 }
 
 /// A scope's key as text.
-mod scope_text {
+pub(crate) mod scope_text {
     use model::ScopeKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(key: &ScopeKey, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(key: &ScopeKey, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(key)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ScopeKey, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ScopeKey, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
@@ -178,7 +178,7 @@ impl ManifestWriter {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, ArchiveError> {
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, ArchiveError> {
     serde_json::to_vec(value)
         .map_err(|error| ArchiveError::Scratch(std::sync::Arc::new(error.into())))
 }

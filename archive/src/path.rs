@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use model::{BackupId, LogId, Partition, ScopeKey, ScopeKind, Timestamp};
 
-use crate::period::{Day, Hour, HourLength, moment_name};
+use crate::{
+    expired::Class,
+    period::{Day, Hour, HourLength, moment_name},
+};
 
 /// Unfinished uploads.
 pub const UPLOADS: &str = "_uploads";
@@ -72,6 +75,11 @@ pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: 
 
 pub fn on_demand_manifest(log: LogId, partition: Partition, backup: BackupId) -> String {
     format!("{}/on-demand/{backup}.jsonl.gz", manifests(log, partition))
+}
+
+/// What has expired of a class and period: records, and once all of it is deleted a mark. See [`crate::expired`].
+pub fn expired(log: LogId, partition: Partition, class: Class, period: &str) -> String {
+    format!("{}/expired/{class}/{period}", manifests(log, partition))
 }
 
 /// The schema of events' values.

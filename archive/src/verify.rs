@@ -1,5 +1,9 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
+mod expired;
+mod place;
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{Cursor, LogId, Offset, Partition, ScopeKey};
@@ -14,6 +18,7 @@ use crate::{
     store::Archive,
     table,
 };
+use place::Placed;
 
 /// Which of the objects are read whole: all, or one part of several, so that as many runs read everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub struct Report {
     pub manifests: u64,
     /// Listed by manifests.
     pub objects: u64,
+    /// Of those, the ones that retention has deleted.
+    pub expired: u64,
     pub backups: u64,
     /// Read whole and compared with their hashes, byte by byte.
     pub objects_read: u64,
@@ -119,6 +126,7 @@ pub async fn verify(
         };
         verifier.partition(log, partition, &names, &mut progress).await?;
     }
+    verifier.schemas().await?;
     Ok(verifier.finish())
 }
 
@@ -146,6 +154,10 @@ struct Verifier<'a> {
     /// What there is, with its size; what a manifest lists is taken out of `unlisted`.
     stored: BTreeMap<String, u64>,
     listed: BTreeSet<String>,
+    /// The objects of the partition that retention has deleted, or is about to, and the record that says so.
+    expired: HashMap<String, String>,
+    /// The schemas of the events that were read, and where one of each is.
+    fingerprints: BTreeMap<u64, String>,
     report: Report,
 }
 
@@ -158,6 +170,7 @@ struct Chain {
     newest: HashMap<ScopeKey, FoundBackup>,
     /// The objects of each scope's state.
     states: HashMap<ScopeKey, Vec<BackupObject>>,
+    placed: Placed,
 }
 
 impl<'a> Verifier<'a> {
@@ -167,6 +180,8 @@ impl<'a> Verifier<'a> {
             sample: Sample::ALL,
             stored: BTreeMap::new(),
             listed: BTreeSet::new(),
+            expired: HashMap::new(),
+            fingerprints: BTreeMap::new(),
             report: Report::default(),
         }
     }
@@ -198,6 +213,7 @@ impl<'a> Verifier<'a> {
         names: &Names,
         step: &mut impl FnMut(),
     ) -> Result<(), ArchiveError> {
+        self.read_expired(names).await?;
         let mut chain = Chain::default();
         let mut fulls = names.fulls().peekable();
         for path in names.hours() {
@@ -217,6 +233,8 @@ impl<'a> Verifier<'a> {
             self.manifest(&path, &mut chain).await?;
             step();
         }
+        self.check_placed(names, &chain.placed);
+        self.check_expired();
         if let Some((_, header)) = chain.previous {
             let (hour, next_offset) = (header.period, header.next_offset);
             self.report.until.push(Until { log_id: log, partition, hour, next_offset });
@@ -235,9 +253,7 @@ impl<'a> Verifier<'a> {
         let read = ManifestReader::new(object, path);
         let Some(mut reader) = self.keep(read)? else { return Ok(()) };
         let header = reader.header.clone();
-        if header.period != name(path) {
-            self.problem(path, format!("it is of {}, not of its name", header.period));
-        }
+        self.check_place(path, &header);
         if header.kind == Kind::Hour {
             self.check_chain(path, &header, chain);
             self.report.gaps.extend(&header.gaps);
@@ -248,8 +264,11 @@ impl<'a> Verifier<'a> {
         loop {
             let next = reader.next_scope();
             let Some(Some(line)) = self.keep(next)? else { break };
-            self.scope(path, &reference, header.kind, line, chain).await?;
+            self.check_line(path, &header, &line, chain);
+            self.scope(path, &reference, &header, line, chain).await?;
         }
+        self.check_lines_seen(path, &header, &mut chain.placed);
+        chain.placed.push(path, &reference, &header);
         if header.kind == Kind::Hour {
             chain.previous = Some((reference, header));
         }
@@ -276,10 +295,11 @@ impl<'a> Verifier<'a> {
         &mut self,
         path: &str,
         manifest: &Reference,
-        kind: Kind,
+        header: &Header,
         line: ScopeLine,
         chain: &mut Chain,
     ) -> Result<(), ArchiveError> {
+        let kind = header.kind;
         let Some(backup) = line.backup.clone() else { return Ok(()) };
         let is_new = self.listed.insert(backup.path.clone());
         if is_new {
@@ -310,7 +330,8 @@ impl<'a> Verifier<'a> {
             Kind::OnDemand => vec![backup.clone()],
         };
         let scope = line.scope.clone();
-        let found = FoundBackup { line, backup, objects, manifest: manifest.clone() };
+        let (hour_length, manifest) = (header.period_seconds, manifest.clone());
+        let found = FoundBackup { line, hour_length, backup, objects, manifest };
         match kind {
             Kind::Hour => {
                 chain.heads.insert(scope.clone(), found.line.head);
@@ -333,7 +354,11 @@ impl<'a> Verifier<'a> {
         self.report.objects += 1;
         self.listed.insert(path.to_owned());
         let Some(found) = self.stored.get(path).copied() else {
-            self.problem(path, "it is missing");
+            if self.expired.contains_key(path) {
+                self.report.expired += 1;
+            } else {
+                self.problem(path, "it is missing");
+            }
             return Ok(None);
         };
         if found != size_bytes {
@@ -353,6 +378,7 @@ impl<'a> Verifier<'a> {
         let Some(mut object) = stored else { return Ok(()) };
         let rows = table::rows(object.bytes()?.into(), &table.path);
         let Some(batches) = self.keep(rows)? else { return Ok(()) };
+        self.note_fingerprints(&table.path, &batches);
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         if rows != table.rows {
             self.problem(

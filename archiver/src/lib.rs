@@ -3,17 +3,21 @@
 //! [`session`] reads the log and folds it into the [`cache`]; where an hour or a day of the log's time ends,
 //! [`sealing`] writes objects and the manifest that makes them a backup. All of it is a pure function of
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
+//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`]).
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
 mod cache;
+mod clock;
 mod config;
 mod error;
 mod events;
+mod expiry;
 mod facts;
 mod fold;
 mod restoring;
 mod sealing;
 mod session;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +26,11 @@ use eventlog::EventLog;
 use service::ops::ComponentHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use clock::Clock;
 pub use config::{ArchiverConfig, Retention};
 pub use error::ArchiverError;
+pub use expiry::{Fate, Overdue, Stays, Summary};
+pub use upkeep::{Expiring, Operator, Upkeep};
 
 use session::Session;
 
@@ -38,6 +45,7 @@ pub struct Archiver {
     pub facts: Arc<dyn EventLog>,
     pub archive: Archive,
     pub ready: ComponentHandle,
+    pub upkeep: Upkeep,
 }
 
 impl Archiver {
@@ -56,6 +64,7 @@ impl Archiver {
                 facts: &self.facts,
                 archive: &self.archive,
                 ready: &self.ready,
+                upkeep: &self.upkeep,
             };
             let error = match session.run(&shutdown).await {
                 Ok(()) => break,

@@ -14,10 +14,11 @@ use crate::{
     cache::Cache,
     config::ArchiverConfig,
     error::ArchiverError,
-    facts::{Facts, now},
+    facts::Facts,
     fold::{Stop, fold},
     restoring::Restores,
     sealing::{Sealer, blocking},
+    upkeep::Upkeep,
 };
 
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
@@ -35,6 +36,7 @@ pub(crate) struct Session<'a> {
     pub(crate) facts: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
     pub(crate) ready: &'a ComponentHandle,
+    pub(crate) upkeep: &'a Upkeep,
 }
 
 impl Session<'_> {
@@ -42,7 +44,18 @@ impl Session<'_> {
     pub(crate) async fn run(&self, shutdown: &CancellationToken) -> Result<(), ArchiverError> {
         let cache = self.open_cache().await?;
         self.write_schemas().await?;
-        let from = self.positions(&cache).await?;
+        let mut upkeep = self.upkeep.spawn(self, &cache);
+        let ended = self.archive_on(&cache, shutdown).await;
+        upkeep.shutdown().await; // it lets go of the cache
+        ended
+    }
+
+    async fn archive_on(
+        &self,
+        cache: &Arc<Cache>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ArchiverError> {
+        let from = self.positions(cache).await?;
         let mut reader = self.log.reader(&from)?;
         let mut restores = Restores::default();
         let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
@@ -54,10 +67,10 @@ impl Session<'_> {
             };
             for (partition, records) in by_partition(records) {
                 ticked.remove(&partition);
-                self.take(&cache, partition, records).await?;
+                self.take(cache, partition, records).await?;
             }
-            self.end_idle_hours(&cache, &mut ticked).await?;
-            restores.execute(self.log, self.archive, &cache).await?;
+            self.end_idle_hours(cache, &mut ticked).await?;
+            restores.execute(self.log, self.archive, cache).await?;
         }
         Ok(())
     }
@@ -122,7 +135,8 @@ impl Session<'_> {
 
     fn sealer<'s>(&'s self, cache: &'s Arc<Cache>) -> Sealer<'s> {
         let retention = &self.config.retention;
-        let facts = Facts { log: self.facts, archive: self.archive, retention };
+        let clock = &self.upkeep.clock;
+        let facts = Facts { log: self.facts, archive: self.archive, retention, clock };
         let length = self.config.archive_hour_seconds;
         Sealer { log: self.log, archive: self.archive, cache, facts, length }
     }
@@ -133,7 +147,7 @@ impl Session<'_> {
         cache: &Cache,
         ticked: &mut BTreeMap<Partition, Instant>,
     ) -> Result<(), ArchiverError> {
-        let now = now();
+        let now = self.upkeep.clock.now();
         for partition in (0..self.log.partitions()).map(Partition::new) {
             let state = cache.state(partition)?;
             let length = self.config.archive_hour_seconds;

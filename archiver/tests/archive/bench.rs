@@ -1,9 +1,12 @@
 //! A log, an archive in a folder, and archivers between them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,9 +14,13 @@ use archive::{
     Archive, ArchiveAddress, ArchiveConfig, history, manifest::ManifestReader, object::Sha256Hex,
     period::HourLength,
 };
-use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention};
+use archiver::{
+    Archiver, ArchiverConfig, ArchiverError, Clock, Expiring, Operator, Retention, Upkeep,
+};
 use eventlog::EventLog;
-use model::{LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope};
+use model::{
+    Fact, LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope,
+};
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,10 +34,14 @@ pub(crate) struct Bench {
     pub(crate) facts: Arc<SimulatedLog>,
     pub(crate) archive: Archive,
     pub(crate) folder: PathBuf,
+    pub(crate) retention: Retention,
+    /// What time it is for archivers, in microseconds; the beginning, until a test says so: nothing is over.
+    now: Arc<AtomicI64>,
     dir: tempfile::TempDir,
 }
 
 pub(crate) struct Running {
+    operator: Operator,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ArchiverError>>,
 }
@@ -39,6 +50,16 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Expires what is over its time, and gives all that was said.
+    pub(crate) async fn expire(&self, dry_run: bool) -> Vec<Expiring> {
+        let mut saying = self.operator.expire(dry_run).await;
+        let mut said = Vec::new();
+        while let Some(line) = saying.recv().await {
+            said.push(line);
+        }
+        said
     }
 
     /// As a crash ends it.
@@ -54,11 +75,18 @@ impl Running {
 
 impl Bench {
     pub(crate) fn new(partitions: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory, where the machine has that: weeks are thousands of objects, each synced.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let folder = dir.path().join("archive");
         let archive = open(&folder);
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
-        Self { log, facts, archive, folder, dir }
+        let (retention, now) = (Retention::default(), Arc::default());
+        Self { log, facts, archive, folder, retention, now, dir }
+    }
+
+    /// What time it is from now on.
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        self.now.store(now.as_micros(), Ordering::SeqCst);
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -69,19 +97,54 @@ impl Bench {
     pub(crate) fn start_with(&self, cache: &str, archive: Archive) -> Running {
         let shutdown = CancellationToken::new();
         let log: Arc<dyn EventLog> = self.log.clone();
+        let now = self.now.clone();
+        let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));
+        let (upkeep, operator) = Upkeep::new(clock);
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
-                retention: Retention::default(),
+                retention: self.retention.clone(),
             },
             log,
             facts: self.facts.clone(),
             archive,
             ready: Readiness::new().component("archiver"),
+            upkeep,
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));
-        Running { shutdown, task }
+        Running { operator, shutdown, task }
+    }
+
+    /// Waits until an object is there.
+    pub(crate) async fn written(&self, path: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.folder.join(path).exists() {
+            assert!(Instant::now() < deadline, "{path} is not there");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Asks until the answer is `Some`; panics at the deadline.
+    pub(crate) async fn eventually<T>(
+        &self,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What archivers said, in order.
+    pub(crate) fn said(&self) -> Vec<Fact> {
+        let facts = self.facts.all();
+        facts.iter().map(|record| schemas::decode_fact(&record.value).unwrap()).collect()
     }
 
     /// Waits until the manifests of all hours before the last record of each partition are there.
@@ -115,8 +178,19 @@ impl Bench {
     /// Every object's hash by its path.
     pub(crate) fn objects(&self) -> BTreeMap<String, Sha256Hex> {
         let mut objects = BTreeMap::new();
-        collect(&self.folder, &self.folder, &mut objects);
+        walk(&self.folder, &self.folder, &mut |name, path| {
+            objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(path).unwrap()));
+        });
         objects
+    }
+
+    /// The paths below a folder.
+    pub(crate) fn paths(&self, folder: &str) -> BTreeSet<String> {
+        let mut paths = BTreeSet::new();
+        walk(&self.folder, &self.folder.join(folder), &mut |name, _| {
+            paths.insert(name);
+        });
+        paths
     }
 
     /// The log folded up to the end of an hour, a partition's records at a time.
@@ -183,14 +257,15 @@ pub(crate) fn open(folder: &Path) -> Archive {
     Archive::open(&ArchiveConfig::new(address)).unwrap()
 }
 
-fn collect(root: &Path, folder: &Path, objects: &mut BTreeMap<String, Sha256Hex>) {
+/// Calls back with the name and the path of each file.
+fn walk(root: &Path, folder: &Path, found: &mut impl FnMut(String, &Path)) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(root, &path, objects);
+            walk(root, &path, found);
         } else {
             let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(&path).unwrap()));
+            found(name, &path);
         }
     }
 }

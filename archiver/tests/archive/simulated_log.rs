@@ -1,10 +1,17 @@
 //! A log in memory whose records have the append times that a test wants.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use eventlog::{
-    AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, ReadLimit, Record, partition_of,
+    AppendError, AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, ReadLimit, Record,
+    RejectReason, partition_of,
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use model::{Command, LogId, Offset, Partition, Place, Timestamp};
@@ -17,6 +24,8 @@ pub(crate) struct SimulatedLog {
     log_id: LogId,
     records: watch::Sender<Partitions>,
     now: std::sync::Mutex<Timestamp>,
+    /// Takes no command from archivers.
+    pub(crate) is_closed: AtomicBool,
 }
 
 struct Reader {
@@ -28,7 +37,8 @@ impl SimulatedLog {
     pub(crate) fn new(partitions: usize) -> Arc<Self> {
         let log_id = LogId(Uuid::from_u128(7));
         let records = watch::Sender::new(vec![Vec::new(); partitions]);
-        Arc::new(Self { log_id, records, now: std::sync::Mutex::new(Timestamp::EPOCH) })
+        let now = std::sync::Mutex::new(Timestamp::EPOCH);
+        Arc::new(Self { log_id, records, now, is_closed: AtomicBool::new(false) })
     }
 
     /// Appends a command at a time.
@@ -74,6 +84,9 @@ impl EventLog for SimulatedLog {
     }
 
     fn append_to(&self, partition: Partition, key: Bytes, value: Bytes) -> AppendFuture {
+        if self.is_closed.load(Ordering::SeqCst) && !key.is_empty() {
+            return async { Err(AppendError::from(RejectReason::QueueFull)) }.boxed();
+        }
         let now = *self.now.lock().unwrap();
         let place = self.put(now, partition, key, value);
         async move { Ok(Appended { place, append_time: Some(now) }) }.boxed()
