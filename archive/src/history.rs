@@ -1,15 +1,17 @@
 //! Finding a backup, and reading the state that it shows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use model::{BackupId, BackupType, Cursor, Digest, LogId, Message, MessageId, Partition, ScopeKey};
 
 use crate::{
     error::ArchiveError,
+    expired::{self, Class, DONE},
     manifest::{BackupObject, Header, ManifestReader, Reference, ScopeLine},
     message_line,
     object::{Lines, Sha256Hex},
     path,
+    period::HourLength,
     store::Archive,
 };
 
@@ -17,6 +19,7 @@ const HOUR: &str = "hour";
 const FULL: &str = "full";
 const ON_DEMAND: &str = "on-demand";
 const COMPACTION: &str = "compaction";
+const EXPIRED: &str = "expired";
 
 /// The names of a partition's manifests, sorted: what there is without reading any of it.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,17 @@ pub struct Names {
     fulls: Vec<String>,
     on_demand: Vec<String>,
     compactions: Vec<String>,
+    expired: Vec<ExpiredName>,
+    /// Of which all is deleted.
+    done: HashSet<(Class, String)>,
+}
+
+/// The name of a record of what has expired.
+#[derive(Clone, Debug)]
+struct ExpiredName {
+    class: Class,
+    period: String,
+    file: String,
 }
 
 /// A backup that a manifest lists.
@@ -33,6 +47,8 @@ pub struct Names {
 pub struct FoundBackup {
     /// The scope as the backup shows it.
     pub line: ScopeLine,
+    /// How long the hours of its archive are.
+    pub hour_length: HourLength,
     pub backup: BackupObject,
     /// The objects that make up the state, the oldest first: one, or a full and the incrementals after it.
     pub objects: Vec<BackupObject>,
@@ -50,7 +66,12 @@ impl Names {
         let mut names = Self { folder: folder.clone(), ..Self::default() };
         for (path, _) in archive.list(&folder).await? {
             let rest = path.strip_prefix(&folder).unwrap_or_default();
-            let rest = rest.trim_start_matches('/').strip_suffix(".jsonl.gz").unwrap_or_default();
+            let rest = rest.trim_start_matches('/');
+            if let Some(name) = ExpiredName::parse(rest) {
+                names.push_expired(name);
+                continue;
+            }
+            let rest = rest.strip_suffix(".jsonl.gz").unwrap_or_default();
             match rest.split_once('/') {
                 Some((HOUR, name)) => names.hours.push(name.to_owned()),
                 Some((FULL, name)) => names.fulls.push(name.to_owned()),
@@ -72,6 +93,11 @@ impl Names {
         self.fulls.iter().map(|name| self.path(FULL, name))
     }
 
+    /// The path of the manifest of the fulls of a day, be it there or not.
+    pub(crate) fn full(&self, day: &str) -> String {
+        self.path(FULL, day)
+    }
+
     /// The paths of the on-demand backups' manifests.
     pub fn on_demand(&self) -> impl Iterator<Item = String> + '_ {
         self.on_demand.iter().map(|name| self.path(ON_DEMAND, name))
@@ -85,6 +111,42 @@ impl Names {
     /// The hours, by the names of their manifests.
     pub fn hour_names(&self) -> impl Iterator<Item = &str> {
         self.hours.iter().map(String::as_str)
+    }
+
+    fn push_expired(&mut self, name: ExpiredName) {
+        if name.file == DONE {
+            self.done.insert((name.class, name.period));
+        } else {
+            self.expired.push(name);
+        }
+    }
+
+    /// The paths of the records of what has expired.
+    pub fn expired(&self) -> impl Iterator<Item = String> + '_ {
+        self.records(|_| true)
+    }
+
+    /// As [`Self::expired`], of a class and period.
+    pub fn expired_of(&self, class: Class, period: &str) -> impl Iterator<Item = String> {
+        self.records(move |name| name.class == class && name.period == period)
+    }
+
+    /// As [`Self::expired`], of a class, of a period and later ones.
+    pub(crate) fn expired_since(&self, class: Class, period: &str) -> impl Iterator<Item = String> {
+        self.records(move |name| name.class == class && name.period.as_str() >= period)
+    }
+
+    /// Whether all that could expire of a class and period is deleted.
+    pub fn is_expired(&self, class: Class, period: &str) -> bool {
+        self.done.contains(&(class, period.to_owned()))
+    }
+
+    fn records(&self, is: impl Fn(&ExpiredName) -> bool) -> impl Iterator<Item = String> {
+        self.expired.iter().filter(move |name| is(name)).map(
+            |ExpiredName { class, period, file }| {
+                format!("{}/{EXPIRED}/{class}/{period}/{file}", self.folder)
+            },
+        )
     }
 
     /// How many manifests there are.
@@ -123,7 +185,17 @@ pub async fn newest_hour(
     Ok(Some((Reference { path, sha256 }, header)))
 }
 
-/// Finds a backup of a scope by its id; `None` if no manifest lists it.
+impl ExpiredName {
+    /// `expired/{class}/{period}/{file}`.
+    fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.strip_prefix(EXPIRED)?.strip_prefix('/')?.split('/');
+        let (class, period, file) = (parts.next()?, parts.next()?, parts.next()?);
+        let (class, period, file) = (Class::parse(class)?, period.to_owned(), file.to_owned());
+        Some(Self { class, period, file })
+    }
+}
+
+/// Finds a backup of a scope by its id; `None` if no manifest lists it, or if it, or what it goes on from, has expired.
 pub async fn find(
     archive: &Archive,
     log: LogId,
@@ -132,20 +204,49 @@ pub async fn find(
     id: BackupId,
 ) -> Result<Option<FoundBackup>, ArchiveError> {
     let names = Names::list(archive, log, partition).await?;
+    let Some(found) = find_in(archive, &names, log, partition, scope, id).await? else {
+        return Ok(None);
+    };
+    let has_expired = expired::has_any(archive, &names, &found).await?;
+    Ok((!has_expired).then_some(found))
+}
+
+/// As [`find`], of a backup that may have expired.
+pub async fn find_listed(
+    archive: &Archive,
+    log: LogId,
+    partition: Partition,
+    scope: &ScopeKey,
+    id: BackupId,
+) -> Result<Option<FoundBackup>, ArchiveError> {
+    let names = Names::list(archive, log, partition).await?;
+    find_in(archive, &names, log, partition, scope, id).await
+}
+
+async fn find_in(
+    archive: &Archive,
+    names: &Names,
+    log: LogId,
+    partition: Partition,
+    scope: &ScopeKey,
+    id: BackupId,
+) -> Result<Option<FoundBackup>, ArchiveError> {
     let is = |backup_type, name: &str| BackupId::scheduled(scope, backup_type, name) == id;
     if let Some(hour) = names.hours.iter().find(|name| is(BackupType::Incremental, name)) {
-        return incremental(archive, &names, scope, hour).await;
+        return incremental(archive, names, scope, hour).await;
     }
     let full = names.fulls.iter().find(|name| is(BackupType::Full, name));
     let path = match full {
         Some(name) => names.path(FULL, name),
         None => path::on_demand_manifest(log, partition, id),
     };
-    let Some((manifest, line)) = scope_line(archive, &path, scope).await? else { return Ok(None) };
+    let Some((manifest, hour_length, line)) = scope_line(archive, &path, scope).await? else {
+        return Ok(None);
+    };
     let Some(backup) = line.backup.clone().filter(|backup| backup.id == id) else {
         return Ok(None);
     };
-    Ok(Some(FoundBackup { line, objects: vec![backup.clone()], backup, manifest }))
+    Ok(Some(FoundBackup { line, hour_length, objects: vec![backup.clone()], backup, manifest }))
 }
 
 async fn incremental(
@@ -157,23 +258,23 @@ async fn incremental(
     let (full, hours) = names.chain(hour);
     let mut objects = Vec::new();
     if let Some(name) = full
-        && let Some((_, line)) = scope_line(archive, &names.path(FULL, name), scope).await?
+        && let Some((.., line)) = scope_line(archive, &names.path(FULL, name), scope).await?
     {
         objects.extend(line.backup);
     }
     let mut last = None;
     for name in hours {
         let found = scope_line(archive, &names.path(HOUR, name), scope).await?;
-        if let Some((manifest, line)) = found {
+        if let Some((manifest, hour_length, line)) = found {
             objects.extend(line.backup.clone());
-            last = Some((name.as_str(), manifest, line));
+            last = Some((name.as_str(), manifest, hour_length, line));
         }
     }
-    let Some((_, manifest, line)) = last.filter(|(name, ..)| *name == hour) else {
+    let Some((_, manifest, hour_length, line)) = last.filter(|(name, ..)| *name == hour) else {
         return Ok(None);
     };
     let Some(backup) = line.backup.clone() else { return Ok(None) };
-    Ok(Some(FoundBackup { line, backup, objects, manifest }))
+    Ok(Some(FoundBackup { line, hour_length, backup, objects, manifest }))
 }
 
 /// A scope's line of a manifest, if both are there.
@@ -181,7 +282,7 @@ async fn scope_line(
     archive: &Archive,
     path: &str,
     scope: &ScopeKey,
-) -> Result<Option<(Reference, ScopeLine)>, ArchiveError> {
+) -> Result<Option<(Reference, HourLength, ScopeLine)>, ArchiveError> {
     let object = match archive.fetch(path).await {
         Ok(object) => object,
         Err(ArchiveError::NotFound { .. }) => return Ok(None),
@@ -195,7 +296,8 @@ async fn scope_line(
             found = Some(line);
         }
     }
-    Ok(found.map(|line| (reference, line)))
+    let hour_length = reader.header.period_seconds;
+    Ok(found.map(|line| (reference, hour_length, line)))
 }
 
 /// The messages of a state, in the order of their cursors: the lines of its objects one after another, less those

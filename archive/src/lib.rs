@@ -7,6 +7,7 @@
 pub mod compaction;
 mod config;
 mod error;
+pub mod expired;
 mod gcs;
 pub mod history;
 pub mod manifest;

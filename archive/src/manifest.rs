@@ -137,15 +137,15 @@ impl ScopeLine {
 }
 
 /// A scope's key as text.
-mod scope_text {
+pub(crate) mod scope_text {
     use model::ScopeKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(key: &ScopeKey, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(key: &ScopeKey, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(key)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ScopeKey, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ScopeKey, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

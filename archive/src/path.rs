@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::{
+    expired::Class,
     object::Sha256Hex,
     period::{Day, Hour, HourLength, moment_name},
 };
@@ -111,6 +112,11 @@ pub fn segments(log: LogId, partition: Partition) -> String {
 /// Raw records from this offset on.
 pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String {
     format!("{}/{first_offset}.avro", segments(log, partition))
+}
+
+/// What has expired of a class and period: records, and once all of it is deleted a mark. See [`crate::expired`].
+pub fn expired(log: LogId, partition: Partition, class: Class, period: &str) -> String {
+    format!("{}/expired/{class}/{period}", manifests(log, partition))
 }
 
 /// The schema of events' values.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use model::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +87,16 @@ impl HourLength {
         format_utc(self.midnight(day), format)
     }
 
-    /// The hour whose objects have that name.
+    /// The hour that has this name.
     pub fn hour_named(self, name: &str) -> Option<Hour> {
-        // Chrono takes no time without minutes.
-        let named = if self.is_real() { format!("{name}-00-00") } else { name.to_owned() };
-        let time = NaiveDateTime::parse_from_str(&named, "%Y-%m-%d-%H-%M-%S").ok()?;
-        let hour = self.hour_of(Timestamp::from_micros(time.and_utc().timestamp_micros()));
+        let hour = self.hour_of(begin_named(name)?);
         (self.hour_name(hour) == name).then_some(hour)
+    }
+
+    /// The day that has this name.
+    pub fn day_named(self, name: &str) -> Option<Day> {
+        let day = self.hour_of(begin_named(name)?).day();
+        (self.day_name(day) == name).then_some(day)
     }
 
     /// `date=2025-12-30/hour=10`: where an hour's tables lie.
@@ -143,6 +146,15 @@ pub fn moment_name(time: Timestamp) -> String {
     format_utc(time, "%Y-%m-%dT%H-%M-%SZ")
 }
 
+/// When a period begins, by its name: the parts that it lacks are 0.
+fn begin_named(name: &str) -> Option<Timestamp> {
+    let mut parts = name.split('-').map(|part| part.parse::<u32>());
+    let mut next = || parts.next().unwrap_or(Ok(0)).ok();
+    let date = NaiveDate::from_ymd_opt(i32::try_from(next()?).ok()?, next()?, next()?)?;
+    let time = date.and_hms_opt(next()?, next()?, next()?)?;
+    Some(Timestamp::from_micros(time.and_utc().timestamp_micros()))
+}
+
 fn format_utc(time: Timestamp, format: &str) -> String {
     let time: DateTime<Utc> = DateTime::from_timestamp_micros(time.as_micros()).unwrap_or_default();
     time.format(format).to_string()
@@ -179,6 +191,20 @@ mod tests {
             assert_eq!(HourLength::REAL.hour_named(name), None, "{name}");
         }
         assert_eq!(moment_name(at("2025-12-30T10:15:00.5Z")), "2025-12-30T10-15-00Z");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for length in [HourLength::REAL, HourLength::new(10).unwrap(), HourLength::new(7).unwrap()]
+        {
+            let hour = length.hour_of(at("2025-12-30T10:15:00Z"));
+            assert_eq!(length.hour_named(&length.hour_name(hour)), Some(hour));
+            assert_eq!(length.day_named(&length.day_name(hour.day())), Some(hour.day()));
+        }
+        for name in ["", "2025", "2025-12-30-10-11", "2025-13-30", "x-12-30", "2025-12-30-24"] {
+            assert_eq!(HourLength::REAL.hour_named(name), None, "{name}");
+            assert_eq!(HourLength::REAL.day_named(name), None, "{name}");
+        }
     }
 
     #[test]

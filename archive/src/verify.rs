@@ -1,6 +1,9 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
+mod expired;
+mod place;
 mod segments;
+mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,6 +23,7 @@ use crate::{
     store::Archive,
     table,
 };
+use place::Placed;
 
 /// Which of the objects are read whole: all, or one part of several, so that as many runs read everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +97,8 @@ pub struct Report {
     pub manifests: u64,
     /// Listed by manifests.
     pub objects: u64,
+    /// Of those, the ones that retention has deleted.
+    pub expired: u64,
     pub backups: u64,
     /// Read whole and compared with their hashes, byte by byte.
     pub objects_read: u64,
@@ -140,6 +146,7 @@ pub async fn verify(
         };
         verifier.partition(log, partition, &names, &mut progress).await?;
     }
+    verifier.schemas().await?;
     Ok(verifier.finish())
 }
 
@@ -169,6 +176,10 @@ struct Verifier<'a> {
     /// What there is, with its size; what a manifest lists is taken out of `unlisted`.
     stored: BTreeMap<String, u64>,
     listed: BTreeSet<String>,
+    /// The objects of the partition that retention has deleted, or is about to, and the record that says so.
+    expired: HashMap<String, String>,
+    /// The schemas of the events that were read, and where one of each is.
+    fingerprints: BTreeMap<u64, String>,
     report: Report,
 }
 
@@ -185,6 +196,7 @@ struct Chain {
     hours: HashMap<String, (Sha256Hex, Header)>,
     /// The hours' files that are in their days'.
     compacted: HashMap<String, TableFile>,
+    placed: Placed,
 }
 
 impl<'a> Verifier<'a> {
@@ -194,6 +206,8 @@ impl<'a> Verifier<'a> {
             sample: Sample::ALL,
             stored: BTreeMap::new(),
             listed: BTreeSet::new(),
+            expired: HashMap::new(),
+            fingerprints: BTreeMap::new(),
             report: Report::default(),
         }
     }
@@ -226,6 +240,7 @@ impl<'a> Verifier<'a> {
         step: &mut impl FnMut(),
     ) -> Result<(), ArchiveError> {
         let compactions = self.compactions(names, step).await?;
+        self.read_expired(names).await?;
         let mut chain = Chain::default();
         for file in compactions.iter().flat_map(|(_, compaction)| compaction.files()) {
             chain.compacted.insert(file.path.clone(), file.clone());
@@ -248,6 +263,8 @@ impl<'a> Verifier<'a> {
             self.manifest(&path, &mut chain).await?;
             step();
         }
+        self.check_placed(names, &chain.placed);
+        self.check_expired();
         for (path, compaction) in &compactions {
             self.compaction(path, compaction, &chain).await?;
         }
@@ -272,9 +289,7 @@ impl<'a> Verifier<'a> {
         let read = ManifestReader::new(object, path);
         let Some(mut reader) = self.keep(read)? else { return Ok(()) };
         let header = reader.header.clone();
-        if header.period != name(path) {
-            self.problem(path, format!("it is of {}, not of its name", header.period));
-        }
+        self.check_place(path, &header);
         if header.kind == Kind::Hour {
             self.check_chain(path, &header, chain);
             self.report.gaps.extend(&header.gaps);
@@ -285,8 +300,11 @@ impl<'a> Verifier<'a> {
         loop {
             let next = reader.next_scope();
             let Some(Some(line)) = self.keep(next)? else { break };
-            self.scope(path, &reference, header.kind, line, chain).await?;
+            self.check_line(path, &header, &line, chain);
+            self.scope(path, &reference, &header, line, chain).await?;
         }
+        self.check_lines_seen(path, &header, &mut chain.placed);
+        chain.placed.push(path, &reference, &header);
         if header.kind == Kind::Hour {
             chain.hours.insert(reference.path.clone(), (reference.sha256.clone(), header.clone()));
             chain.previous = Some((reference, header));
@@ -376,10 +394,11 @@ impl<'a> Verifier<'a> {
         &mut self,
         path: &str,
         manifest: &Reference,
-        kind: Kind,
+        header: &Header,
         line: ScopeLine,
         chain: &mut Chain,
     ) -> Result<(), ArchiveError> {
+        let kind = header.kind;
         let Some(backup) = line.backup.clone() else { return Ok(()) };
         let is_new = self.listed.insert(backup.path.clone());
         if is_new {
@@ -410,7 +429,8 @@ impl<'a> Verifier<'a> {
             Kind::OnDemand | Kind::Compaction => vec![backup.clone()],
         };
         let scope = line.scope.clone();
-        let found = FoundBackup { line, backup, objects, manifest: manifest.clone() };
+        let (hour_length, manifest) = (header.period_seconds, manifest.clone());
+        let found = FoundBackup { line, hour_length, backup, objects, manifest };
         match kind {
             Kind::Hour => {
                 chain.heads.insert(scope.clone(), found.line.head);
@@ -428,7 +448,11 @@ impl<'a> Verifier<'a> {
         self.report.objects += 1;
         self.listed.insert(path.to_owned());
         let Some(found) = self.stored.get(path).copied() else {
-            self.problem(path, "it is missing");
+            if self.expired.contains_key(path) {
+                self.report.expired += 1;
+            } else {
+                self.problem(path, "it is missing");
+            }
             return false;
         };
         if found != size_bytes {
@@ -482,7 +506,8 @@ impl<'a> Verifier<'a> {
         hours: &[(Range<Offset>, u64)],
     ) -> Result<(), ArchiveError> {
         let Some(object) = self.keep(fetched)? else { return Ok(()) };
-        let checked = table::check_rows(object.contents(), &file.path, hours);
+        let note = |batch: &_| self.note_fingerprints(&file.path, batch);
+        let checked = table::check_rows(object.contents(), &file.path, hours, note);
         self.keep(checked)?;
         Ok(())
     }

@@ -1,13 +1,11 @@
 //! The archiver's facts: what it says that it did, on a log of their own, for the catalogue to be projected from.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use archive::{
-    Archive,
-    manifest::{BackupObject, ManifestReader, ScopeLine},
+    Archive, ArchiveError, expired,
+    history::Names,
+    manifest::{BackupObject, Header, ManifestReader, ScopeLine},
     object::{Object, Sha256Hex},
 };
 use bytes::Bytes;
@@ -15,7 +13,7 @@ use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{AboutBackup, BackupRecord, Fact, Partition, Timestamp};
 
-use crate::{config::Retention, error::ArchiverError};
+use crate::{clock::Clock, config::Retention, error::ArchiverError};
 
 /// The log of facts has one partition.
 const FACTS: Partition = Partition::new(0);
@@ -27,6 +25,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
     pub(crate) retention: &'a Retention,
+    pub(crate) clock: &'a Clock,
 }
 
 impl Facts<'_> {
@@ -40,11 +39,12 @@ impl Facts<'_> {
         is_new: impl Fn(&BackupObject) -> bool,
     ) -> Result<(), ArchiverError> {
         let mut reader = ManifestReader::new(manifest, path)?;
+        let header = reader.header.clone();
         let lines = std::iter::from_fn(|| reader.next_scope().transpose());
         let facts = stream::iter(lines).map(|line| async {
             let line = line?;
             match line.backup.as_ref().filter(|backup| is_new(backup)) {
-                Some(backup) => self.complete(&line, backup, created_at).await,
+                Some(backup) => self.complete(&header, &line, backup, created_at).await,
                 None => Ok(()),
             }
         });
@@ -53,12 +53,23 @@ impl Facts<'_> {
 
     async fn complete(
         &self,
+        header: &Header,
         line: &ScopeLine,
         backup: &BackupObject,
         created_at: Timestamp,
     ) -> Result<(), ArchiverError> {
-        self.archive.fetch_checked(&backup.path, &backup.sha256).await?;
-        let now = now();
+        let expires_at = self.retention.expires_at(backup.backup_type, line.scope.kind, created_at);
+        let now = self.clock.now();
+        match self.archive.fetch_checked(&backup.path, &backup.sha256).await {
+            // A log that is folded anew goes past backups that have had their time.
+            Err(ArchiveError::NotFound { .. })
+                if expires_at.is_some_and(|at| at < now)
+                    || self.has_expired(header, line, backup).await? =>
+            {
+                return Ok(());
+            }
+            read => read?,
+        };
         let record = BackupRecord {
             id: backup.id,
             scope: line.scope.clone(),
@@ -69,16 +80,27 @@ impl Facts<'_> {
             checksum: bytes32(&backup.sha256),
             created_at,
             completed_at: now,
-            expires_at: self.retention.expires_at(backup.backup_type, line.scope.kind, created_at),
+            expires_at,
             cursor_first: backup.cursor_first,
             cursor_last: backup.cursor_last,
             digest: line.digest,
         };
         let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at: now };
         // Both are queued, in this order, before the first is waited for.
-        let completed = self.say(&Fact::BackupCompleted(record));
-        let verified = self.say(&Fact::BackupVerified(about));
-        futures_util::try_join!(completed, verified).map(|_| ())
+        let (completed, verified) = (Fact::BackupCompleted(record), Fact::BackupVerified(about));
+        futures_util::try_join!(self.say(&completed), self.say(&verified)).map(|_| ())
+    }
+
+    /// Whether a record says so: it was kept for a shorter time then.
+    async fn has_expired(
+        &self,
+        header: &Header,
+        line: &ScopeLine,
+        backup: &BackupObject,
+    ) -> Result<bool, ArchiveError> {
+        let names = Names::list(self.archive, header.log_id, header.partition).await?;
+        let (kind, length) = (line.scope.kind, header.period_seconds);
+        expired::has(self.archive, &names, kind, backup, length).await
     }
 
     pub(crate) async fn say(&self, fact: &Fact) -> Result<(), ArchiverError> {
@@ -87,12 +109,6 @@ impl Facts<'_> {
         self.log.append_to(FACTS, Bytes::new(), Bytes::from(value)).await?;
         Ok(())
     }
-}
-
-/// By this machine's clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A hash that this build wrote, or whose object was just read.

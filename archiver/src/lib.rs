@@ -3,14 +3,17 @@
 //! [`session`] reads the log and folds it into the [`cache`]; where an hour or a day of the log's time ends,
 //! [`sealing`] writes objects and the manifest that makes them a backup. All of it is a pure function of
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
+//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`]).
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
 mod back_off;
 mod cache;
+mod clock;
 mod compaction;
 mod config;
 mod error;
 mod events;
+mod expiry;
 mod facts;
 mod fold;
 mod measure;
@@ -18,6 +21,7 @@ mod restoring;
 mod sealing;
 mod segments;
 mod session;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,8 +31,11 @@ use service::ops::ComponentHandle;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use clock::Clock;
 pub use config::{ArchiverConfig, Retention, SegmentConfig};
 pub use error::ArchiverError;
+pub use expiry::{Fate, Overdue, Stays, Summary};
+pub use upkeep::{Expiring, Operator, Upkeep};
 
 use back_off::BackOff;
 use measure::Progress;
@@ -46,6 +53,7 @@ pub struct Archiver {
     pub facts: Arc<dyn EventLog>,
     pub archive: Archive,
     pub ready: ComponentHandle,
+    pub upkeep: Upkeep,
 }
 
 impl Archiver {
@@ -59,7 +67,8 @@ impl Archiver {
         let progress = watch::Sender::new(Progress::default());
         // They end with this, however this ends.
         let mut beside = JoinSet::new();
-        beside.spawn(measure::measure(self.log.clone(), progress.subscribe()));
+        let clock = self.upkeep.clock.clone();
+        beside.spawn(measure::measure(self.log.clone(), progress.subscribe(), clock));
         if self.config.segments.is_on() {
             beside.spawn(self.segments(&progress).run(shutdown.clone()));
         }
@@ -73,6 +82,7 @@ impl Archiver {
                 archive: &self.archive,
                 progress: &progress,
                 ready: &self.ready,
+                upkeep: &self.upkeep,
             };
             let ended = tokio::select! {
                 ended = session.run(&shutdown) => ended,
@@ -102,6 +112,7 @@ impl Archiver {
             config: self.config.segments.clone(),
             log: self.log.clone(),
             archive: self.archive.clone(),
+            clock: self.upkeep.clock.clone(),
             progress: progress.clone(),
         }
     }

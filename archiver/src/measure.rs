@@ -6,7 +6,7 @@ use eventlog::EventLog;
 use model::{Offset, Partition, Timestamp};
 use tokio::sync::watch;
 
-use crate::facts::now;
+use crate::clock::Clock;
 
 pub(crate) const SEGMENTS: &str = "context_sync_archive_segments_total";
 const LAG: &str = "context_sync_archive_lag_records";
@@ -44,7 +44,11 @@ pub(crate) fn describe() {
 }
 
 /// Measures for ever. What cannot be asked is not reported: the gauge keeps its last value.
-pub(crate) async fn measure(log: Arc<dyn EventLog>, progress: watch::Receiver<Progress>) {
+pub(crate) async fn measure(
+    log: Arc<dyn EventLog>,
+    progress: watch::Receiver<Progress>,
+    clock: Clock,
+) {
     loop {
         let Progress { sealed, uploaded } = progress.borrow().clone();
         for (partition, sealed) in sealed {
@@ -52,7 +56,7 @@ pub(crate) async fn measure(log: Arc<dyn EventLog>, progress: watch::Receiver<Pr
             let behind = |next: Offset| bounds.end.get().saturating_sub(next.get()) as f64;
             let label = partition.to_string();
             metrics::gauge!(LAG, "partition" => label.clone()).set(behind(sealed.next_offset));
-            let age = now().micros_since(sealed.time) as f64 / 1e6;
+            let age = clock.now().micros_since(sealed.time) as f64 / 1e6;
             metrics::gauge!(SEALED_AGE, "partition" => label.clone()).set(age);
             if let Some(uploaded) = uploaded.get(&partition) {
                 let lag = behind(sealed.next_offset.max(*uploaded));

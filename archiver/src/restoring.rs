@@ -126,7 +126,12 @@ impl Executor {
         };
         let partition = partition_of(source.to_string().as_bytes(), self.log.partitions());
         let (log, backup) = (self.log.log_id(), self.restore.backup);
-        let found = history::find(&self.archive, log, partition, &source, backup).await;
+        let found = if self.restore.is_at_begin() {
+            history::find(&self.archive, log, partition, &source, backup).await
+        } else {
+            // It was found when the restore began, and stays until it ends.
+            history::find_listed(&self.archive, log, partition, &source, backup).await
+        };
         let found = match found {
             Ok(Some(found)) => found,
             Ok(None) => {

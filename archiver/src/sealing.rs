@@ -185,6 +185,7 @@ impl Sealer<'_> {
                 let (key, heading) = view.existing_scope(partition, scope)?;
                 if let Some(last) = view.last_full(scope)?
                     && last.cursor_last == heading.head
+                    && self.outlives(&key, &last, day.next())
                 {
                     return Ok(view.scope_line(partition, scope, Some(last))?);
                 }
@@ -199,6 +200,15 @@ impl Sealer<'_> {
         });
         let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
         self.write_manifest(path, &header, lines).await
+    }
+
+    /// Whether a scope's full is kept past a day's begin: else another one takes its place before it expires.
+    fn outlives(&self, key: &ScopeKey, full: &BackupObject, day: Day) -> bool {
+        let name = full.path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz"));
+        let Some(made) = name.and_then(|name| self.length.day_named(name)) else { return false };
+        let created_at = self.length.midnight(made);
+        let expires_at = self.facts.retention.expires_at(BackupType::Full, key.kind, created_at);
+        expires_at.is_none_or(|at| at > self.length.midnight(day))
     }
 
     /// Makes the backup that the record folded last asked for.

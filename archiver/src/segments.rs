@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     back_off::BackOff,
+    clock::Clock,
     config::SegmentConfig,
     error::ArchiverError,
-    facts::now,
     measure::{Progress, SEGMENTS},
     sealing::blocking,
     session::by_partition,
@@ -32,6 +32,7 @@ pub(crate) struct Segments {
     pub(crate) config: SegmentConfig,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) archive: Archive,
+    pub(crate) clock: Clock,
     /// The session says there how far it has sealed, and this how far it has uploaded.
     pub(crate) progress: watch::Sender<Progress>,
 }
@@ -188,7 +189,7 @@ impl Segments {
         open.writer.size_bytes() >= self.config.archive_segment_bytes
             || since.elapsed() >= every
             // It had waited before it was read: for a process to start again, say.
-            || now().micros_since(append_time) >= every.as_micros() as i64
+            || self.clock.now().micros_since(append_time) >= every.as_micros() as i64
     }
 
     /// Creates the segment, or takes the one that is there. Returns where the next one begins.

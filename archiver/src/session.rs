@@ -16,11 +16,12 @@ use crate::{
     compaction::Compactions,
     config::ArchiverConfig,
     error::ArchiverError,
-    facts::{Facts, now},
+    facts::Facts,
     fold::{Stop, fold},
     measure::{Progress, SealedUntil},
     restoring::Restores,
     sealing::{Sealer, blocking},
+    upkeep::Upkeep,
 };
 
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
@@ -41,6 +42,7 @@ pub(crate) struct Session<'a> {
     pub(crate) archive: &'a Archive,
     pub(crate) progress: &'a watch::Sender<Progress>,
     pub(crate) ready: &'a ComponentHandle,
+    pub(crate) upkeep: &'a Upkeep,
 }
 
 impl Session<'_> {
@@ -48,7 +50,18 @@ impl Session<'_> {
     pub(crate) async fn run(&self, shutdown: &CancellationToken) -> Result<(), ArchiverError> {
         let cache = self.open_cache().await?;
         self.write_schemas().await?;
-        let from = self.positions(&cache).await?;
+        let mut upkeep = self.upkeep.spawn(self, &cache);
+        let ended = self.archive_on(&cache, shutdown).await;
+        upkeep.shutdown().await; // it lets go of the cache
+        ended
+    }
+
+    async fn archive_on(
+        &self,
+        cache: &Arc<Cache>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ArchiverError> {
+        let from = self.positions(cache).await?;
         let mut reader = self.log.reader(&from)?;
         let mut restores = Restores::default();
         let mut compactions = Compactions::default();
@@ -59,10 +72,10 @@ impl Session<'_> {
                 () = shutdown.cancelled() => break,
                 read = reader.next(READ, READ_WAIT) => read?,
             };
-            self.take_all(&cache, &mut ticked, records).await?;
-            self.end_idle_hours(&cache, &mut ticked).await?;
-            restores.execute(self.log, self.archive, &cache).await?;
-            compactions.go_on(self, &cache).await?;
+            self.take_all(cache, &mut ticked, records).await?;
+            self.end_idle_hours(cache, &mut ticked).await?;
+            restores.execute(self.log, self.archive, cache).await?;
+            compactions.go_on(self, cache).await?;
         }
         Ok(())
     }
@@ -158,7 +171,8 @@ impl Session<'_> {
 
     fn sealer<'s>(&'s self, cache: &'s Arc<Cache>) -> Sealer<'s> {
         let retention = &self.config.retention;
-        let facts = Facts { log: self.facts, archive: self.archive, retention };
+        let clock = &self.upkeep.clock;
+        let facts = Facts { log: self.facts, archive: self.archive, retention, clock };
         let length = self.config.archive_hour_seconds;
         Sealer { log: self.log, archive: self.archive, cache, facts, length }
     }
@@ -169,7 +183,7 @@ impl Session<'_> {
         cache: &Cache,
         ticked: &mut BTreeMap<Partition, Instant>,
     ) -> Result<(), ArchiverError> {
-        let now = now();
+        let now = self.upkeep.clock.now();
         for partition in (0..self.log.partitions()).map(Partition::new) {
             let state = cache.state(partition)?;
             let length = self.config.archive_hour_seconds;

@@ -1,5 +1,9 @@
 //! Operators' commands.
 
+mod expire;
+mod port;
+pub mod routes;
+
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use archive::{
@@ -10,6 +14,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{Failure, dev::data_dir::DataDir};
+pub use expire::ExpireArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum OpsCommand {
@@ -21,6 +26,14 @@ pub enum OpsCommand {
 
 The status is 0 if all is well, 1 if something is missing, damaged or contradicts: each is named.")]
     Verify(VerifyArgs),
+
+    /// Delete the backups that are over their time, as the archiver does every day
+    #[command(after_help = "Examples:
+  context-sync ops expire --dry-run                   what would go, and what stays though its time is over
+  context-sync ops expire --ops-url http://archiver:9090 --json
+
+The archiver does it, and says what it did: a development instance is found by --data-dir, another by --ops-url.")]
+    Expire(ExpireArgs),
 }
 
 #[derive(Args, Debug)]
@@ -45,6 +58,7 @@ pub struct VerifyArgs {
 pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
     match command {
         OpsCommand::Verify(args) => verify_archive(args).await,
+        OpsCommand::Expire(args) => expire::run(args).await,
     }
 }
 

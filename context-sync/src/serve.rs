@@ -23,7 +23,7 @@ use service::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Failure;
+use crate::{Failure, ops::routes};
 
 /// How long everything has to stop once shutdown begins.
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -167,6 +167,7 @@ pub fn start(
     let feed = Feed::new(exclusive);
     let mut tasks = Tasks::new(shutdown.clone());
     let mut pools = Vec::new();
+    let mut ops = service::ops::router(readiness.clone(), metrics);
     let has = |role| roles.contains(&role);
     if has(Role::Projector)
         && let Some(log) = log
@@ -192,12 +193,15 @@ pub fn start(
             1 => readiness.component("archiver"),
             _ => readiness.optional_component("archiver"),
         };
+        let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system());
+        ops = ops.merge(routes::archive(operator));
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),
             log: log.clone(),
             facts,
             archive,
             ready,
+            upkeep,
         };
         tasks.spawn("archiver", archive_apart(archiver, roles.len() > 1, shutdown.clone()));
     }
@@ -231,8 +235,7 @@ pub fn start(
             service::http::serve(listeners.api, router, settings.http.clone(), shutdown.clone());
         tasks.spawn("http", served);
     }
-    let ops =
-        service::http::envelope(service::ops::router(readiness.clone(), metrics), &settings.http);
+    let ops = service::http::envelope(ops, &settings.http);
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, logs, shutdown, pools })

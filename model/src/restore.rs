@@ -136,6 +136,13 @@ pub struct RunningRestore {
     pub started_at: Timestamp,
 }
 
+impl RunningRestore {
+    /// Whether nothing of it is done yet.
+    pub fn is_at_begin(&self) -> bool {
+        self.place == self.mode.begin()
+    }
+}
+
 /// How a restore stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreStatus {

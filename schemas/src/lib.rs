@@ -249,6 +249,12 @@ pub fn fingerprint(value: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*rest.first_chunk()?))
 }
 
+/// The fingerprint of a schema as JSON, or `None` if it is none.
+pub fn fingerprint_of_schema(json: &str) -> Option<u64> {
+    let fingerprint = Schema::parse_str(json).ok()?.fingerprint::<Rabin>();
+    Some(u64::from_le_bytes(*fingerprint.bytes.first_chunk()?))
+}
+
 fn schema(kind: Kind) -> &'static EventSchema {
     // The list has every kind, the latest version first.
     let found = SCHEMAS.iter().find(|schema| schema.kind == kind);

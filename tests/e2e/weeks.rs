@@ -8,7 +8,7 @@ use archive::{
     period::HourLength,
     verify::{Sample, verify},
 };
-use archiver::{Archiver, ArchiverConfig, Retention, SegmentConfig};
+use archiver::{Archiver, ArchiverConfig, Clock, Retention, SegmentConfig, Upkeep};
 use context_sync::{
     demo::{history, people::Person},
     device::batches::Outgoing,
@@ -204,6 +204,8 @@ fn archiver(log: &Arc<SimulatedLog>, archive: &Archive, dir: &Path) -> Running {
         facts: SimulatedLog::new(1),
         archive: archive.clone(),
         ready: Readiness::new().component("archiver"),
+        // It stands still: nothing is over its time.
+        upkeep: Upkeep::new(Clock::new(begin)).0,
     };
     let run = archiver.run(shutdown.clone());
     let task = tokio::spawn(async move { run.await.map_err(|error| error.to_string()) });

@@ -196,11 +196,14 @@ pub(crate) fn check_rows(
     file: Contents,
     path: &str,
     hours: &[(Range<Offset>, u64)],
+    mut each: impl FnMut(&RecordBatch),
 ) -> Result<(), ArchiveError> {
     let mut rows = vec![0; hours.len()];
     let mut last = (-1, -1);
     for batch in opened(file, path)? {
-        count_rows(&batch?, hours, &mut rows, &mut last)
+        let batch = batch?;
+        each(&batch);
+        count_rows(&batch, hours, &mut rows, &mut last)
             .map_err(|problem| ArchiveError::content(path, problem))?;
     }
     let wrong = hours.iter().zip(rows).find(|((_, expected), found)| expected != found);

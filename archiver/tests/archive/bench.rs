@@ -1,16 +1,22 @@
 //! A log, an archive in a folder, and archivers between them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use archive::{Archive, ArchiveAddress, ArchiveConfig, object::Sha256Hex, period::HourLength};
-use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention, SegmentConfig};
+use archiver::{
+    Archiver, ArchiverConfig, ArchiverError, Clock, Expiring, Operator, Retention, SegmentConfig,
+    Upkeep,
+};
 use eventlog::EventLog;
-use model::{LogFold, Partition};
+use model::{Fact, LogFold, Partition, Timestamp};
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,11 +33,15 @@ pub(crate) struct Bench {
     pub(crate) folder: PathBuf,
     /// None, but where a test sets it: they depend on the clock.
     pub(crate) segments: SegmentConfig,
+    pub(crate) retention: Retention,
+    /// What time it is for archivers, in microseconds; the beginning, until a test says so: nothing is over.
+    pub(crate) now: Arc<AtomicI64>,
     pub(crate) dir: tempfile::TempDir,
 }
 
 pub(crate) struct Running {
     pub(crate) readiness: Readiness,
+    operator: Operator,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ArchiverError>>,
 }
@@ -40,6 +50,16 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Expires what is over its time, and gives all that was said.
+    pub(crate) async fn expire(&self, dry_run: bool) -> Vec<Expiring> {
+        let mut saying = self.operator.expire(dry_run).await;
+        let mut said = Vec::new();
+        while let Some(line) = saying.recv().await {
+            said.push(line);
+        }
+        said
     }
 
     /// As a crash ends it.
@@ -64,12 +84,19 @@ impl Bench {
     }
 
     fn made(partitions: usize, archive: impl FnOnce(&Path) -> Archive) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory, where the machine has that: weeks are thousands of objects, each synced.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let folder = dir.path().join("archive");
         let archive = archive(&folder);
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
         let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
-        Self { log, facts, archive, folder, segments, dir }
+        let (retention, now) = (Retention::default(), Arc::default());
+        Self { log, facts, archive, folder, segments, retention, now, dir }
+    }
+
+    /// What time it is from now on.
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        self.now.store(now.as_micros(), Ordering::SeqCst);
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -81,29 +108,52 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let log: Arc<dyn EventLog> = self.log.clone();
         let readiness = Readiness::new();
+        let now = self.now.clone();
+        let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));
+        let (upkeep, operator) = Upkeep::new(clock);
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
                 segments: self.segments.clone(),
-                retention: Retention::default(),
+                retention: self.retention.clone(),
             },
             log,
             facts: self.facts.clone(),
             archive,
             ready: readiness.component("archiver"),
+            upkeep,
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));
-        Running { readiness, shutdown, task }
+        Running { readiness, operator, shutdown, task }
     }
 
     /// Asks until the answer is yes; fails at the deadline.
     pub(crate) async fn eventually(&self, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+        self.answer(what, async || ask().await.then_some(())).await;
+    }
+
+    /// Asks until the answer is `Some`; fails at the deadline.
+    pub(crate) async fn answer<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
-        while !ask().await {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
             assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Waits until an object is there.
+    pub(crate) async fn written(&self, path: &str) {
+        self.eventually(path, async || self.folder.join(path).exists()).await;
+    }
+
+    /// What archivers said, in order.
+    pub(crate) fn said(&self) -> Vec<Fact> {
+        let facts = self.facts.all();
+        facts.iter().map(|record| schemas::decode_fact(&record.value).unwrap()).collect()
     }
 
     /// Waits until the manifests of all hours before the last record of each partition are there.
@@ -126,8 +176,19 @@ impl Bench {
     /// Every object's hash by its path.
     pub(crate) fn objects(&self) -> BTreeMap<String, Sha256Hex> {
         let mut objects = BTreeMap::new();
-        collect(&self.folder, &self.folder, &mut objects);
+        walk(&self.folder, &self.folder, &mut |name, path| {
+            objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(path).unwrap()));
+        });
         objects
+    }
+
+    /// The paths below a folder.
+    pub(crate) fn paths(&self, folder: &str) -> BTreeSet<String> {
+        let mut paths = BTreeSet::new();
+        walk(&self.folder, &self.folder.join(folder), &mut |name, _| {
+            paths.insert(name);
+        });
+        paths
     }
 
     /// The first records of a partition, folded.
@@ -154,14 +215,15 @@ pub(crate) fn open(folder: &Path) -> Archive {
     Archive::open(&ArchiveConfig::new(address)).unwrap()
 }
 
-fn collect(root: &Path, folder: &Path, objects: &mut BTreeMap<String, Sha256Hex>) {
+/// Calls back with the name and the path of each file.
+fn walk(root: &Path, folder: &Path, found: &mut impl FnMut(String, &Path)) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(root, &path, objects);
+            walk(root, &path, found);
         } else {
             let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(&path).unwrap()));
+            found(name, &path);
         }
     }
 }

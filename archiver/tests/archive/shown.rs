@@ -34,9 +34,8 @@ pub(crate) async fn sealed(archive: &Archive, log: &SimulatedLog) {
         }
         hours.pop(); // it is open
         let id = log.log_id();
-        let path = |name: &String| {
-            format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz")
-        };
+        let path =
+            |name: &String| format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz");
         wanted.extend(hours.iter().map(path));
     }
     let deadline = Instant::now() + DEADLINE;

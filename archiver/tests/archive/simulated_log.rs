@@ -2,13 +2,17 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use eventlog::{
-    AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, ReadLimit, Record, partition_of,
+    AppendError, AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, ReadLimit, Record,
+    RejectReason, partition_of,
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use model::{Command, LogId, Offset, Partition, Place, Timestamp};
@@ -23,6 +27,8 @@ pub(crate) struct SimulatedLog {
     /// Of each partition, the offset below which retention has removed everything.
     starts: Arc<Mutex<Vec<u64>>>,
     now: Mutex<Timestamp>,
+    /// Takes no command from archivers.
+    pub(crate) is_closed: AtomicBool,
 }
 
 struct Reader {
@@ -36,7 +42,8 @@ impl SimulatedLog {
         let log_id = LogId(Uuid::from_u128(7));
         let records = watch::Sender::new(vec![Vec::new(); partitions]);
         let starts = Arc::new(Mutex::new(vec![0; partitions]));
-        Arc::new(Self { log_id, records, starts, now: Mutex::new(Timestamp::EPOCH) })
+        let (now, is_closed) = (Mutex::new(Timestamp::EPOCH), AtomicBool::new(false));
+        Arc::new(Self { log_id, records, starts, now, is_closed })
     }
 
     /// Appends a command at a time.
@@ -87,6 +94,9 @@ impl EventLog for SimulatedLog {
     }
 
     fn append_to(&self, partition: Partition, key: Bytes, value: Bytes) -> AppendFuture {
+        if self.is_closed.load(Ordering::SeqCst) && !key.is_empty() {
+            return async { Err(AppendError::from(RejectReason::QueueFull)) }.boxed();
+        }
         let now = *self.now.lock().unwrap();
         let place = self.put(now, partition, key, value);
         async move { Ok(Appended { place, append_time: Some(now) }) }.boxed()

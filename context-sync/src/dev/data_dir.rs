@@ -27,6 +27,11 @@ pub enum DataDirError {
     Held { path: PathBuf, holder: String },
     #[error("{} has no development key yet: start `context-sync dev` there first", path.display())]
     NoKey { path: PathBuf },
+    #[error(
+        "no instance was ever started on {}: start `context-sync dev` there, or name another --data-dir",
+        path.display()
+    )]
+    NoInstance { path: PathBuf },
 }
 
 /// `log/`, `archive/`, `archiver/`, `postgres/`, the development key, and where the instance that runs on it listens.
@@ -139,6 +144,20 @@ impl DataDir {
             Ok(key) => Ok(Secret::new(key.trim())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(DataDirError::NoKey { path: self.0.clone() })
+            }
+            Err(error) => Err(self.failed(&path)(error)),
+        }
+    }
+
+    /// Where the instance that runs there listens, or the last one did.
+    pub fn read_addresses(&self) -> Result<Addresses, DataDirError> {
+        let path = self.0.join("addresses.json");
+        match fs::read(&path) {
+            Ok(json) => {
+                serde_json::from_slice(&json).map_err(|error| self.failed(&path)(error.into()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(DataDirError::NoInstance { path: self.0.clone() })
             }
             Err(error) => Err(self.failed(&path)(error)),
         }

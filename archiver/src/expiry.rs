@@ -1,0 +1,534 @@
+//! Retention: what is over its time is written down, then deleted, then said to have expired.
+//!
+//! The bucket's manifests say what there is: they are the truth, and outlive the catalogue. Backups are over in groups:
+//! the incrementals of a day, the fulls that a manifest is the last to list, each backup on demand. A group is a
+//! merge of sorted manifests, so memory does not grow with the number of scopes. A crash anywhere is repeated
+//! harmlessly; a mark says that a group is done.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use archive::{
+    Archive, ArchiveError,
+    expired::{Class, DONE, ExpiredBackup, ExpiredReader, ExpiredWriter, Header, paths},
+    history::{self, Names},
+    manifest::{BackupObject, ManifestReader, ScopeLine},
+    object::Object,
+    path,
+    period::{Day, HourLength},
+};
+use eventlog::{EventLog, partition_of};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use model::{
+    AboutBackup, BackupId, BackupType, Fact, Partition, ScopeKey, ScopeKind, ScopeRef, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{
+    cache::Cache, clock::Clock, config::Retention, error::ArchiverError, facts::Facts,
+    upkeep::Expiring,
+};
+
+/// Scopes whose newest full is read, or objects that are deleted, at the same time.
+const AT_ONCE: usize = 16;
+/// How often to look whether the fold is where the log ends.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A backup that is over its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overdue {
+    /// `tenant/kind/name`.
+    pub scope: String,
+    pub id: BackupId,
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    pub path: String,
+    pub size_bytes: u64,
+    #[serde(flatten)]
+    pub fate: Fate,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fate", rename_all = "snake_case")]
+pub enum Fate {
+    Goes,
+    Stays { why: Stays },
+}
+
+/// Why a backup that is over its time stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stays {
+    #[error("the scope's newest full")]
+    NewestFull,
+    /// It goes with the last manifest that lists it.
+    #[error("a later day's full too: the scope had not changed")]
+    CarriedOn,
+    #[error("no full has what is in it")]
+    NotCovered,
+    #[error("the newest full is not good: {0}")]
+    NewestFullDamaged(String),
+    #[error("a running restore needs it")]
+    Restoring,
+}
+
+/// What an expiry came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Backups that went, or would go.
+    pub expired: u64,
+    /// Of their objects.
+    pub bytes: u64,
+    /// Backups over their time that stay.
+    pub stays: u64,
+}
+
+/// Who is told of each backup.
+#[derive(Default)]
+pub(crate) struct Told {
+    to: Option<mpsc::Sender<Expiring>>,
+    summary: Summary,
+}
+
+impl Told {
+    pub(crate) fn to(to: mpsc::Sender<Expiring>) -> Self {
+        Self { to: Some(to), summary: Summary::default() }
+    }
+
+    async fn tell(&mut self, backup: ExpiredBackup, fate: Fate) {
+        match &fate {
+            Fate::Goes => {
+                self.summary.expired += 1;
+                self.summary.bytes += backup.size_bytes;
+            }
+            Fate::Stays { .. } => self.summary.stays += 1,
+        }
+        let Some(to) = &self.to else { return };
+        let ExpiredBackup { scope, id, backup_type, path, size_bytes, .. } = backup;
+        let scope = scope.to_string();
+        let overdue = Overdue { scope, id, backup_type, path, size_bytes, fate };
+        // Who asked may have gone; what is due is due.
+        let _ = to.send(Expiring::Overdue(overdue)).await;
+    }
+}
+
+/// Expires backups.
+pub(crate) struct Expiry {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) facts: Arc<dyn EventLog>,
+    pub(crate) archive: Archive,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) retention: Retention,
+    pub(crate) length: HourLength,
+    pub(crate) clock: Clock,
+}
+
+/// Backups that are over together.
+#[derive(Debug)]
+struct Group {
+    partition: Partition,
+    class: Class,
+    period: String,
+    /// The manifests that list them.
+    manifests: Vec<String>,
+    /// Of fulls: the manifest of the next ones.
+    next: Option<String>,
+    /// The manifest of the newest fulls.
+    newest: Option<String>,
+}
+
+impl Expiry {
+    /// Expires all that is due, or says what would expire.
+    pub(crate) async fn run(
+        &self,
+        dry_run: bool,
+        told: &mut Told,
+    ) -> Result<Summary, ArchiverError> {
+        let now = self.clock.now();
+        let needed = self.needed().await?;
+        for partition in (0..self.log.partitions()).map(Partition::new) {
+            let names = Names::list(&self.archive, self.log.log_id(), partition).await?;
+            for group in self.groups(partition, &names, now).await? {
+                match self.expire(&group, &names, &needed, dry_run, told).await {
+                    Err(error) if !error.is_retryable() => {
+                        let Group { class, period, .. } = group;
+                        tracing::error!(%error, %partition, %class, period, "backups cannot expire");
+                    }
+                    done => done?,
+                }
+            }
+        }
+        Ok(told.summary)
+    }
+
+    /// What is over its time and not done yet, the oldest first.
+    async fn groups(
+        &self,
+        partition: Partition,
+        names: &Names,
+        now: Timestamp,
+    ) -> Result<Vec<Group>, ArchiverError> {
+        let newest = names.fulls().next_back();
+        let group = |class, period: String, manifests| {
+            let newest = newest.clone();
+            Group { partition, class, period, manifests, next: None, newest }
+        };
+        let mut groups = Vec::new();
+        for (day, manifests) in self.days(names) {
+            let period = self.length.day_name(day);
+            let is_over = self.is_over(Class::Incremental, self.length.midnight(day.next()), now);
+            if is_over && !names.is_expired(Class::Incremental, &period) {
+                groups.push(group(Class::Incremental, period, manifests));
+            }
+        }
+        let fulls: Vec<String> = names.fulls().collect();
+        for (place, path) in fulls.iter().enumerate() {
+            let next = fulls.get(place + 1).cloned();
+            let Some(day) = self.length.day_named(name(path)) else { continue };
+            for class in [Class::Full, Class::FullOrg] {
+                if self.is_over(class, self.length.midnight(day), now)
+                    && self.is_full_over(next.as_deref(), now)
+                    && !names.is_expired(class, name(path))
+                {
+                    let group = group(class, name(path).to_owned(), vec![path.clone()]);
+                    groups.push(Group { next: next.clone(), ..group });
+                }
+            }
+        }
+        if self.retention.retention_on_demand_days > 0 {
+            for path in names.on_demand() {
+                let id = name(&path).to_owned();
+                if !names.is_expired(Class::OnDemand, &id)
+                    && self.is_over(Class::OnDemand, self.requested(&path).await?, now)
+                {
+                    groups.push(group(Class::OnDemand, id, vec![path]));
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The manifests of hours by their day.
+    fn days(&self, names: &Names) -> BTreeMap<Day, Vec<String>> {
+        let mut days: BTreeMap<Day, Vec<String>> = BTreeMap::new();
+        for path in names.hours() {
+            if let Some(hour) = self.length.hour_named(name(&path)) {
+                days.entry(hour.day()).or_default().push(path);
+            }
+        }
+        days
+    }
+
+    fn is_over(&self, class: Class, created_at: Timestamp, now: Timestamp) -> bool {
+        let kind = if class == Class::FullOrg { ScopeKind::Org } else { ScopeKind::User };
+        let expires_at = self.retention.expires_at(class.backup_type(), kind, created_at);
+        expires_at.is_some_and(|at| at < now)
+    }
+
+    /// The incrementals between a full and the next one go on from it: it stays as long as they do.
+    fn is_full_over(&self, next: Option<&str>, now: Timestamp) -> bool {
+        let next = next.and_then(|next| self.length.day_named(name(next)));
+        next.is_none_or(|next| self.is_over(Class::Incremental, self.length.midnight(next), now))
+    }
+
+    /// When a backup on demand was asked for.
+    async fn requested(&self, path: &str) -> Result<Timestamp, ArchiverError> {
+        let manifest = self.archive.fetch(path).await?;
+        Ok(ManifestReader::new(manifest, path)?.header.clock)
+    }
+
+    async fn expire(
+        &self,
+        group: &Group,
+        names: &Names,
+        needed: &HashSet<String>,
+        dry_run: bool,
+        told: &mut Told,
+    ) -> Result<(), ArchiverError> {
+        let Group { partition, class, ref period, .. } = *group;
+        let mut records: Vec<String> = names.expired_of(class, period).collect();
+        let recorded = self.recorded(&records).await?;
+        let header = Header::new(self.log.log_id(), partition, class, period.clone());
+        let mut record = ExpiredWriter::new(self.archive.scratch(), &header)?;
+        let mut rows = Rows::open(&self.archive, group).await?;
+        let rows = std::iter::from_fn(|| rows.next_row().transpose());
+        let judged = stream::iter(rows)
+            .map(|row| async { self.judge(group, row?, needed).await })
+            .buffered(AT_ONCE);
+        let mut judged = std::pin::pin!(judged);
+        let mut is_done = true;
+        while let Some(overdue) = judged.try_next().await? {
+            for (backup, fate) in overdue {
+                match fate {
+                    Fate::Goes if dry_run => told.tell(backup, fate).await,
+                    Fate::Goes if recorded.contains(&backup.path) => {}
+                    Fate::Goes => record.push(&backup)?,
+                    Fate::Stays { ref why } => {
+                        is_done &= *why == Stays::CarriedOn;
+                        told.tell(backup, fate).await;
+                    }
+                }
+            }
+        }
+        if dry_run {
+            return Ok(());
+        }
+        let folder = path::expired(self.log.log_id(), partition, class, period);
+        if !record.is_empty() {
+            let mut record = record.finish()?;
+            let path = format!("{folder}/{}.jsonl.gz", record.sha256);
+            self.archive.create(&path, &mut record).await?;
+            records.push(path);
+        }
+        is_done &= self.delete(&records, told).await?;
+        if is_done {
+            let mut mark = Object::of_bytes(self.archive.scratch(), b"")?;
+            self.archive.create(&format!("{folder}/{DONE}"), &mut mark).await?;
+        }
+        Ok(())
+    }
+
+    /// What was written down before a crash.
+    async fn recorded(&self, records: &[String]) -> Result<HashSet<String>, ArchiverError> {
+        let mut recorded = HashSet::new();
+        for record in records {
+            recorded.extend(paths(&self.archive, record).await?);
+        }
+        Ok(recorded)
+    }
+
+    /// What becomes of a scope's backups.
+    async fn judge(
+        &self,
+        group: &Group,
+        row: Row,
+        needed: &HashSet<String>,
+    ) -> Result<Vec<(ExpiredBackup, Fate)>, ArchiverError> {
+        let is_of_class =
+            |backup: &BackupObject| Class::of(backup.backup_type, row.scope.kind) == group.class;
+        let backups: Vec<&BackupObject> =
+            row.backups.iter().filter(|backup| is_of_class(backup)).collect();
+        let Some(last) = backups.last() else { return Ok(Vec::new()) };
+        let stays = match group.class {
+            Class::OnDemand => None,
+            Class::Incremental => self.uncovered(&row, last).await?,
+            Class::Full | Class::FullOrg => match &row.next {
+                None => Some(Stays::NewestFull),
+                Some(next) if next.path == last.path => Some(Stays::CarriedOn),
+                Some(_) => self.uncovered(&row, last).await?,
+            },
+        };
+        let fate = |backup: &BackupObject| match &stays {
+            Some(why) => Fate::Stays { why: why.clone() },
+            None if needed.contains(&backup.path) => Fate::Stays { why: Stays::Restoring },
+            None => Fate::Goes,
+        };
+        let judged = |backup: &&BackupObject| {
+            let fate = fate(backup);
+            (ExpiredBackup::new(row.scope.clone(), (*backup).clone()), fate)
+        };
+        Ok(backups.iter().map(judged).collect())
+    }
+
+    /// Why a backup is not safe to delete: the scope's newest full has what is in it, and is read to prove that it is
+    /// there.
+    async fn uncovered(
+        &self,
+        row: &Row,
+        last: &BackupObject,
+    ) -> Result<Option<Stays>, ArchiverError> {
+        let Some(newest) = &row.newest else { return Ok(Some(Stays::NotCovered)) };
+        if newest.path == last.path {
+            return Ok(Some(Stays::NewestFull));
+        }
+        if newest.cursor_last < last.cursor_last {
+            return Ok(Some(Stays::NotCovered));
+        }
+        match self.archive.fetch_checked(&newest.path, &newest.sha256).await {
+            Ok(_) => Ok(None),
+            Err(error @ (ArchiveError::Damaged { .. } | ArchiveError::NotFound { .. })) => {
+                tracing::error!(%error, scope = %row.scope, "nothing of the scope expires");
+                Ok(Some(Stays::NewestFullDamaged(error.to_string())))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes what the records name, and says so. Returns whether all of it went.
+    async fn delete(&self, records: &[String], told: &mut Told) -> Result<bool, ArchiverError> {
+        if records.is_empty() {
+            return Ok(true);
+        }
+        // Who finds a backup looks for a record first: a restore that did not see one is on the log by now.
+        let needed = self.needed().await?;
+        let mut all = true;
+        for record in records {
+            let mut reader = ExpiredReader::fetch(&self.archive, record).await?;
+            let backups = std::iter::from_fn(|| reader.next_backup().transpose());
+            let deleted = stream::iter(backups)
+                .map(|backup| async { self.delete_one(backup?, &needed).await })
+                .buffered(AT_ONCE);
+            let mut deleted = std::pin::pin!(deleted);
+            while let Some((backup, fate)) = deleted.try_next().await? {
+                all &= fate == Fate::Goes;
+                told.tell(backup, fate).await;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn delete_one(
+        &self,
+        backup: ExpiredBackup,
+        needed: &HashSet<String>,
+    ) -> Result<(ExpiredBackup, Fate), ArchiverError> {
+        if needed.contains(&backup.path) {
+            return Ok((backup, Fate::Stays { why: Stays::Restoring }));
+        }
+        if self.archive.delete(&backup.path).await? {
+            let (path, scope) = (&backup.path, &backup.scope);
+            tracing::info!(path, %scope, backup = %backup.id, "expired a backup");
+            let backup_type = backup.backup_type.as_str();
+            metrics::counter!("context_sync_backups_expired_total", "type" => backup_type)
+                .increment(1);
+        }
+        let (id, scope, at) = (backup.id, backup.scope.clone(), self.clock.now());
+        self.facts().say(&Fact::BackupExpired(AboutBackup { id, scope, at })).await?;
+        Ok((backup, Fate::Goes))
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let Self { facts: log, archive, retention, clock, .. } = self;
+        Facts { log, archive, retention, clock }
+    }
+
+    /// The objects that running restores read, of all restores that are on the log now.
+    async fn needed(&self) -> Result<HashSet<String>, ArchiverError> {
+        self.catch_up().await?;
+        let mut needed = HashSet::new();
+        for (_, restore) in self.cache.read()?.running_restores()? {
+            // What is no scope has no backup: the restore fails by itself.
+            let Ok(source) = restore.source.parse::<ScopeKey>() else { continue };
+            let partition = partition_of(source.to_string().as_bytes(), self.log.partitions());
+            let (log, id) = (self.log.log_id(), restore.backup);
+            let found = history::find_listed(&self.archive, log, partition, &source, id).await?;
+            needed.extend(found.into_iter().flat_map(|found| found.objects).map(|o| o.path));
+        }
+        Ok(needed)
+    }
+
+    /// Waits until the fold is where the log ends now.
+    async fn catch_up(&self) -> Result<(), ArchiverError> {
+        for partition in (0..self.log.partitions()).map(Partition::new) {
+            let end = self.log.bounds(partition).await?.end;
+            while self.cache.state(partition)?.next_offset < end {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The period in a manifest's path.
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz")).unwrap_or_default()
+}
+
+/// A scope in the manifests of a group.
+struct Row {
+    scope: ScopeKey,
+    /// The group's, the oldest first.
+    backups: Vec<BackupObject>,
+    next: Option<BackupObject>,
+    newest: Option<BackupObject>,
+}
+
+/// The lines of a group's manifests, scope by scope: each manifest has its scopes in the order of their references.
+struct Rows {
+    manifests: Vec<Ahead>,
+    next: Option<Ahead>,
+    newest: Option<Ahead>,
+}
+
+/// A manifest whose next line is read.
+struct Ahead {
+    reader: ManifestReader,
+    line: Option<(ScopeRef, ScopeLine)>,
+}
+
+impl Ahead {
+    async fn open(archive: &Archive, path: &str) -> Result<Self, ArchiveError> {
+        let reader = ManifestReader::new(archive.fetch(path).await?, path)?;
+        let mut ahead = Self { reader, line: None };
+        ahead.advance()?;
+        Ok(ahead)
+    }
+
+    async fn open_if(archive: &Archive, path: Option<&str>) -> Result<Option<Self>, ArchiveError> {
+        match path {
+            Some(path) => Self::open(archive, path).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn advance(&mut self) -> Result<(), ArchiveError> {
+        let line = self.reader.next_scope()?;
+        self.line = line.map(|line| (line.scope.reference(), line));
+        Ok(())
+    }
+
+    /// The line of a scope, if it is the next.
+    fn take(&mut self, scope: ScopeRef) -> Result<Option<ScopeLine>, ArchiveError> {
+        let Some((_, line)) = self.line.take_if(|(next, _)| *next == scope) else {
+            return Ok(None);
+        };
+        self.advance()?;
+        Ok(Some(line))
+    }
+}
+
+impl Rows {
+    async fn open(archive: &Archive, group: &Group) -> Result<Self, ArchiveError> {
+        let mut manifests = Vec::with_capacity(group.manifests.len());
+        for path in &group.manifests {
+            manifests.push(Ahead::open(archive, path).await?);
+        }
+        let next = Ahead::open_if(archive, group.next.as_deref()).await?;
+        let newest = Ahead::open_if(archive, group.newest.as_deref()).await?;
+        Ok(Self { manifests, next, newest })
+    }
+
+    /// The next scope that one of the group's manifests has.
+    fn next_row(&mut self) -> Result<Option<Row>, ArchiveError> {
+        let heads = self.manifests.iter().filter_map(|ahead| ahead.line.as_ref());
+        let Some((reference, scope)) =
+            heads.map(|(reference, line)| (*reference, line.scope.clone())).min_by_key(|(r, _)| *r)
+        else {
+            return Ok(None);
+        };
+        let mut backups = Vec::new();
+        for ahead in &mut self.manifests {
+            backups.extend(ahead.take(reference)?.and_then(|line| line.backup));
+        }
+        let next = skip_to(self.next.as_mut(), reference)?;
+        let newest = skip_to(self.newest.as_mut(), reference)?;
+        Ok(Some(Row { scope, backups, next, newest }))
+    }
+}
+
+/// The backup of a scope in a manifest that has others too.
+fn skip_to(
+    ahead: Option<&mut Ahead>,
+    scope: ScopeRef,
+) -> Result<Option<BackupObject>, ArchiveError> {
+    let Some(ahead) = ahead else { return Ok(None) };
+    while ahead.line.as_ref().is_some_and(|(next, _)| *next < scope) {
+        ahead.advance()?;
+    }
+    Ok(ahead.take(scope)?.and_then(|line| line.backup))
+}
