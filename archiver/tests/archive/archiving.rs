@@ -16,12 +16,12 @@ use crate::{
 
 const HOUR: i64 = 3_600_000_000;
 
-fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     Timestamp::parse_rfc3339(text).unwrap()
 }
 
 /// A tick in every partition: what is open before it is over.
-fn tick(bench: &Bench, time: Timestamp) {
+pub(crate) fn tick(bench: &Bench, time: Timestamp) {
     use eventlog::EventLog;
     let value = bytes::Bytes::from(schemas::encode(&Event::Tick).unwrap());
     for partition in (0..bench.log.partitions()).map(Partition::new) {

@@ -8,8 +8,11 @@ use std::{
 };
 
 use archive::{
-    Archive, ArchiveAddress, ArchiveConfig, history, manifest::ManifestReader, object::Sha256Hex,
-    period::HourLength,
+    Archive, ArchiveAddress, ArchiveConfig, history,
+    manifest::ManifestReader,
+    object::Sha256Hex,
+    path,
+    period::{Hour, HourLength},
 };
 use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention};
 use eventlog::EventLog;
@@ -84,30 +87,43 @@ impl Bench {
         Running { shutdown, task }
     }
 
-    /// Waits until the manifests of all hours before the last record of each partition are there.
+    /// Waits until the manifests of all hours before the last record of each partition are there, and the days
+    /// before it are compacted.
     pub(crate) async fn sealed(&self) {
-        let mut wanted = Vec::new();
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+        let length = HourLength::REAL;
         for partition in (0..self.log.partitions()).map(Partition::new) {
-            let mut hours: Vec<String> = Vec::new();
+            let mut hours: Vec<Hour> = Vec::new();
             let mut time = Timestamp::EPOCH;
             for record in self.log.all().iter().filter(|record| record.partition == partition) {
                 time = time.max(record.append_time);
-                let name = HourLength::REAL.hour_name(HourLength::REAL.hour_of(time));
-                if hours.last() != Some(&name) {
-                    hours.push(name);
+                let hour = length.hour_of(time);
+                if hours.last() != Some(&hour) {
+                    hours.push(hour);
                 }
             }
-            hours.pop(); // it is open
-            let path = |name: &String| {
-                let log = self.log.log_id();
-                self.folder
-                    .join(format!("manifests/{log}/partition={partition}/hour/{name}.jsonl.gz"))
-            };
-            wanted.extend(hours.iter().map(path));
+            let Some(open) = hours.pop() else { continue };
+            for hour in hours {
+                wanted.push(path::hour_manifest(self.log.log_id(), partition, length, hour));
+                if hour.day() < open.day() {
+                    let (log, day) = (self.log.log_id(), hour.day());
+                    wanted.push(path::compaction_manifest(log, partition, length, day));
+                    unwanted.push(path::events(length, hour, partition));
+                    unwanted.push(path::messages(length, hour, partition));
+                }
+            }
         }
+        self.eventually(wanted, unwanted).await;
+    }
+
+    /// Waits until some objects are there, and others are not.
+    pub(crate) async fn eventually(&self, wanted: Vec<String>, unwanted: Vec<String>) {
         let deadline = Instant::now() + DEADLINE;
-        while let Some(missing) = wanted.iter().find(|path| !path.exists()) {
-            assert!(Instant::now() < deadline, "{} is not there", missing.display());
+        let is_there = |path: &&String| self.folder.join(path).exists();
+        loop {
+            let missing = wanted.iter().find(|path| !is_there(path));
+            let Some(wrong) = missing.or_else(|| unwanted.iter().find(is_there)) else { return };
+            assert!(Instant::now() < deadline, "{wrong} is not as it should be");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

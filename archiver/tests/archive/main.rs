@@ -8,6 +8,7 @@ mod random;
 
 mod archiving;
 mod bench;
+mod compacting;
 mod simulated_log;
 mod table;
 mod verifying;
