@@ -13,8 +13,8 @@ use archive::{
     period::{Day, Hour},
 };
 use model::{
-    Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId, Member,
-    MessageId, Offset, Outcome, Partition, PartitionClock, RunningRestore, Scope, ScopeKey,
+    Action, Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId,
+    Member, MessageId, Offset, Outcome, Partition, PartitionClock, RunningRestore, Scope, ScopeKey,
     ScopeRef, Timestamp, Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS,
     log_fold::images,
 };
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 64 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -111,9 +111,12 @@ impl PartitionState {
 
 /// What a command came to, and where it stood.
 #[derive(Serialize, Deserialize)]
-struct StoredCommand {
-    offset: Offset,
-    outcome: Arc<Outcome>,
+pub(crate) struct StoredCommand {
+    pub(crate) offset: Offset,
+    pub(crate) outcome: Arc<Outcome>,
+    /// Of a restore's chunk: which of its messages changed, counted through, and their cursors after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) chunk: Vec<(usize, Cursor)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -357,7 +360,7 @@ impl<'t> Tables<'t> {
             self.members.insert((key, user.as_str()), member.as_slice())?;
         }
         if !applied.repeated {
-            self.put_command(partition, offset, command.id, &applied.outcome)?;
+            self.put_command(partition, offset, command, applied)?;
         }
         if scope.heading.exists {
             let stored = record::StoredScope::of(&command.scope, &scope.heading).json()?;
@@ -399,14 +402,20 @@ impl<'t> Tables<'t> {
         &mut self,
         partition: Partition,
         offset: Offset,
-        id: CommandId,
-        outcome: &Arc<Outcome>,
+        command: &Command,
+        applied: &Applied,
     ) -> Result<()> {
-        let stored = StoredCommand { offset, outcome: outcome.clone() };
-        let (id, json) = (id.0.into_bytes(), serde_json::to_vec(&stored)?);
+        let outcome = applied.outcome.clone();
+        let changes = match command.action {
+            Action::RestoreChunk(_) => applied.changes.as_slice(),
+            _ => &[],
+        };
+        let chunk = changes.iter().map(|changed| (changed.change, changed.cursor)).collect();
+        let age = outcome.folded_at.as_micros();
+        let stored = StoredCommand { offset, outcome, chunk };
+        let (id, json) = (command.id.0.into_bytes(), serde_json::to_vec(&stored)?);
         self.commands.insert(id, json.as_slice())?;
-        let age = (partition.get(), outcome.folded_at.as_micros(), id);
-        self.command_ages.insert(age, ())?;
+        self.command_ages.insert((partition.get(), age, id), ())?;
         Ok(())
     }
 
@@ -537,11 +546,10 @@ impl View {
     }
 
     /// What became of a command, and the offset at which it was folded.
-    pub(crate) fn outcome(&self, id: CommandId) -> Result<Option<(Offset, Arc<Outcome>)>> {
+    pub(crate) fn command(&self, id: CommandId) -> Result<Option<StoredCommand>> {
         let table = self.transaction.open_table(COMMANDS)?;
         let Some(known) = table.get(id.0.into_bytes())? else { return Ok(None) };
-        let StoredCommand { offset, outcome } = serde_json::from_slice(known.value())?;
-        Ok(Some((offset, outcome)))
+        Ok(Some(serde_json::from_slice(known.value())?))
     }
 
     /// A scope as a manifest has it.

@@ -66,14 +66,22 @@ pub(crate) async fn tables(
 
 fn row(view: &View, record: Record, time: model::Timestamp) -> Result<EventRow, ArchiverError> {
     let event = schemas::decode(&record.value).ok();
-    let mut row = EventRow { record, log_time: time, event, outcome: None, repeated: false };
+    let mut row = EventRow {
+        record,
+        log_time: time,
+        event,
+        outcome: None,
+        repeated: false,
+        chunk: Vec::new(),
+    };
     if let Some(Event::Command(command)) = &row.event
         && check_key(&row.record.key, command).is_ok()
         && command.check().is_ok()
-        && let Some((offset, outcome)) = view.outcome(command.id)?
+        && let Some(known) = view.command(command.id)?
     {
-        row.repeated = offset != row.record.offset;
-        row.outcome = Some(outcome);
+        row.repeated = known.offset != row.record.offset;
+        row.outcome = Some(known.outcome);
+        row.chunk = known.chunk;
     }
     Ok(row)
 }

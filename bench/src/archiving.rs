@@ -13,7 +13,7 @@ use std::{
 };
 
 use archive::{Archive, ArchiveAddress, ArchiveConfig, period::HourLength};
-use archiver::{Archiver, ArchiverConfig, Retention};
+use archiver::{Archiver, ArchiverConfig, Clock, Retention, SegmentConfig, Upkeep};
 use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -152,6 +152,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
             archive_hour_seconds: HourLength::REAL,
             archive_cache: directory.join("cache"),
             retention: Retention::default(),
+            segments: SegmentConfig::default(),
         },
         log: log.clone(),
         facts: facts.clone(),
@@ -159,6 +160,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
             std::path::absolute(directory)?.join("archive"),
         )))?,
         ready: Readiness::new().component("archiver"),
+        upkeep: Upkeep::new(Clock::system()).0,
     };
     let began = Instant::now();
     let running = tokio::spawn(archiver.run(shutdown.clone()));

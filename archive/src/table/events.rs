@@ -6,7 +6,7 @@ use arrow_array::{
     ArrayRef, BinaryArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
 };
 use arrow_schema::{DataType, Field, SchemaRef};
-use model::{Event, Outcome, Partition, ScopeKey, Timestamp, Verdict};
+use model::{Cursor, Event, Outcome, Partition, ScopeKey, Timestamp, Verdict};
 
 use super::{Layout, TableWriter, is_batch, schema_of, text, timestamp};
 use crate::{
@@ -25,6 +25,9 @@ pub struct EventRow {
     pub outcome: Option<Arc<Outcome>>,
     /// The command had been folded before: `outcome` is of then.
     pub repeated: bool,
+    /// Of a restore's chunk: which of its deletes and puts, counted through, changed a message, and the
+    /// message's cursor after it.
+    pub chunk: Vec<(usize, Cursor)>,
 }
 
 pub(crate) const LAYOUT: Layout = Layout {

@@ -156,9 +156,15 @@ impl Bench {
         facts.iter().map(|record| schemas::decode_fact(&record.value).unwrap()).collect()
     }
 
-    /// Waits until the manifests of all hours before the last record of each partition are there.
+    /// Waits until the manifests of all hours before the last record of each partition are there, and the days
+    /// before it are compacted.
     pub(crate) async fn sealed(&self) {
         shown::sealed(&self.archive, &self.log).await;
+    }
+
+    /// Waits until some objects are there, and others are not.
+    pub(crate) async fn settled(&self, wanted: Vec<String>, unwanted: Vec<String>) {
+        shown::settled(&self.archive, &wanted, &unwanted).await;
     }
 
     /// As [`Self::objects`], wherever the archive lies.

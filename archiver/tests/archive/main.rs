@@ -10,6 +10,7 @@ mod archiving;
 mod bad_stores;
 mod bench;
 mod clocks;
+mod compacting;
 mod expiring;
 mod gcs;
 mod restoring;

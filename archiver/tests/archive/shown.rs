@@ -1,11 +1,16 @@
 //! `fold(read(archive)) == fold(log)`. The end-to-end tests use this file too.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use archive::{Archive, history, manifest::ManifestReader, period::HourLength};
+use archive::{
+    Archive, history,
+    manifest::ManifestReader,
+    path,
+    period::{Hour, HourLength},
+};
 use eventlog::{EventLog, Record};
 use model::{
     BackupId, LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope,
@@ -19,33 +24,49 @@ fn partitions(log: &SimulatedLog) -> impl Iterator<Item = Partition> {
     (0..log.partitions()).map(Partition::new)
 }
 
-/// Waits until the manifests of all hours before the last record of each partition are there.
+/// Waits until the manifests of all hours before the last record of each partition are there, and the days before it
+/// are compacted.
 pub(crate) async fn sealed(archive: &Archive, log: &SimulatedLog) {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+    let (id, length) = (log.log_id(), HourLength::REAL);
     for partition in partitions(log) {
-        let mut hours: Vec<String> = Vec::new();
+        let mut hours: Vec<Hour> = Vec::new();
         let mut time = Timestamp::EPOCH;
         for record in log.all().iter().filter(|record| record.partition == partition) {
             time = time.max(record.append_time);
-            let name = HourLength::REAL.hour_name(HourLength::REAL.hour_of(time));
-            if hours.last() != Some(&name) {
-                hours.push(name);
+            let hour = length.hour_of(time);
+            if hours.last() != Some(&hour) {
+                hours.push(hour);
             }
         }
-        hours.pop(); // it is open
-        let id = log.log_id();
-        let path =
-            |name: &String| format!("manifests/{id}/partition={partition}/hour/{name}.jsonl.gz");
-        wanted.extend(hours.iter().map(path));
+        let Some(open) = hours.pop() else { continue };
+        for hour in hours {
+            wanted.push(path::hour_manifest(id, partition, length, hour));
+            if hour.day() < open.day() {
+                wanted.push(path::compaction_manifest(id, partition, length, hour.day()));
+                unwanted.push(path::events(length, hour, partition));
+                unwanted.push(path::messages(length, hour, partition));
+            }
+        }
     }
+    settled(archive, &wanted, &unwanted).await;
+}
+
+/// Waits until some objects are there, and others are not.
+pub(crate) async fn settled(archive: &Archive, wanted: &[String], unwanted: &[String]) {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        // A store that fails has nothing yet.
-        let there: BTreeMap<_, _> =
-            archive.list("manifests").await.unwrap_or_default().into_iter().collect();
-        let Some(missing) = wanted.iter().find(|path| !there.contains_key(*path)) else { return };
-        assert!(Instant::now() < deadline, "{missing} is not there");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut there = BTreeSet::new();
+        for folder in ["events", "manifests", "messages"] {
+            // A store that fails has nothing yet.
+            let listed = archive.list(folder).await.unwrap_or_default();
+            there.extend(listed.into_iter().map(|(path, _)| path));
+        }
+        let missing = wanted.iter().find(|path| !there.contains(*path));
+        let wrong = missing.or_else(|| unwanted.iter().find(|path| there.contains(*path)));
+        let Some(wrong) = wrong else { return };
+        assert!(Instant::now() < deadline, "{wrong} is not as it should be");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

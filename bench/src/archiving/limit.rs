@@ -81,7 +81,8 @@ impl Ready {
             _ => None,
         };
         let log_time = record.append_time;
-        let row = EventRow { record, log_time, event, outcome, repeated: false };
+        let (repeated, chunk) = (false, Vec::new());
+        let row = EventRow { record, log_time, event, outcome, repeated, chunk };
         self.messages.push(MessageRow::of(&row));
         self.events.push(row);
         Ok(())
