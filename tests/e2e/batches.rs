@@ -31,7 +31,7 @@ async fn crowd(kind: LogKind) {
             let edit = json!({"id": id, "type": "decision", "content": format!("{number}/{push}"),
                 "base_cursor": number * push});
             let delete = json!({"id": id, "deleted": true, "base_cursor": 2 * push});
-            let last = if (number + push) % 5 == 0 { delete } else { edit };
+            let last = if (number + push).is_multiple_of(5) { delete } else { edit };
             device.push(USER, &[say(&format!("said {push}")), last]).await.ok();
         }
     };

@@ -156,7 +156,7 @@ impl Scribe {
     fn change(&mut self, scope: &ScopeKey, user: &str) {
         let Some((id, cursor)) = self.some(scope) else { return };
         let number = self.random.below(1_000_000);
-        let change = if number % 3 == 0 {
+        let change = if number.is_multiple_of(3) {
             json!({"id": id, "deleted": true, "base_cursor": cursor})
         } else {
             let content = format!("edited: {number}");

@@ -75,7 +75,7 @@ impl Running {
 
 impl Bench {
     pub(crate) fn new(partitions: usize) -> Self {
-        Self::made(partitions, |folder| open(folder))
+        Self::made(partitions, open)
     }
 
     /// With an archive elsewhere.
