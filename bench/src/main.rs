@@ -8,6 +8,7 @@ mod http;
 mod limits;
 mod load;
 mod peer;
+mod restoring;
 mod scenarios;
 mod server;
 mod table;
@@ -52,7 +53,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "peer,singles,hundreds,pulls,memory,rebuild,archiving"
+        default_value = "peer,singles,hundreds,pulls,memory,rebuild,archiving,restore"
     )]
     only: Vec<Figure>,
 
@@ -83,6 +84,8 @@ enum Figure {
     Rebuild,
     /// Writing the archive, and the memory of whoever does
     Archiving,
+    /// Restoring a scope from its backup
+    Restore,
 }
 
 /// Bytes of the record that a single push makes: what the bare log appends.
@@ -228,6 +231,9 @@ impl Bench<'_> {
         if self.measures(Figure::Memory) {
             self.memory(&server, lines).await?;
         }
+        if self.measures(Figure::Restore) {
+            self.restore(&server, &url, lines).await?;
+        }
         server.stop()?;
         bare.close().await?;
         let log = eventlog::open(&config, &data.join("log")).await?;
@@ -235,6 +241,24 @@ impl Bench<'_> {
         log.close().await?;
         drop(log);
         self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await
+    }
+
+    /// A restore, beside pushing the same records and inserting the same rows.
+    async fn restore(
+        &self,
+        server: &Server,
+        url: &str,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step("embedded: a restore");
+        let restoring::Restored { pushed, restored } = restoring::restore(server).await?;
+        let empty = self.migrated("restore_limit").await?;
+        let limit = limits::insert(url, &empty, restoring::RECORDS as i64).await?;
+        let what = format!("restore of {} records", restoring::RECORDS);
+        let line = Line::new("embedded", what, restored, "/s");
+        lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
+        lines.push(line.beside("pushes of 100 of the same", Some(pushed)));
+        Ok(())
     }
 
     /// The memory of all roles in one process, and whether it grows with the scopes.

@@ -25,7 +25,7 @@ pub(crate) fn message(name: &str) -> String {
 }
 
 /// Pushes messages that nobody pushed before.
-struct Push {
+pub(crate) struct Push {
     connection: Connection,
     token: String,
     messages: usize,
@@ -34,6 +34,17 @@ struct Push {
 }
 
 impl Push {
+    /// To the scope of a user.
+    pub(crate) async fn new(server: &Server, user: &str, messages: usize) -> Result<Self, Failure> {
+        Ok(Self {
+            connection: Connection::open(&server.api).await?,
+            token: format!("Bearer {}", token(user)?),
+            messages,
+            pushed: 0,
+            salt: Uuid::now_v7(),
+        })
+    }
+
     fn body(&mut self) -> Vec<u8> {
         let mut body = String::from("{\"messages\":[");
         for i in 0..self.messages {
@@ -71,13 +82,7 @@ pub(crate) async fn push(
 ) -> Result<Measured, Failure> {
     let mut workers = Vec::new();
     for i in 0..in_flight {
-        workers.push(Push {
-            connection: Connection::open(&server.api).await?,
-            token: bearer(i)?,
-            messages,
-            pushed: 0,
-            salt: Uuid::now_v7(),
-        });
+        workers.push(Push::new(server, &user(i), messages).await?);
     }
     run(workers, time, pace).await
 }
@@ -86,13 +91,7 @@ pub(crate) async fn push(
 pub(crate) async fn scopes(server: &Server, count: usize) -> Result<(), Failure> {
     let mut tasks = Vec::new();
     for worker in 0..USERS {
-        let mut push = Push {
-            connection: Connection::open(&server.api).await?,
-            token: String::new(),
-            messages: 1,
-            pushed: 0,
-            salt: Uuid::now_v7(),
-        };
+        let mut push = Push::new(server, "", 1).await?;
         let scopes: Vec<usize> = (worker..count).step_by(USERS).collect();
         tasks.push(tokio::spawn(async move {
             for scope in scopes {
@@ -185,5 +184,9 @@ async fn head(server: &Server) -> Result<u64, Failure> {
 }
 
 fn bearer(i: usize) -> Result<String, Failure> {
-    Ok(format!("Bearer {}", token(&format!("u{}", i % USERS))?))
+    Ok(format!("Bearer {}", token(&user(i))?))
+}
+
+fn user(i: usize) -> String {
+    format!("u{}", i % USERS)
 }

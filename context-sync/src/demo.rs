@@ -138,6 +138,7 @@ async fn backups(world: &World<'_>, data_dir: &Path, report: &mut Report) {
     report.step("restore: merge", async |p| saved.merge(world, p).await).await;
     let data_dir = DataDir::new(data_dir);
     report.step("ops verify", async |_| archive::verified(world, &data_dir).await).await;
+    report.step("an analyst", async |_| archive::contributions(world, &data_dir).await).await;
 }
 
 /// How to go on by hand.

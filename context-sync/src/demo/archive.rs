@@ -1,12 +1,14 @@
 //! The team is backed up, lost, and restored; the archive proves itself.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use archive::{
     Archive, ArchiveConfig,
+    manifest::ManifestReader,
+    table::{EventFiles, RecordVerdict, StoredEvent},
     verify::{Sample, verify},
 };
-use model::{Digest, RestoreMode, Status};
+use model::{Digest, RestoreMode, Status, UserId, Verdict};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -26,6 +28,7 @@ use crate::{
 /// Messages deleted by one push.
 const DELETED_AT_ONCE: usize = 500;
 const BACKUP_WITHIN: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// A backup on demand, and what the team's messages came to then.
 pub struct Saved {
@@ -133,7 +136,7 @@ pub async fn verified(world: &World<'_>, data_dir: &DataDir) -> Result<String, F
             if backups.iter().any(is_of_an_hour) {
                 return Ok::<_, Failure>(());
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(ASK_EVERY).await;
         }
     };
     tokio::time::timeout(BACKUP_WITHIN, sealed)
@@ -153,4 +156,59 @@ pub async fn verified(world: &World<'_>, data_dir: &DataDir) -> Result<String, F
 
 fn is_of_an_hour(backup: &Backup) -> bool {
     backup.gcs_path.as_ref().is_some_and(|path| path.contains("/incremental/"))
+}
+
+/// An analyst's question, answered from the archive's Parquet alone: who contributed how much to the team?
+pub async fn contributions(world: &World<'_>, data_dir: &DataDir) -> Result<String, Failure> {
+    let archive = Archive::open(&ArchiveConfig::new(data_dir.archive()))?;
+    let all = async {
+        loop {
+            let contributed = contributed(world, &archive).await?;
+            if contributed.len() >= world.people.len() {
+                return Ok::<_, Failure>(contributed);
+            }
+            tokio::time::sleep(ASK_EVERY).await; // their hour is open
+        }
+    };
+    let contributed = tokio::time::timeout(BACKUP_WITHIN, all)
+        .await
+        .map_err(|_| format!("not everyone's messages were sealed within {BACKUP_WITHIN:?}"))??;
+    let mut people: Vec<_> = contributed.into_iter().collect();
+    people.sort_by_key(|(_, messages)| std::cmp::Reverse(*messages));
+    let most = people.iter().take(3).map(|(user, messages)| format!("{user} {messages}"));
+    let most: Vec<_> = most.collect();
+    Ok(format!("contributions by person, from Parquet alone: {}", most.join(", ")))
+}
+
+/// What each person contributed in the hours that are sealed.
+async fn contributed(
+    world: &World<'_>,
+    archive: &Archive,
+) -> Result<BTreeMap<UserId, u64>, Failure> {
+    let mut files = EventFiles::new(archive);
+    let mut contributed = BTreeMap::new();
+    for (path, _) in archive.list("manifests").await? {
+        if path.contains("/hour/") {
+            let hour = ManifestReader::new(archive.fetch(&path).await?, &path)?.header;
+            for event in files.open(&hour).await? {
+                if let Some((user, messages)) = contribution(world, &event?) {
+                    *contributed.entry(user).or_default() += messages;
+                }
+            }
+        }
+    }
+    Ok(contributed)
+}
+
+/// Who pushed to the team, and how many messages were new or changed by it.
+fn contribution(world: &World<'_>, event: &StoredEvent) -> Option<(UserId, u64)> {
+    let is_the_team = event.key == world.team_key().as_bytes();
+    if !is_the_team || event.verdict != Some(RecordVerdict::Accepted) {
+        return None;
+    }
+    let outcome = event.outcome.as_ref()?;
+    match &outcome.verdict {
+        Verdict::Pushed(answer) => Some((outcome.actor.clone(), u64::from(answer.synced))),
+        _ => None,
+    }
 }

@@ -20,6 +20,8 @@ use crate::{
 
 /// The tenant that everything happens in.
 pub const TENANT: &str = "demo";
+/// The team, within the tenant.
+const TEAM: &str = "team/demo-team";
 /// Messages in a page of a pull: the most that the contract has.
 const PAGE: u32 = 1000;
 
@@ -34,13 +36,18 @@ pub struct World<'a> {
 impl<'a> World<'a> {
     pub fn new(instance: &'a Instance, people: Vec<Person>) -> Result<Self, Failure> {
         let server = Server::new(&instance.url, Arc::new(|line| output::note(line)))?;
-        Ok(Self { instance, server, people, team: Scope::team("demo-team")? })
+        Ok(Self { instance, server, people, team: TEAM.parse()? })
     }
 
     /// A device of a user of the tenant.
     pub fn device(&self, user: &str, device: &str) -> Result<Client, Failure> {
         let token = self.instance.token(TENANT, user, OrgRole::Member)?;
         Ok(self.server.client(Secret::new(token), DeviceId::new(device)?))
+    }
+
+    /// The key of the team's records on the log.
+    pub fn team_key(&self) -> String {
+        format!("{TENANT}/{TEAM}")
     }
 
     /// The one who owns the team: the first author.
