@@ -188,7 +188,12 @@ pub fn start(
         let (Some(archive), Some(facts)) = (archive.clone(), facts.cloned()) else {
             return Err("the archiver needs an archive: set --archive".into());
         };
-        let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system());
+        let database = match settings.database.database_url {
+            Some(_) => Some(readmodel::pool(&settings.database, DatabaseRole::Ingest)?),
+            None => None, // it archives without one; only drills need it
+        };
+        pools.extend(database.clone());
+        let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system(), database);
         ops = ops.merge(routes::archive(operator));
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),

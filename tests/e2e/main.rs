@@ -18,6 +18,7 @@ mod backups;
 mod bad_input;
 mod conflicts;
 mod corpus;
+mod drilling;
 mod epochs;
 mod idempotency;
 mod long_poll;

@@ -99,11 +99,12 @@ impl Bench {
         let log: Arc<dyn EventLog> = self.log.clone();
         let now = self.now.clone();
         let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));
-        let (upkeep, operator) = Upkeep::new(clock);
+        let (upkeep, operator) = Upkeep::new(clock, None);
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
+                archive_drill_hours: 0,
                 retention: self.retention.clone(),
             },
             log,
