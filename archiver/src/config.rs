@@ -22,6 +22,11 @@ pub struct ArchiverConfig {
     )]
     pub archive_cache: PathBuf,
 
+    /// Hours between drills, which compare backups with the read model; 0: never
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_DRILL_HOURS", default_value_t = 24, value_name = "HOURS",
+          value_parser = clap::value_parser!(u32).range(0..=8_760))]
+    pub archive_drill_hours: u32,
+
     #[command(flatten)]
     pub segments: SegmentConfig,
 

@@ -402,7 +402,7 @@ impl Expiry {
         Ok((backup, Fate::Goes))
     }
 
-    fn facts(&self) -> Facts<'_> {
+    pub(crate) fn facts(&self) -> Facts<'_> {
         let Self { facts: log, archive, retention, clock, .. } = self;
         Facts { log, archive, retention, clock }
     }

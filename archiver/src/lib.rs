@@ -3,7 +3,7 @@
 //! [`session`] reads the log and folds it into the [`cache`]; where an hour or a day of the log's time ends,
 //! [`sealing`] writes objects and the manifest that makes them a backup. All of it is a pure function of
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
-//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`]).
+//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`]), and compares backups with the live rows ([`mod@drill`]).
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
 mod back_off;
@@ -11,6 +11,7 @@ mod cache;
 mod clock;
 mod compaction;
 mod config;
+mod drill;
 mod error;
 mod events;
 mod expiry;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use clock::Clock;
 pub use config::{ArchiverConfig, Retention, SegmentConfig};
+pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
 pub use expiry::{Fate, Overdue, Stays, Summary};
 pub use upkeep::{Expiring, Operator, Upkeep};

@@ -13,10 +13,10 @@ use archive::{
 };
 use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use model::{BackupId, BackupType, Cursor, Partition, ScopeKey, ScopeRef};
+use model::{AboutBackup, BackupId, BackupType, Cursor, Fact, Partition, ScopeKey, ScopeRef};
 
 use crate::{
-    cache::{Cache, PartitionState, View},
+    cache::{Cache, PartitionState, RequestedBackup, View},
     error::ArchiverError,
     events,
     facts::Facts,
@@ -220,6 +220,31 @@ impl Sealer<'_> {
             .scope
             .parse()
             .map_err(|_| ArchiverError::Cache(format!("{} is no scope", requested.scope)))?;
+        match self.back_up_scope(partition, &state, &key, &requested).await {
+            // Trying again cannot mend it, and what comes after it on the log must not wait for ever.
+            Err(ArchiverError::Archive(error)) if !error.is_retryable() => {
+                tracing::error!(%error, backup = %id, scope = %key, "a backup on demand failed");
+                let about = AboutBackup { id, scope: key, at: requested.at };
+                let (backup_type, detail) = (BackupType::OnDemand, error.to_string());
+                self.facts.say(&Fact::BackupFailed { about, backup_type, detail }).await?;
+            }
+            made => {
+                made?;
+                tracing::info!(%partition, backup = %id, scope = %key, "made a backup on demand");
+            }
+        }
+        self.cache.write(true, |tables| tables.put_state(partition, &state))?;
+        Ok(())
+    }
+
+    async fn back_up_scope(
+        &self,
+        partition: Partition,
+        state: &PartitionState,
+        scope: &ScopeKey,
+        requested: &RequestedBackup,
+    ) -> Result<(), ArchiverError> {
+        let id = requested.backup;
         let path = path::on_demand_manifest(self.log.log_id(), partition, id);
         let manifest = match self.existing(&path).await? {
             Some(manifest) => manifest,
@@ -228,18 +253,15 @@ impl Sealer<'_> {
                 let wanted = Wanted {
                     id,
                     backup_type: BackupType::OnDemand,
-                    path: path::on_demand(&key, requested.at, id),
+                    path: path::on_demand(scope, requested.at, id),
                     after: Cursor::ZERO,
                 };
-                let line = self.scope_line(&view, partition, key.reference(), Some(wanted));
-                let header = self.header(Kind::OnDemand, partition, id.to_string(), &state);
+                let line = self.scope_line(&view, partition, scope.reference(), Some(wanted));
+                let header = self.header(Kind::OnDemand, partition, id.to_string(), state);
                 self.write_manifest(&path, &header, stream::once(line)).await?
             }
         };
-        self.facts.completed(manifest, &path, requested.at, |_| true).await?;
-        tracing::info!(%partition, backup = %id, scope = %key, "made a backup on demand");
-        self.cache.write(true, |tables| tables.put_state(partition, &state))?;
-        Ok(())
+        self.facts.completed(manifest, &path, requested.at, |_| true).await
     }
 
     fn header(

@@ -1,7 +1,10 @@
-//! What an archiver does beside archiving: every day, and when an operator asks.
+//! What an archiver does beside archiving: on a schedule, and when an operator asks.
 
 use std::{sync::Arc, time::Duration};
 
+use archive::Archive;
+use model::{DrillRecord, Fact, Timestamp};
+use readmodel::{PgPool, drill::newest};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -12,21 +15,31 @@ use tokio::{
 use crate::{
     cache::Cache,
     clock::Clock,
-    error::ArchiverError,
+    drill::{DRILL_SCOPES, DrillError, Drilling, drill},
     expiry::{Expiry, Overdue, Summary, Told},
     session::Session,
 };
 
+const HOUR: Duration = Duration::from_secs(3_600);
 const EXPIRE_EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// How long to wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
+/// How long to wait where there is nothing to compare yet.
+const DRILL_AGAIN: Duration = Duration::from_secs(60);
+/// How often the last drill's age is measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// Requests of operators, and lines of an answer, that wait to be taken.
 const WAITING: usize = 64;
+
+const DRILL_AGE: &str = "context_sync_drill_age_seconds";
+const DRILL_OK: &str = "context_sync_drill_ok";
 
 /// What the archiver's upkeep works with.
 #[derive(Clone)]
 pub struct Upkeep {
     pub(crate) clock: Clock,
+    /// The read model, if backups are to be compared with it.
+    database: Option<PgPool>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
 }
 
@@ -36,6 +49,7 @@ pub struct Operator(mpsc::Sender<Request>);
 
 enum Request {
     Expire { dry_run: bool, answer: mpsc::Sender<Expiring> },
+    Drill { scopes: u32, answer: mpsc::Sender<Drilling> },
 }
 
 /// What an expiry says as it goes.
@@ -50,10 +64,11 @@ pub enum Expiring {
 }
 
 impl Upkeep {
-    /// By this clock; what operators ask for comes through the second one.
-    pub fn new(clock: Clock) -> (Self, Operator) {
+    /// By this clock; what operators ask for comes through the second one. `database`: the read model, in the ingest
+    /// role.
+    pub fn new(clock: Clock, database: Option<PgPool>) -> (Self, Operator) {
         let (sender, requests) = mpsc::channel(WAITING);
-        (Self { clock, requests: Arc::new(Mutex::new(requests)) }, Operator(sender))
+        (Self { clock, database, requests: Arc::new(Mutex::new(requests)) }, Operator(sender))
     }
 
     /// Works as long as what is returned lives.
@@ -67,8 +82,16 @@ impl Upkeep {
             length: session.config.archive_hour_seconds,
             clock: self.clock.clone(),
         };
+        let hours = session.config.archive_drill_hours;
+        let worker = Worker {
+            archive: session.archive.clone(),
+            drill_every: (hours > 0).then(|| HOUR * hours),
+            database: self.database.clone(),
+            expiry,
+            last_drill: None,
+        };
         let mut working = JoinSet::new();
-        working.spawn(run(self.requests.clone(), expiry));
+        working.spawn(worker.run(self.requests.clone()));
         working
     }
 }
@@ -82,48 +105,143 @@ impl Operator {
         let _ = self.0.send(Request::Expire { dry_run, answer }).await;
         said
     }
+
+    /// Compares the newest backups of some scopes with the read model; ends early if the archiver does.
+    pub async fn drill(&self, scopes: u32) -> mpsc::Receiver<Drilling> {
+        let (answer, said) = mpsc::channel(WAITING);
+        let _ = self.0.send(Request::Drill { scopes, answer }).await;
+        said
+    }
 }
 
-async fn run(requests: Arc<Mutex<mpsc::Receiver<Request>>>, expiry: Expiry) {
-    let mut requests = requests.lock().await;
-    let mut expire_at = Instant::now();
-    loop {
-        tokio::select! {
-            Some(request) = requests.recv() => serve(&expiry, request).await,
-            () = sleep_until(expire_at) => {
-                expire_at = Instant::now() + expire(&expiry).await;
+struct Worker {
+    archive: Archive,
+    database: Option<PgPool>,
+    expiry: Expiry,
+    /// `None`: never.
+    drill_every: Option<Duration>,
+    /// When, and whether all agreed.
+    last_drill: Option<(Timestamp, bool)>,
+}
+
+impl Worker {
+    async fn run(mut self, requests: Arc<Mutex<mpsc::Receiver<Request>>>) {
+        let mut requests = requests.lock().await;
+        let mut expire_at = Instant::now();
+        let mut drill_at = Instant::now() + self.until_drill().await;
+        let mut measure = tokio::time::interval(MEASURE_EVERY);
+        let drills = self.drill_every.is_some() && self.database.is_some();
+        loop {
+            tokio::select! {
+                Some(request) = requests.recv() => self.serve(request).await,
+                () = sleep_until(expire_at) => expire_at = Instant::now() + self.expire().await,
+                () = sleep_until(drill_at), if drills => {
+                    drill_at = Instant::now() + self.drill().await;
+                }
+                _ = measure.tick() => self.measure(),
             }
         }
     }
-}
 
-/// Returns when to do it again.
-async fn expire(expiry: &Expiry) -> Duration {
-    match expiry.run(false, &mut Told::default()).await {
-        Ok(summary) => {
-            let Summary { expired, bytes, stays } = summary;
-            tracing::info!(expired, bytes, stays, "expired what is over its time");
-            EXPIRE_EVERY
-        }
-        Err(error) => {
-            tracing::warn!(%error, "expiring stopped; trying again");
-            RETRY_AFTER
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Expire { dry_run, answer } => {
+                let last = match self.expiry.run(dry_run, &mut Told::to(answer.clone())).await {
+                    Ok(summary) => Expiring::Done(summary),
+                    Err(error) => Expiring::Failed(error.to_string()),
+                };
+                // Who asked may have gone.
+                let _ = answer.send(last).await;
+            }
+            Request::Drill { scopes, answer } => {
+                let last = match self.drill_now(scopes, Some(&answer)).await {
+                    Ok(DrillRecord { scopes, failures, .. }) => {
+                        Drilling::Done { scopes, failures: failures.len() as u64 }
+                    }
+                    Err(error) => Drilling::Failed(error.to_string()),
+                };
+                let _ = answer.send(last).await;
+            }
         }
     }
-}
 
-async fn serve(expiry: &Expiry, request: Request) {
-    let Request::Expire { dry_run, answer } = request;
-    let mut told = Told::to(answer.clone());
-    let last = match expiry.run(dry_run, &mut told).await {
-        Ok(summary) => Expiring::Done(summary),
-        Err(error) => Expiring::Failed(failed(&error)),
-    };
-    // Who asked may have gone.
-    let _ = answer.send(last).await;
-}
+    /// Returns when to do it again.
+    async fn expire(&self) -> Duration {
+        match self.expiry.run(false, &mut Told::default()).await {
+            Ok(Summary { expired, bytes, stays }) => {
+                tracing::info!(expired, bytes, stays, "expired what is over its time");
+                EXPIRE_EVERY
+            }
+            Err(error) => {
+                tracing::warn!(%error, "expiring stopped; trying again");
+                RETRY_AFTER
+            }
+        }
+    }
 
-fn failed(error: &ArchiverError) -> String {
-    tracing::warn!(%error, "an expiry that an operator asked for stopped");
-    error.to_string()
+    /// How long until a drill is due: the last one may have been another process's.
+    async fn until_drill(&mut self) -> Duration {
+        let (Some(every), Some(database)) = (self.drill_every, &self.database) else {
+            return Duration::ZERO;
+        };
+        match newest(database).await {
+            Ok(last) => self.last_drill = last,
+            Err(error) => {
+                tracing::warn!(%error, "the last drill is not known");
+                return DRILL_AGAIN;
+            }
+        }
+        let age = self.last_drill.map_or(every, |(at, _)| self.age(at));
+        every.saturating_sub(age)
+    }
+
+    /// Returns when to do it again.
+    async fn drill(&mut self) -> Duration {
+        match self.drill_now(DRILL_SCOPES, None).await {
+            Ok(DrillRecord { scopes: 0, .. }) => DRILL_AGAIN,
+            Ok(_) => self.drill_every.unwrap_or(DRILL_AGAIN),
+            Err(error) => {
+                tracing::warn!(%error, "a drill stopped; trying again");
+                RETRY_AFTER
+            }
+        }
+    }
+
+    /// Drills, and says what it came to; nothing, if there was no backup yet.
+    async fn drill_now(
+        &mut self,
+        scopes: u32,
+        said: Option<&mpsc::Sender<Drilling>>,
+    ) -> Result<DrillRecord, DrillError> {
+        let database = self.database.as_ref().ok_or(DrillError::NoDatabase)?;
+        let at = self.expiry.clock.now();
+        let record = drill(&self.archive, database, scopes, at, said).await?;
+        for failure in &record.failures {
+            let (scope, backup, problem) = (&failure.scope, failure.backup, &failure.problem);
+            tracing::error!(%scope, %backup, problem, "a backup is not what is live");
+        }
+        if record.scopes > 0 {
+            tracing::info!(record.scopes, failures = record.failures.len(), "drilled");
+            let fact = Fact::DrillCompleted(record.clone());
+            let said = self.expiry.facts().say(&fact).await;
+            said.map_err(|error| DrillError::Task(error.to_string()))?;
+            self.last_drill = Some((at, record.failures.is_empty()));
+            self.measure();
+        }
+        Ok(record)
+    }
+
+    fn measure(&self) {
+        metrics::describe_gauge!(DRILL_AGE, "Time since backups were last compared with the rows");
+        metrics::describe_gauge!(DRILL_OK, "1 if all backups of the last drill agreed");
+        if let Some((at, ok)) = self.last_drill {
+            metrics::gauge!(DRILL_AGE).set(self.age(at).as_secs_f64());
+            metrics::gauge!(DRILL_OK).set(if ok { 1.0 } else { 0.0 });
+        }
+    }
+
+    fn age(&self, at: Timestamp) -> Duration {
+        let micros = self.expiry.clock.now().micros_since(at);
+        Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+    }
 }

@@ -153,6 +153,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
             archive_cache: directory.join("cache"),
             retention: Retention::default(),
             segments: SegmentConfig::default(),
+            archive_drill_hours: 0,
         },
         log: log.clone(),
         facts: facts.clone(),
@@ -160,7 +161,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
             std::path::absolute(directory)?.join("archive"),
         )))?,
         ready: Readiness::new().component("archiver"),
-        upkeep: Upkeep::new(Clock::system()).0,
+        upkeep: Upkeep::new(Clock::system(), None).0,
     };
     let began = Instant::now();
     let running = tokio::spawn(archiver.run(shutdown.clone()));

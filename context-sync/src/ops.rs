@@ -1,5 +1,6 @@
 //! Operators' commands.
 
+mod drill;
 mod expire;
 mod port;
 pub mod routes;
@@ -14,6 +15,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{Failure, dev::data_dir::DataDir};
+pub use drill::DrillArgs;
 pub use expire::ExpireArgs;
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +36,16 @@ The status is 0 if all is well, 1 if something is missing, damaged or contradict
 
 The archiver does it, and says what it did: a development instance is found by --data-dir, another by --ops-url.")]
     Expire(ExpireArgs),
+
+    /// Compare backups with what is live: read as a restore would, and held against the rows
+    #[command(after_help = "Examples:
+  context-sync ops drill                              the development instance here
+  context-sync ops drill --ops-url http://archiver:9090 --scopes 500
+  context-sync ops drill --archive gs://backups --database-url postgres://…
+                                                      without an archiver; then it is not kept in the catalogue
+
+The status is 0 if every backup is what the rows are, 1 if one is not: each is named.")]
+    Drill(DrillArgs),
 }
 
 #[derive(Args, Debug)]
@@ -59,6 +71,7 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
     match command {
         OpsCommand::Verify(args) => verify_archive(args).await,
         OpsCommand::Expire(args) => expire::run(args).await,
+        OpsCommand::Drill(args) => drill::run(args).await,
     }
 }
 

@@ -193,7 +193,12 @@ pub fn start(
             1 => readiness.component("archiver"),
             _ => readiness.optional_component("archiver"),
         };
-        let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system());
+        let database = match settings.database.database_url {
+            Some(_) => Some(readmodel::pool(&settings.database, DatabaseRole::Ingest)?),
+            None => None, // it archives without one; only drills need it
+        };
+        pools.extend(database.clone());
+        let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system(), database);
         ops = ops.merge(routes::archive(operator));
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),

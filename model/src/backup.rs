@@ -2,7 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cursor::Cursor, hash::Digest, ids::BackupId, scope::ScopeKey, time::Timestamp};
+use crate::{
+    cursor::Cursor,
+    hash::Digest,
+    ids::{BackupId, DrillId},
+    scope::ScopeKey,
+    time::Timestamp,
+};
 
 /// What a backup holds, and why it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,6 +62,26 @@ pub enum Fact {
     BackupFailed { about: AboutBackup, backup_type: BackupType, detail: String },
     BackupVerified(AboutBackup),
     BackupExpired(AboutBackup),
+    DrillCompleted(DrillRecord),
+}
+
+/// A drill: the newest backups of some scopes were read, and compared with the live rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillRecord {
+    pub id: DrillId,
+    pub at: Timestamp,
+    /// Compared.
+    pub scopes: u64,
+    /// Those that did not agree.
+    pub failures: Vec<DrillFailure>,
+}
+
+/// A backup that is not what the live rows are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillFailure {
+    pub scope: ScopeKey,
+    pub backup: BackupId,
+    pub problem: String,
 }
 
 /// Which backup, and when.

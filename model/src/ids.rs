@@ -115,6 +115,10 @@ uuid_id!(
     RestoreId
 );
 uuid_id!(
+    /// A drill: backups compared with what is live.
+    DrillId
+);
+uuid_id!(
     /// Identifies the log's identity and the fold's rules: cursors of one epoch say nothing in another.
     Epoch
 );

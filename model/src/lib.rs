@@ -23,7 +23,7 @@ pub mod role;
 pub mod scope;
 pub mod time;
 
-pub use backup::{AboutBackup, BackupRecord, BackupType, Fact};
+pub use backup::{AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, Fact};
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,
@@ -31,8 +31,8 @@ pub use event::{
 pub use fold::{Applied, Changed, Heading, KnownCommand, Member, Scope, Touched};
 pub use hash::{BodyHash, ContentHash, Digest, Item, RequestHash, Version};
 pub use ids::{
-    BackupId, CommandId, DeviceId, Epoch, InvalidName, MessageId, NAMESPACE, RestoreId, ScopeName,
-    TenantId, UserId,
+    BackupId, CommandId, DeviceId, DrillId, Epoch, InvalidName, MessageId, NAMESPACE, RestoreId,
+    ScopeName, TenantId, UserId,
 };
 pub use limits::Limits;
 pub use log_fold::{LogFold, PartitionClock, UnknownRules};

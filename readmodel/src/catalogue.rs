@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     config::DatabaseConfig,
-    connect,
+    connect, drill,
     error::ReadModelError,
 };
 
@@ -133,6 +133,7 @@ impl Catalogue {
                 }
                 Fact::BackupVerified(about) => note(&mut transaction, VERIFIED, about).await?,
                 Fact::BackupExpired(about) => note(&mut transaction, EXPIRED, about).await?,
+                Fact::DrillCompleted(drill) => drill::complete(&mut transaction, drill).await?,
             }
         }
         transaction.commit().await?;

@@ -1,7 +1,7 @@
 //! The read model: what the log folds to, as rows in Postgres.
 //!
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
-//! [`outcomes`] read it, [`catalogue`] knows of backups and [`restores`] of what became of them, [`feed`] and
+//! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them, [`feed`] and
 //! [`asker`] tell who waits that it moved. The tables, their constraints and who may see what stand, with
 //! their reasons, in `migrations/`.
 
@@ -10,6 +10,7 @@ pub mod asker;
 pub mod catalogue;
 pub mod config;
 pub mod connect;
+pub mod drill;
 pub mod error;
 pub mod feed;
 pub mod gather;

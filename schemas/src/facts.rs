@@ -1,8 +1,8 @@
 //! The archiver's facts as Avro has them, field by field, and their way to and from the model.
 
 use model::{
-    AboutBackup, BackupId, BackupRecord, BackupType, Cursor, Digest, Fact, ScopeKey, ScopeKind,
-    ScopeName, TenantId, Timestamp,
+    AboutBackup, BackupId, BackupRecord, BackupType, Cursor, Digest, DrillId, DrillRecord, Fact,
+    ScopeKey, ScopeKind, ScopeName, TenantId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -55,6 +55,23 @@ pub(crate) struct BackupExpired {
     scope_type: ScopeKind,
     scope_id: String,
     at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DrillCompleted {
+    drill_id: Uuid,
+    at: i64,
+    scopes: i64,
+    failures: Vec<DrillFailure>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DrillFailure {
+    tenant_id: String,
+    scope_type: ScopeKind,
+    scope_id: String,
+    backup_id: Uuid,
+    problem: String,
 }
 
 fn scope(tenant: &str, kind: ScopeKind, name: &str) -> Result<ScopeKey, InvalidField> {
@@ -129,6 +146,40 @@ impl BackupFailed {
             at: Timestamp::from_micros(self.at),
         };
         Ok(Fact::BackupFailed { about, backup_type: self.backup_type, detail: self.detail })
+    }
+}
+
+impl DrillCompleted {
+    pub(crate) fn new(drill: &DrillRecord) -> Self {
+        let failure = |failure: &model::DrillFailure| DrillFailure {
+            tenant_id: failure.scope.tenant.to_string(),
+            scope_type: failure.scope.kind,
+            scope_id: failure.scope.name.to_string(),
+            backup_id: failure.backup.0,
+            problem: failure.problem.clone(),
+        };
+        Self {
+            drill_id: drill.id.0,
+            at: drill.at.as_micros(),
+            scopes: drill.scopes as i64,
+            failures: drill.failures.iter().map(failure).collect(),
+        }
+    }
+
+    pub(crate) fn into_record(self) -> Result<DrillRecord, InvalidField> {
+        let failure = |failure: DrillFailure| {
+            Ok(model::DrillFailure {
+                scope: scope(&failure.tenant_id, failure.scope_type, &failure.scope_id)?,
+                backup: BackupId(failure.backup_id),
+                problem: failure.problem,
+            })
+        };
+        Ok(DrillRecord {
+            id: DrillId(self.drill_id),
+            at: Timestamp::from_micros(self.at),
+            scopes: number(self.scopes)?,
+            failures: self.failures.into_iter().map(failure).collect::<Result<_, _>>()?,
+        })
     }
 }
 

@@ -65,6 +65,7 @@ enum Kind {
     BackupFailed,
     BackupVerified,
     BackupExpired,
+    DrillCompleted,
 }
 
 /// One schema of the contract.
@@ -104,12 +105,13 @@ static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
 });
 
 /// Those of the archiver's facts, which stand on a log of their own.
-static FACT_SCHEMAS: LazyLock<[EventSchema; 4]> = LazyLock::new(|| {
+static FACT_SCHEMAS: LazyLock<[EventSchema; 5]> = LazyLock::new(|| {
     [
         event_schema!(Kind::BackupCompleted, "backup-completed.v1"),
         event_schema!(Kind::BackupFailed, "backup-failed.v1"),
         event_schema!(Kind::BackupVerified, "backup-verified.v1"),
         event_schema!(Kind::BackupExpired, "backup-expired.v1"),
+        event_schema!(Kind::DrillCompleted, "drill-completed.v1"),
     ]
 });
 
@@ -192,7 +194,11 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
                 u32::try_from(changed.version).map_err(|e| Undecodable::Body(e.to_string()))?;
             return Ok(Event::RulesChanged { version: RulesVersion(version) });
         }
-        Kind::BackupCompleted | Kind::BackupFailed | Kind::BackupVerified | Kind::BackupExpired => {
+        Kind::BackupCompleted
+        | Kind::BackupFailed
+        | Kind::BackupVerified
+        | Kind::BackupExpired
+        | Kind::DrillCompleted => {
             return Err(Undecodable::UnknownSchema(schema.fingerprint));
         }
     };
@@ -213,6 +219,9 @@ pub fn encode_fact(fact: &Fact) -> Result<Vec<u8>, Unencodable> {
         Fact::BackupExpired(about) => {
             fact_schema(Kind::BackupExpired).write(&facts::BackupExpired::new(about))
         }
+        Fact::DrillCompleted(drill) => {
+            fact_schema(Kind::DrillCompleted).write(&facts::DrillCompleted::new(drill))
+        }
     }
 }
 
@@ -229,6 +238,9 @@ pub fn decode_fact(value: &[u8]) -> Result<Fact, Undecodable> {
         }
         Kind::BackupExpired => {
             Fact::BackupExpired(schema.read::<facts::BackupExpired>(body)?.into_about()?)
+        }
+        Kind::DrillCompleted => {
+            Fact::DrillCompleted(schema.read::<facts::DrillCompleted>(body)?.into_record()?)
         }
         _ => return Err(Undecodable::UnknownSchema(schema.fingerprint)),
     })

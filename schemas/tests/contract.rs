@@ -8,10 +8,10 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use model::{
     AboutBackup, Action, BackupId, BackupRecord, BackupType, Body, BodyHash, Change, Command,
-    CommandId, ContentHash, Cursor, DeviceId, Digest, Event, Fact, InvalidCode, Item, MessageId,
-    MessageType, Metadata, OrgRole, PushedChange, Put, Rejected, RequestHash, RestoreChunk,
-    RestoreFailure, RestoreId, RestoreMode, RestorePlace, Role, RulesVersion, ScopeKey, Timestamp,
-    UserId, Write,
+    CommandId, ContentHash, Cursor, DeviceId, Digest, DrillFailure, DrillId, DrillRecord, Event,
+    Fact, InvalidCode, Item, MessageId, MessageType, Metadata, OrgRole, PushedChange, Put,
+    Rejected, RequestHash, RestoreChunk, RestoreFailure, RestoreId, RestoreMode, RestorePlace,
+    Role, RulesVersion, ScopeKey, Timestamp, UserId, Write,
 };
 use proptest::prelude::*;
 use schemas::{Undecodable, decode, decode_fact, encode, encode_fact, fingerprint};
@@ -178,11 +178,22 @@ fn facts() -> Vec<(&'static str, Fact)> {
         backup_type: BackupType::OnDemand,
         detail: "the scope is parked".into(),
     };
+    let drill = DrillRecord {
+        id: DrillId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_000b)),
+        at: about().at,
+        scopes: 20,
+        failures: vec![DrillFailure {
+            scope: about().scope,
+            backup: backup(),
+            problem: "the read model has 4 messages, the backup 5".into(),
+        }],
+    };
     vec![
         ("backup-completed.v1", Fact::BackupCompleted(record)),
         ("backup-failed.v1", failed),
         ("backup-verified.v1", Fact::BackupVerified(about())),
         ("backup-expired.v1", Fact::BackupExpired(about())),
+        ("drill-completed.v1", Fact::DrillCompleted(drill)),
     ]
 }
 

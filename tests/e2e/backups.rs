@@ -1,5 +1,8 @@
 //! WF-CS-007 and WF-CS-009, the catalogue, and who may see it.
 
+use archive::ArchiveAddress;
+use eventlog::partition_of;
+use model::{CommandId, ScopeKey, UserId};
 use reqwest::Method;
 use serde_json::{Value, json};
 use service::auth::OrgRole;
@@ -33,6 +36,7 @@ const BACKUP: [&str; 17] = [
 
 archiving_on_both_logs! {
     wf_cs_009_a_backup_on_demand_shows_the_scope_where_the_request_is,
+    wf_cs_009_a_backup_that_cannot_be_made_has_failed,
     wf_cs_007_an_hour_becomes_an_incremental,
     backups_are_for_those_who_may_back_up,
 }
@@ -88,6 +92,33 @@ async fn wf_cs_009_a_backup_on_demand_shows_the_scope_where_the_request_is(clust
     let older =
         ann.get(&format!("{USER}/backups?type=on_demand&before={}", id(&backup))).await.ok();
     assert_eq!((&older["has_more"], &older["backups"]), (&json!(false), &json!([empty])));
+}
+
+/// Something else lies where its manifest is to be: it is left alone, and the next backup is made.
+async fn wf_cs_009_a_backup_that_cannot_be_made_has_failed(cluster: &mut Cluster) {
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("one")]).await.ok();
+    let (scope, user): (ScopeKey, _) =
+        ("acme/user/ann".parse().unwrap(), UserId::new("ann").unwrap());
+    let id = CommandId::of_key(&scope, "backup-requested", &user, "the key");
+    let partition = partition_of(scope.to_string().as_bytes(), cluster.node.log.partitions());
+    let folder = archive::path::manifests(cluster.node.log.log_id(), partition);
+    let Some(ArchiveAddress::File(archive)) = &cluster.settings.archive.archive else { panic!() };
+    let path = archive.join(format!("{folder}/on-demand/{id}.jsonl.gz"));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "no manifest").unwrap();
+    let asked = ann.request(Method::POST, &format!("{USER}/backups"));
+    let asked = Reply::of(asked.header("Idempotency-Key", "the key")).await.is(202);
+    assert_eq!(asked["id"], id.to_string());
+    let failed = eventually("the backup has failed", async || {
+        let reply = ann.get(&format!("{USER}/backups/{id}")).await;
+        (reply.status == 200 && reply.body["status"] != "pending").then_some(reply.body)
+    })
+    .await;
+    assert_keys(&failed, &BACKUP);
+    assert_eq!((&failed["status"], &failed["gcs_path"]), (&json!("failed"), &Value::Null));
+    ann.get(&format!("{USER}/backups/{id}/content")).await.problem(404, "SYNC_003");
+    assert_eq!(back_up(&ann, USER).await["record_count"], 1);
 }
 
 fn id(backup: &Value) -> &str {

@@ -24,6 +24,7 @@ mod bad_input;
 mod batches;
 mod conflicts;
 mod corpus;
+mod drilling;
 mod epochs;
 mod idempotency;
 mod long_poll;

@@ -199,13 +199,14 @@ fn archiver(log: &Arc<SimulatedLog>, archive: &Archive, dir: &Path) -> Running {
             archive_cache: dir.join("cache"),
             retention: Retention::default(),
             segments: SegmentConfig::default(),
+            archive_drill_hours: 0,
         },
         log: log.clone(),
         facts: SimulatedLog::new(1),
         archive: archive.clone(),
         ready: Readiness::new().component("archiver"),
         // It stands still: nothing is over its time.
-        upkeep: Upkeep::new(Clock::new(begin)).0,
+        upkeep: Upkeep::new(Clock::new(begin), None).0,
     };
     let run = archiver.run(shutdown.clone());
     let task = tokio::spawn(async move { run.await.map_err(|error| error.to_string()) });

@@ -1,7 +1,10 @@
 //! Hours and days become backups that show what the log folds to.
 
 use archiver::ArchiverError;
-use model::{Command, CommandId, Event, Partition, Role, Timestamp};
+use eventlog::EventLog;
+use model::{
+    Action, BackupId, BackupType, Command, CommandId, Event, Fact, Partition, Role, Timestamp,
+};
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
@@ -10,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     bench::{Bench, open},
-    commands::{create, push, remove_member, say, set_member},
+    commands::{command, create, push, remove_member, say, set_member},
     random,
 };
 
@@ -22,7 +25,6 @@ pub(crate) fn at(text: &str) -> Timestamp {
 
 /// A tick in every partition: what is open before it is over.
 pub(crate) fn tick(bench: &Bench, time: Timestamp) {
-    use eventlog::EventLog;
     let value = bytes::Bytes::from(schemas::encode(&Event::Tick).unwrap());
     for partition in (0..bench.log.partitions()).map(Partition::new) {
         bench.log.put(time, partition, bytes::Bytes::new(), value.clone());
@@ -151,6 +153,57 @@ async fn what_the_archive_has_otherwise_is_never_overwritten() {
     assert!(matches!(error, ArchiverError::Archive(_)), "{error}");
     assert!(error.to_string().contains("users/ann/incremental/2025-12-30-10"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), other);
+}
+
+/// WF-CS-009: what can never be made is said to have failed, and what comes after it is archived.
+#[tokio::test]
+async fn a_backup_on_demand_that_cannot_be_made_fails_and_nothing_waits_for_it() {
+    let bench = Bench::new(1);
+    let log = bench.log.log_id();
+    let other = {
+        let mut other = archive::object::LinesWriter::new(&Default::default());
+        other.push(b"{}").unwrap();
+        other.finish().unwrap().bytes().unwrap()
+    };
+    let moment = at("2025-12-30T10:00:00Z");
+    let mut spoilt = Vec::new();
+    for (number, path) in [
+        (1, "tenants/acme/users/ann/on-demand/2025-12-30T10-00-00Z-{id}.jsonl.gz".to_owned()),
+        (2, format!("manifests/{log}/partition=0/on-demand/{{id}}.jsonl.gz")),
+    ] {
+        let id = BackupId(uuid::Uuid::from_u128(number));
+        let path = bench.folder.join(path.replace("{id}", &id.to_string()));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &other).unwrap();
+        spoilt.push((id, path));
+    }
+    bench.log.at(moment, &push("acme/user/ann", "ann", &[say("x")]));
+    let good = BackupId(uuid::Uuid::from_u128(3));
+    for id in spoilt.iter().map(|(id, _)| *id).chain([good]) {
+        let request = Action::BackupRequested { backup: id };
+        bench.log.at(moment, &command("acme/user/ann", "ann", request));
+    }
+    tick(&bench, at("2025-12-30T11:00:00Z"));
+    let running = bench.start();
+    bench.sealed().await;
+    running.stop().await;
+    let (mut failed, mut completed) = (Vec::new(), Vec::new());
+    for fact in bench.said() {
+        match fact {
+            Fact::BackupFailed { about, backup_type, detail } => {
+                assert_eq!(backup_type, BackupType::OnDemand);
+                assert!(detail.contains(&about.id.to_string()), "{detail}");
+                failed.push(about.id);
+            }
+            Fact::BackupCompleted(backup) => completed.push(backup.id),
+            _ => {}
+        }
+    }
+    assert_eq!(failed, spoilt.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    assert!(completed.contains(&good) && completed.len() == 2, "{completed:?}");
+    for (_, path) in spoilt {
+        assert_eq!(std::fs::read(path).unwrap(), other, "left alone");
+    }
 }
 
 /// `fold(read(archive)) == fold(log)` for whatever happens, over weeks.

@@ -110,12 +110,13 @@ impl Bench {
         let readiness = Readiness::new();
         let now = self.now.clone();
         let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));
-        let (upkeep, operator) = Upkeep::new(clock);
+        let (upkeep, operator) = Upkeep::new(clock, None);
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
                 archive_cache: self.dir.path().join(cache),
                 segments: self.segments.clone(),
+                archive_drill_hours: 0,
                 retention: self.retention.clone(),
             },
             log,

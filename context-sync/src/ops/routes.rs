@@ -1,6 +1,6 @@
 //! What operators ask of a running instance, on its ops port.
 
-use archiver::{Expiring, Operator};
+use archiver::{DRILL_SCOPES, Drilling, Expiring, Operator};
 use axum::{
     Router,
     body::Body,
@@ -15,7 +15,10 @@ use tokio::sync::mpsc::Receiver;
 
 /// What the archiver does when it is asked. It does nothing that it would not do by itself.
 pub fn archive(operator: Operator) -> Router {
-    Router::new().route("/archive/expire", post(expire)).with_state(operator)
+    Router::new()
+        .route("/archive/expire", post(expire))
+        .route("/archive/drill", post(drill))
+        .with_state(operator)
 }
 
 #[derive(Deserialize)]
@@ -29,6 +32,18 @@ async fn expire(
     Query(ExpireQuery { dry_run }): Query<ExpireQuery>,
 ) -> Response {
     lines::<Expiring>(operator.expire(dry_run).await)
+}
+
+#[derive(Deserialize)]
+struct DrillQuery {
+    scopes: Option<u32>,
+}
+
+async fn drill(
+    State(operator): State<Operator>,
+    Query(DrillQuery { scopes }): Query<DrillQuery>,
+) -> Response {
+    lines::<Drilling>(operator.drill(scopes.unwrap_or(DRILL_SCOPES)).await)
 }
 
 /// A JSON object a line, as they come.

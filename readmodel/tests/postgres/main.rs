@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod batches;
+mod catalogue;
 mod commands;
 mod database;
 mod migrating;
