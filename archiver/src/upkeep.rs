@@ -133,11 +133,12 @@ impl Worker {
         let drills = self.drill_every.is_some() && self.database.is_some();
         loop {
             tokio::select! {
-                Some(request) = requests.recv() => self.serve(request).await,
+                biased; // what is due comes first: an operator who asks finds it done
                 () = sleep_until(expire_at) => expire_at = Instant::now() + self.expire().await,
                 () = sleep_until(drill_at), if drills => {
                     drill_at = Instant::now() + self.drill().await;
                 }
+                Some(request) = requests.recv() => self.serve(request).await,
                 _ = measure.tick() => self.measure(),
             }
         }
