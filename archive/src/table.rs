@@ -2,6 +2,7 @@
 
 mod events;
 mod messages;
+mod read;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use parquet::{
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
+pub use read::{EventFiles, StoredEvent, StoredEvents};
 
 use crate::{
     error::ArchiveError,

@@ -3,6 +3,7 @@
 //!
 //! Tables are ordered by scope, so that what an hour or a day needs is one scan: no scope is whole in memory.
 
+mod loading;
 mod record;
 
 use std::{path::Path, sync::Arc};
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 64 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -58,6 +59,10 @@ const FULLS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("fulls");
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartitionState {
     pub(crate) next_offset: Offset,
+    /// Where the state was taken up behind the last gap: the records before it are archived, not folded.
+    pub(crate) taken_up: Offset,
+    /// A full of every scope is to be written there; the log's time there.
+    pub(crate) after_gap: Option<Timestamp>,
     pub(crate) time: Timestamp,
     pub(crate) rules: model::RulesVersion,
     /// Where the open hour begins: after the last one that was sealed.
@@ -89,8 +94,10 @@ pub(crate) struct RequestedBackup {
 }
 
 impl PartitionState {
-    const START: Self = Self {
+    pub(crate) const START: Self = Self {
         next_offset: Offset::ZERO,
+        taken_up: Offset::ZERO,
+        after_gap: None,
         time: PartitionClock::START.time,
         rules: PartitionClock::START.rules,
         sealed: Offset::ZERO,
@@ -103,6 +110,11 @@ impl PartitionState {
         gaps: Vec::new(),
         requested: None,
     };
+
+    /// Where the fold's state stands.
+    pub(crate) fn folded(&self) -> Offset {
+        self.next_offset.max(self.taken_up)
+    }
 
     pub(crate) fn clock(&self) -> PartitionClock {
         PartitionClock { time: self.time, rules: self.rules }

@@ -5,13 +5,16 @@
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
+mod bootstrap;
 mod cache;
 mod config;
 mod error;
 mod events;
 mod facts;
 mod fold;
+mod gap;
 mod measure;
+mod records;
 mod restoring;
 mod sealing;
 mod segments;
@@ -21,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use archive::Archive;
 use eventlog::EventLog;
+use readmodel::DatabaseConfig;
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +46,8 @@ pub struct Archiver {
     /// Where it says what it did.
     pub facts: Arc<dyn EventLog>,
     pub archive: Archive,
+    /// The read model: after a gap the fold goes on from its rows. Without one a gap ends the archiver.
+    pub database: Option<DatabaseConfig>,
     pub ready: ComponentHandle,
 }
 
@@ -68,6 +74,7 @@ impl Archiver {
                 log: &self.log,
                 facts: &self.facts,
                 archive: &self.archive,
+                database: self.database.as_ref(),
                 progress: &progress,
                 ready: &self.ready,
             };

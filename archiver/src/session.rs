@@ -6,6 +6,7 @@ use archive::{Archive, object::Object, path};
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use model::{Event, Offset, Partition, Timestamp};
+use readmodel::DatabaseConfig;
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ pub(crate) struct Session<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) facts: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
+    pub(crate) database: Option<&'a DatabaseConfig>,
     pub(crate) progress: &'a watch::Sender<Progress>,
     pub(crate) ready: &'a ComponentHandle,
 }
@@ -85,22 +87,20 @@ impl Session<'_> {
     }
 
     /// Where to go on in each partition.
-    async fn positions(&self, cache: &Cache) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
+    async fn positions(
+        &self,
+        cache: &Arc<Cache>,
+    ) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
         let mut positions = Vec::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {
             self.tell_sealed(cache, partition)?;
-            let needed = cache.state(partition)?.next_offset;
-            let start = self.log.bounds(partition).await?.start;
-            if start > needed {
-                return Err(ArchiverError::Gap { partition, needed, start });
-            }
-            positions.push((partition, needed));
+            positions.push((partition, self.catch_up(cache, partition).await?));
         }
         Ok(positions)
     }
 
     /// Folds records of a partition; what ends on the way is sealed.
-    async fn take(
+    pub(crate) async fn take(
         &self,
         cache: &Arc<Cache>,
         partition: Partition,
@@ -122,6 +122,7 @@ impl Session<'_> {
                 }
                 Stop::DayEnds => sealer.seal_day(partition).await?,
                 Stop::BackupRequested => sealer.back_up(partition).await?,
+                Stop::GapPassed => sealer.seal_gap(partition).await?,
             }
         }
     }

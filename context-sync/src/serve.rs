@@ -192,6 +192,7 @@ pub fn start(
             log: log.clone(),
             facts,
             archive,
+            database: Some(settings.database.clone()).filter(|own| own.database_url.is_some()),
             ready: readiness.component("archiver"),
         };
         tasks.spawn("archiver", archive_apart(archiver, roles.len() > 1, shutdown.clone()));

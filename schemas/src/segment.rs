@@ -5,11 +5,7 @@
 
 use std::{collections::HashMap, fmt, io::Read, sync::LazyLock};
 
-use apache_avro::{
-    Reader, Schema,
-    reader::ReaderDeser,
-    writer::datum::GenericDatumWriter,
-};
+use apache_avro::{Reader, Schema, reader::ReaderDeser, writer::datum::GenericDatumWriter};
 use model::{Offset, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 

@@ -21,8 +21,10 @@ pub struct EventRow {
     pub log_time: Timestamp,
     /// `None`: the value does not decode.
     pub event: Option<Event>,
-    /// `None`: nothing to decide, or a dead letter.
+    /// `None`: nothing to decide, a dead letter, or unknown.
     pub outcome: Option<Arc<Outcome>>,
+    /// It lies between a gap and where the state was taken up after it: it was not folded here.
+    pub is_unfolded: bool,
     /// The command had been folded before: `outcome` is of then.
     pub repeated: bool,
 }
@@ -124,6 +126,7 @@ impl EventRow {
     fn verdict(&self) -> Option<&'static str> {
         match (&self.event, &self.outcome) {
             (Some(Event::Tick | Event::RulesChanged { .. }), _) => None,
+            (_, None) if self.is_unfolded => Some("unknown"),
             (_, None) => Some("dead_letter"),
             (_, Some(_)) if self.repeated => Some("repeated"),
             (_, Some(outcome)) if matches!(outcome.verdict, Verdict::Refused(_)) => Some("refused"),

@@ -1,7 +1,7 @@
 //! A log, an archive in a folder, and archivers between them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use archive::{
 use archiver::{Archiver, ArchiverConfig, ArchiverError, Retention, SegmentConfig};
 use eventlog::EventLog;
 use model::{LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope};
+use readmodel::DatabaseConfig;
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ pub(crate) struct Bench {
     pub(crate) folder: PathBuf,
     /// None, but where a test sets it: they depend on the clock.
     pub(crate) segments: SegmentConfig,
+    /// The read model's; none, but where a test sets it.
+    pub(crate) database: Option<DatabaseConfig>,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -49,6 +52,14 @@ impl Running {
         let _ = self.task.await;
     }
 
+    /// Waits for something, while it runs.
+    pub(crate) async fn during(&mut self, done: impl Future<Output = ()>) {
+        tokio::select! {
+            () = done => {}
+            ended = &mut self.task => panic!("it ended: {ended:?}"),
+        }
+    }
+
     pub(crate) async fn error(self) -> ArchiverError {
         tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap_err()
     }
@@ -61,7 +72,7 @@ impl Bench {
         let archive = open(&folder);
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
         let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
-        Self { log, facts, archive, folder, segments, dir }
+        Self { log, facts, archive, folder, segments, database: None, dir }
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -82,6 +93,7 @@ impl Bench {
             log,
             facts: self.facts.clone(),
             archive,
+            database: self.database.clone(),
             ready: Readiness::new().component("archiver"),
         };
         let task = tokio::spawn(archiver.run(shutdown.clone()));
@@ -97,39 +109,60 @@ impl Bench {
         }
     }
 
-    /// Waits until the manifests of all hours before the last record of each partition are there.
+    /// Waits until all hours before the last record of each partition are sealed.
     pub(crate) async fn sealed(&self) {
-        let mut wanted = Vec::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {
-            let mut hours: Vec<String> = Vec::new();
-            let mut time = Timestamp::EPOCH;
+            let (mut time, mut open) = (Timestamp::EPOCH, None);
             for record in self.log.all().iter().filter(|record| record.partition == partition) {
                 time = time.max(record.append_time);
-                let name = HourLength::REAL.hour_name(HourLength::REAL.hour_of(time));
-                if hours.last() != Some(&name) {
-                    hours.push(name);
+                let hour = HourLength::REAL.hour_of(time);
+                if open.is_none_or(|(open, _)| hour > open) {
+                    open = Some((hour, record.offset.get()));
                 }
             }
-            hours.pop(); // it is open
-            let path = |name: &String| {
-                let log = self.log.log_id();
-                self.folder
-                    .join(format!("manifests/{log}/partition={partition}/hour/{name}.jsonl.gz"))
-            };
-            wanted.extend(hours.iter().map(path));
+            let Some((_, open_from)) = open else { continue };
+            self.eventually("the last hour is sealed", async || {
+                self.sealed_until(partition).await >= open_from
+            })
+            .await;
         }
-        let deadline = Instant::now() + DEADLINE;
-        while let Some(missing) = wanted.iter().find(|path| !path.exists()) {
-            assert!(Instant::now() < deadline, "{} is not there", missing.display());
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    /// Another one, with the same log.
+    pub(crate) fn with_log_of(other: &Self) -> Self {
+        let bench = Self::new(other.log.partitions() as usize);
+        for record in other.log.all() {
+            bench.log.put(record.append_time, record.partition, record.key, record.value);
         }
+        bench
+    }
+
+    /// The paths at which another bucket has something else.
+    pub(crate) fn differs_from(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (self.objects(), other.objects());
+        let is_other = |path: &&String| ours.get(*path) != theirs.get(*path);
+        let paths: BTreeSet<&String> = ours.keys().chain(theirs.keys()).filter(is_other).collect();
+        paths.into_iter().filter(|path| !path.starts_with("segments/")).cloned().collect()
+    }
+
+    /// Where a partition's sealed hours end.
+    pub(crate) async fn sealed_until(&self, partition: Partition) -> u64 {
+        let newest = history::newest_hour(&self.archive, self.log.log_id(), partition).await;
+        newest.unwrap().map_or(0, |(_, hour)| hour.next_offset.get())
     }
 
     /// Every object's hash by its path.
     pub(crate) fn objects(&self) -> BTreeMap<String, Sha256Hex> {
-        let mut objects = BTreeMap::new();
-        collect(&self.folder, &self.folder, &mut objects);
-        objects
+        let hash =
+            |name: &String| Sha256Hex::of_bytes(&std::fs::read(self.folder.join(name)).unwrap());
+        self.names().into_iter().map(|name| (name.clone(), hash(&name))).collect()
+    }
+
+    /// The paths of all objects, and of what is being written.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        collect(&self.folder, &self.folder, &mut names);
+        names
     }
 
     /// The log folded up to the end of an hour, a partition's records at a time.
@@ -196,14 +229,13 @@ pub(crate) fn open(folder: &Path) -> Archive {
     Archive::open(&ArchiveConfig::new(address)).unwrap()
 }
 
-fn collect(root: &Path, folder: &Path, objects: &mut BTreeMap<String, Sha256Hex>) {
+fn collect(root: &Path, folder: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(root, &path, objects);
+            collect(root, &path, names);
         } else {
-            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(&path).unwrap()));
+            names.insert(path.strip_prefix(root).unwrap().to_string_lossy().into_owned());
         }
     }
 }

@@ -3,11 +3,15 @@
 
 #[path = "../../../readmodel/tests/postgres/commands.rs"]
 mod commands;
+#[path = "../../../readmodel/tests/postgres/database.rs"]
+mod database;
 #[path = "../../../model/tests/fold/random.rs"]
 mod random;
 
 mod archiving;
 mod bench;
+mod gaps;
+mod recovering;
 mod segments;
 mod simulated_log;
 mod table;

@@ -80,7 +80,7 @@ async fn all_uploaded(bench: &Bench) {
     }
 }
 
-async fn report(bench: &Bench) -> Report {
+pub(crate) async fn report(bench: &Bench) -> Report {
     verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap()
 }
 
@@ -142,10 +142,8 @@ async fn ticks_alone_make_no_segment() {
 
 #[tokio::test]
 async fn an_archiver_killed_anywhere_leaves_segments_that_are_the_log() {
-    let bench = Bench {
-        segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON },
-        ..Bench::new(2)
-    };
+    let bench =
+        Bench { segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON }, ..Bench::new(2) };
     for millis in 0..30 {
         an_open_hour(&bench, millis * 20, 20);
         let running = bench.start();
@@ -161,10 +159,8 @@ async fn an_archiver_killed_anywhere_leaves_segments_that_are_the_log() {
 /// Each cuts by a clock and a size of its own.
 #[tokio::test]
 async fn two_archivers_take_each_others_segments() {
-    let mut bench = Bench {
-        segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON },
-        ..Bench::new(2)
-    };
+    let mut bench =
+        Bench { segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON }, ..Bench::new(2) };
     an_open_hour(&bench, 0, 100);
     let one = bench.start();
     bench.segments.archive_segment_bytes = 3_100;
