@@ -80,6 +80,8 @@ impl Names {
                 _ => {}
             }
         }
+        // Names, not paths: a full after a gap comes after the one of its day.
+        names.fulls.sort_unstable();
         Ok(names)
     }
 
@@ -162,10 +164,24 @@ impl Names {
         format!("{}/{kind}/{name}.jsonl.gz", self.folder)
     }
 
-    /// The newest full at or before the end of an hour, and the hours after it up to that one.
+    /// The hours, by their names, that go on from a full.
+    pub fn hours_after(&self, full: &str) -> impl Iterator<Item = String> + '_ {
+        let begin = self.hours.partition_point(|name| name.as_str() < path::goes_on_in(full));
+        self.hours[begin..].iter().map(|name| self.path(HOUR, name))
+    }
+
+    /// The hours before those, the newest first.
+    pub fn hours_before(&self, full: &str) -> impl Iterator<Item = String> + '_ {
+        let end = self.hours.partition_point(|name| name.as_str() < path::goes_on_in(full));
+        self.hours[..end].iter().rev().map(|name| self.path(HOUR, name))
+    }
+
+    /// The newest full at or before the end of an hour, and the hours after it up to that one. A full
+    /// follows every gap: what is before it is never composed with what comes after.
     fn chain(&self, hour: &str) -> (Option<&String>, &[String]) {
-        let full = self.fulls.iter().rev().find(|full| full.as_str() <= hour);
-        let begin = full.map_or(0, |full| self.hours.partition_point(|name| name < full));
+        let full = self.fulls.iter().rev().find(|full| path::goes_on_in(full) <= hour);
+        let goes_on = full.map_or("", |full| path::goes_on_in(full));
+        let begin = self.hours.partition_point(|name| name.as_str() < goes_on);
         let end = self.hours.partition_point(|name| name.as_str() <= hour);
         (full, &self.hours[begin..end])
     }

@@ -38,8 +38,12 @@ struct Line<'a> {
 
 /// The line of a message, without its line feed.
 pub fn write(message: &Message) -> String {
-    let mut line = message.to_json();
-    let entry = &message.entry;
+    write_pulled(message.to_json(), &message.entry)
+}
+
+/// The line of a message that stands as `json`, as a pull gives it.
+pub fn write_pulled(json: String, entry: &Entry) -> String {
+    let mut line = json;
     let Some(deleted_at) = entry.deleted_at else { return line };
     let version = DeletedVersion {
         content_hash: entry.content_hash,

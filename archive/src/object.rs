@@ -20,7 +20,7 @@ const IN_MEMORY_BYTES: usize = 256 * 1024;
 /// gzip's "unknown operating system": the same bytes wherever they are written.
 const OS_UNKNOWN: u8 = 255;
 /// No line of an archive is longer, in bytes: the longest are those of scopes with many members.
-const LINE_BYTES_MAX: u64 = 16 << 20;
+const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Where scratch files are made.
 #[derive(Clone, Debug, Default)]

@@ -13,6 +13,8 @@ use crate::{
 /// No file system takes longer names, in bytes.
 const SEGMENT_BYTES_MAX: usize = 255;
 
+/// What the names of fulls after a gap end with.
+const AFTER_GAP: &str = "-gap";
 /// Unfinished uploads.
 pub const UPLOADS: &str = "_uploads";
 
@@ -52,6 +54,26 @@ pub fn full(scope: &ScopeKey, length: HourLength, day: Day) -> String {
     format!("{}/full/{}.jsonl.gz", scope_folder(scope), length.day_name(day))
 }
 
+/// The name of the full after a gap: of the hour in which the state was taken up again.
+pub fn gap_name(length: HourLength, hour: Hour) -> String {
+    format!("{}{AFTER_GAP}", length.hour_name(hour))
+}
+
+/// Whether a full of this name was written after a gap.
+pub(crate) fn is_after_gap(full: &str) -> bool {
+    full.ends_with(AFTER_GAP)
+}
+
+/// The hour or day that goes on from a full, by the full's name.
+pub(crate) fn goes_on_in(full: &str) -> &str {
+    full.strip_suffix(AFTER_GAP).unwrap_or(full)
+}
+
+/// A full after a gap, by its manifest's name. Where the state was taken up makes it another object.
+pub fn gap_full(scope: &ScopeKey, name: &str, next_offset: Offset) -> String {
+    format!("{}/full/{name}-{next_offset}.jsonl.gz", scope_folder(scope))
+}
+
 /// `requested`: the log's time of the request.
 pub fn on_demand(scope: &ScopeKey, requested: Timestamp, backup: BackupId) -> String {
     let folder = scope_folder(scope);
@@ -89,6 +111,11 @@ pub fn hour_manifest(log: LogId, partition: Partition, length: HourLength, hour:
 
 pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: Day) -> String {
     format!("{}/full/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
+}
+
+/// `name`: [`gap_name`].
+pub fn gap_manifest(log: LogId, partition: Partition, name: &str) -> String {
+    format!("{}/full/{name}.jsonl.gz", manifests(log, partition))
 }
 
 pub fn on_demand_manifest(log: LogId, partition: Partition, backup: BackupId) -> String {

@@ -43,41 +43,55 @@ pub struct Puts {
     /// Put by others, before.
     done: u64,
     seen: u64,
+    /// What did not fit any more.
+    ahead: Option<Put>,
 }
 
 impl Puts {
     /// Those after the first `done`.
     pub fn after(state: StateReader, done: u64) -> Self {
-        Self { state, done, seen: 0 }
+        Self { state, done, seen: 0, ahead: None }
     }
 
     /// How far it is once all that was given out is put.
     pub fn place(&self) -> RestorePlace {
-        RestorePlace::Puts(self.seen.max(self.done))
+        let given = self.seen - u64::from(self.ahead.is_some());
+        RestorePlace::Puts(given.max(self.done))
     }
 
     /// The next ones; none at the end.
     pub fn next_puts(&mut self) -> Result<Vec<Put>, ArchiveError> {
-        let (mut puts, mut bytes) = (Vec::new(), 0);
-        while puts.len() < PUTS_AT_ONCE && bytes < PUT_BYTES_AT_ONCE {
-            let Some(message) = self.state.next_message()? else { break };
-            let (entry, Some(body)) = (message.entry, message.body) else { continue };
-            self.seen += 1;
-            if self.seen <= self.done {
-                continue;
+        let mut puts: Vec<Put> = Vec::from_iter(self.ahead.take());
+        let mut bytes = puts.iter().map(|put| put.body.bytes()).sum::<u64>();
+        while puts.len() < PUTS_AT_ONCE {
+            let Some(put) = self.next_put()? else { break };
+            bytes += put.body.bytes();
+            if bytes > PUT_BYTES_AT_ONCE && !puts.is_empty() {
+                self.ahead = Some(put);
+                break;
             }
-            bytes += body.bytes();
-            puts.push(Put {
-                id: message.id,
-                body,
-                content_hash: entry.content_hash,
-                body_hash: entry.version.body,
-                updated_at: entry.version.updated_at,
-                created_at: entry.created_at,
-                contributed_by: message.contributed_by,
-                device: message.device,
-            });
+            puts.push(put);
         }
         Ok(puts)
+    }
+
+    fn next_put(&mut self) -> Result<Option<Put>, ArchiveError> {
+        while let Some(message) = self.state.next_message()? {
+            let (entry, Some(body)) = (message.entry, message.body) else { continue };
+            self.seen += 1;
+            if self.seen > self.done {
+                return Ok(Some(Put {
+                    id: message.id,
+                    body,
+                    content_hash: entry.content_hash,
+                    body_hash: entry.version.body,
+                    updated_at: entry.version.updated_at,
+                    created_at: entry.created_at,
+                    contributed_by: message.contributed_by,
+                    device: message.device,
+                }));
+            }
+        }
+        Ok(None)
     }
 }

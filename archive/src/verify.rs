@@ -20,6 +20,7 @@ use crate::{
     manifest::{BackupObject, Gap, Header, Kind, ManifestReader, Reference, ScopeLine, TableFile},
     message_line,
     object::{Object, Sha256Hex},
+    path,
     store::Archive,
     table,
 };
@@ -91,6 +92,15 @@ pub struct RawUntil {
     pub append_time: Timestamp,
 }
 
+/// Records that the archive never had.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LostRecords {
+    pub log_id: LogId,
+    pub partition: Partition,
+    #[serde(flatten)]
+    pub gap: Gap,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
@@ -107,7 +117,7 @@ pub struct Report {
     pub until: Vec<Until>,
     /// Of each partition that has segments beyond its last hour.
     pub raw: Vec<RawUntil>,
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<LostRecords>,
     pub problems: Vec<Problem>,
     /// Objects that no manifest lists: of the hour that is being sealed, or left by a crash.
     pub orphans: Vec<String>,
@@ -240,7 +250,7 @@ impl<'a> Verifier<'a> {
         step: &mut impl FnMut(),
     ) -> Result<(), ArchiveError> {
         let compactions = self.compactions(names, step).await?;
-        self.read_expired(names).await?;
+        self.read_expired(log, partition).await?;
         let mut chain = Chain::default();
         for file in compactions.iter().flat_map(|(_, compaction)| compaction.files()) {
             chain.compacted.insert(file.path.clone(), file.clone());
@@ -248,7 +258,8 @@ impl<'a> Verifier<'a> {
         let mut fulls = names.fulls().peekable();
         for path in names.hours() {
             // A full stands between the hours: what is after it goes on from there.
-            while let Some(full) = fulls.next_if(|full| name(full) <= name(&path)) {
+            while let Some(full) = fulls.next_if(|full| path::goes_on_in(name(full)) <= name(&path))
+            {
                 self.manifest(&full, &mut chain).await?;
                 step();
             }
@@ -292,8 +303,8 @@ impl<'a> Verifier<'a> {
         self.check_place(path, &header);
         if header.kind == Kind::Hour {
             self.check_chain(path, &header, chain);
-            self.report.gaps.extend(&header.gaps);
         }
+        self.gaps(&header);
         for file in [&header.events, &header.messages].into_iter().flatten() {
             self.hour_table(file, &header, chain).await?;
         }
@@ -374,6 +385,17 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
+    /// The full after a gap and the hour around it name the same one.
+    fn gaps(&mut self, header: &Header) {
+        for gap in &header.gaps {
+            let (log_id, partition) = (header.log_id, header.partition);
+            let lost = LostRecords { log_id, partition, gap: *gap };
+            if !self.report.gaps.contains(&lost) {
+                self.report.gaps.push(lost);
+            }
+        }
+    }
+
     fn check_chain(&mut self, path: &str, header: &Header, chain: &Chain) {
         let before = chain.previous.as_ref();
         if header.previous.as_ref() != before.map(|(reference, _)| reference) {
@@ -423,6 +445,9 @@ impl<'a> Verifier<'a> {
                 objects.clone()
             }
             Kind::Full => {
+                if path::is_after_gap(name(path)) {
+                    chain.heads.insert(line.scope.clone(), line.head);
+                }
                 chain.states.insert(line.scope.clone(), vec![backup.clone()]);
                 vec![backup.clone()]
             }

@@ -46,6 +46,7 @@ fn row(offset: u64, event: Event, value: Bytes) -> EventRow {
         event: Some(event),
         outcome: None,
         repeated: false,
+        is_unfolded: false,
         chunk: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Tables are ordered by scope, so that what an hour or a day needs is one scan: no scope is whole in memory.
 
+mod loading;
 mod record;
 
 use std::{path::Path, sync::Arc};
@@ -10,7 +11,7 @@ use std::{path::Path, sync::Arc};
 use archive::{
     manifest::{BackupObject, Gap, Reference, ScopeLine},
     message_line,
-    period::{Day, Hour},
+    period::{Day, Hour, HourLength},
 };
 use model::{
     Action, Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId,
@@ -58,6 +59,10 @@ const FULLS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("fulls");
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartitionState {
     pub(crate) next_offset: Offset,
+    /// Where the state was taken up behind the last gap: the records before it are archived, not folded.
+    pub(crate) taken_up: Offset,
+    /// A full of every scope is to be written there; the log's time there.
+    pub(crate) after_gap: Option<Timestamp>,
     pub(crate) time: Timestamp,
     pub(crate) rules: model::RulesVersion,
     /// Where the open hour begins: after the last one that was sealed.
@@ -89,8 +94,10 @@ pub(crate) struct RequestedBackup {
 }
 
 impl PartitionState {
-    const START: Self = Self {
+    pub(crate) const START: Self = Self {
         next_offset: Offset::ZERO,
+        taken_up: Offset::ZERO,
+        after_gap: None,
         time: PartitionClock::START.time,
         rules: PartitionClock::START.rules,
         sealed: Offset::ZERO,
@@ -103,6 +110,11 @@ impl PartitionState {
         gaps: Vec::new(),
         requested: None,
     };
+
+    /// Where the fold's state stands.
+    pub(crate) fn folded(&self) -> Offset {
+        self.next_offset.max(self.taken_up)
+    }
 
     pub(crate) fn clock(&self) -> PartitionClock {
         PartitionClock { time: self.time, rules: self.rules }
@@ -138,13 +150,36 @@ macro_rules! storage_error {
     };
 }
 storage_error!(
-    redb::DatabaseError,
     redb::TransactionError,
-    redb::TableError,
     redb::StorageError,
     redb::CommitError,
     redb::SetDurabilityError
 );
+
+impl From<redb::DatabaseError> for CacheError {
+    fn from(error: redb::DatabaseError) -> Self {
+        match &error {
+            redb::DatabaseError::RepairAborted | redb::DatabaseError::UpgradeRequired(_) => {
+                Self::Damaged(error.to_string())
+            }
+            redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) => {
+                Self::Damaged(error.to_string())
+            }
+            // Another process has it open, say.
+            _ => Self::Storage(error.to_string()),
+        }
+    }
+}
+
+impl From<redb::TableError> for CacheError {
+    fn from(error: redb::TableError) -> Self {
+        match error {
+            redb::TableError::Storage(error) => error.into(),
+            // Another version's.
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
 
 impl From<serde_json::Error> for CacheError {
     fn from(error: serde_json::Error) -> Self {
@@ -161,12 +196,14 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// Opens the cache of a log, a new one if the one there is of another log or version.
-    pub(crate) fn open(file: &Path, log: LogId) -> Result<Self> {
-        let ours = format!("{VERSION} {log}");
-        if let Ok(cache) = Self::open_or_create(file)
-            && cache.is_of(&ours)?
-        {
-            return Ok(cache);
+    /// `hours`: how long they are.
+    pub(crate) fn open(file: &Path, log: LogId, hours: HourLength) -> Result<Self> {
+        let ours = format!("{VERSION} {log} {hours}");
+        match Self::open_or_create(file) {
+            Ok(cache) if cache.is_of(&ours)? => return Ok(cache),
+            Ok(_) | Err(CacheError::Damaged(_)) => {}
+            // It may be another process's, and well.
+            Err(error) => return Err(error),
         }
         match std::fs::remove_file(file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -411,9 +448,17 @@ impl<'t> Tables<'t> {
             _ => &[],
         };
         let chunk = changes.iter().map(|changed| (changed.change, changed.cursor)).collect();
-        let age = outcome.folded_at.as_micros();
-        let stored = StoredCommand { offset, outcome, chunk };
-        let (id, json) = (command.id.0.into_bytes(), serde_json::to_vec(&stored)?);
+        self.keep_command(partition, command.id, &StoredCommand { offset, outcome, chunk })
+    }
+
+    fn keep_command(
+        &mut self,
+        partition: Partition,
+        id: CommandId,
+        stored: &StoredCommand,
+    ) -> Result<()> {
+        let age = stored.outcome.folded_at.as_micros();
+        let (id, json) = (id.0.into_bytes(), serde_json::to_vec(stored)?);
         self.commands.insert(id, json.as_slice())?;
         self.command_ages.insert((partition.get(), age, id), ())?;
         Ok(())

@@ -13,14 +13,10 @@ pub struct ArchiverConfig {
           value_name = "SECONDS", value_parser = hour_length)]
     pub archive_hour_seconds: HourLength,
 
-    /// Directory of the archiver's cache. It may be deleted: it is made again from the log.
-    #[arg(
-        long,
-        env = "CONTEXT_SYNC_ARCHIVE_CACHE",
-        default_value = ".context-sync/archiver",
-        value_name = "DIRECTORY"
-    )]
-    pub archive_cache: PathBuf,
+    /// Directory of the archiver's cache. It may be deleted: it is made again. [default: .context-sync/archiver;
+    /// dev: archiver in its data directory]
+    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_CACHE", value_name = "DIRECTORY")]
+    pub archive_cache: Option<PathBuf>,
 
     /// Hours between drills, which compare backups with the read model; 0: never
     #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_DRILL_HOURS", default_value_t = 24, value_name = "HOURS",
@@ -63,6 +59,12 @@ impl SegmentConfig {
 
     pub(crate) const fn every(&self) -> Duration {
         Duration::from_secs(self.archive_segment_seconds as u64)
+    }
+}
+
+impl ArchiverConfig {
+    pub(crate) fn cache_directory(&self) -> PathBuf {
+        self.archive_cache.clone().unwrap_or_else(|| PathBuf::from(".context-sync/archiver"))
     }
 }
 

@@ -3,6 +3,7 @@
 use archive::ArchiveError;
 use eventlog::{AppendError, LogError};
 use model::{Offset, Partition, UnknownRules};
+use readmodel::ReadModelError;
 
 use crate::cache::CacheError;
 
@@ -25,6 +26,19 @@ pub enum ArchiverError {
          retention removed events that were not archived yet"
     )]
     Gap { partition: Partition, needed: Offset, start: Offset },
+    /// Retention was faster than this reader; the next session sees what there is.
+    #[error("partition {partition} begins at offset {start} by now: {needed} was being read")]
+    Overtaken { partition: Partition, needed: Offset, start: Offset },
+    /// It comes to it.
+    #[error(
+        "the read model has folded partition {partition} up to {found}, the archive goes on from {needed}"
+    )]
+    ReadModelBehind { partition: Partition, found: Offset, needed: Offset },
+    /// Another archiver was first to take the state up after a gap: the next session takes its.
+    #[error("{path} was written by another archiver")]
+    TakenUpElsewhere { path: String },
+    #[error(transparent)]
+    ReadModel(#[from] ReadModelError),
     /// What the archive has of an hour is not what the log gives.
     #[error("{path} says otherwise than the log: {problem}")]
     OtherManifest { path: String, problem: String },
@@ -37,8 +51,17 @@ impl ArchiverError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Archive(error) => error.is_retryable(),
+            Self::Log(LogError::OutOfRange { asked, bounds, .. }) => *asked < bounds.start,
             Self::Log(error) => error.is_retryable(),
-            Self::Append(_) | Self::Cache(_) | Self::Task(_) => true,
+            Self::ReadModel(error) => {
+                error.is_retryable() || matches!(error, ReadModelError::NotMigrated)
+            }
+            Self::Append(_)
+            | Self::Cache(_)
+            | Self::Task(_)
+            | Self::Overtaken { .. }
+            | Self::ReadModelBehind { .. }
+            | Self::TakenUpElsewhere { .. } => true,
             Self::UnknownRules(_) | Self::Gap { .. } | Self::OtherManifest { .. } => false,
         }
     }

@@ -1,6 +1,6 @@
 //! The tables of an hour: its records once more, with what became of each.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use archive::{
     Archive, ArchiveError,
@@ -8,17 +8,15 @@ use archive::{
     object::Object,
     table::{EventRow, EventsWriter, MessageRow, MessagesWriter},
 };
-use eventlog::{EventLog, ReadLimit, Record};
+use eventlog::{EventLog, Record};
 use model::{Event, Partition, log_fold::check_key};
 
 use crate::{
     cache::{PartitionState, View},
     error::ArchiverError,
+    records::Records,
     sealing::blocking,
 };
-
-const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 8 << 20 };
-const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// An hour's files, not uploaded yet.
 pub(crate) struct Tables {
@@ -26,7 +24,7 @@ pub(crate) struct Tables {
     pub(crate) messages: Option<(Object, u64)>,
 }
 
-/// Reads the open hour of a partition from the log, and makes its tables.
+/// Reads the open hour of a partition once more, and makes its tables.
 pub(crate) async fn tables(
     log: &Arc<dyn EventLog>,
     archive: &Archive,
@@ -36,19 +34,20 @@ pub(crate) async fn tables(
 ) -> Result<Tables, ArchiverError> {
     let mut events = EventsWriter::new(archive.scratch(), partition)?;
     let mut messages = MessagesWriter::new(archive.scratch(), partition)?;
-    let mut reader = log.reader(&[(partition, state.sealed)])?;
+    let hour = state.sealed..state.next_offset;
+    let mut reading = Records::new(log, archive, partition, hour, &state.gaps);
     let mut time = state.sealed_time;
-    let mut next = state.sealed;
-    while next < state.next_offset {
-        let mut records = reader.next(READ, READ_WAIT).await?;
-        records.retain(|record| record.offset < state.next_offset);
-        let Some(last) = records.last() else { continue };
-        next = last.offset.next();
-        let view = view.clone();
+    loop {
+        let records = reading.next().await?;
+        if records.is_empty() {
+            break;
+        }
+        let (view, taken_up) = (view.clone(), state.taken_up);
         (events, messages, time) = blocking(move || {
             for record in records {
                 time = time.max(record.append_time);
-                let row = row(&view, record, time)?;
+                let mut row = row(&view, record, time)?;
+                row.is_unfolded = row.record.offset < taken_up;
                 messages.push(MessageRow::of(&row))?;
                 events.push(row)?;
             }
@@ -72,6 +71,7 @@ fn row(view: &View, record: Record, time: model::Timestamp) -> Result<EventRow, 
         event,
         outcome: None,
         repeated: false,
+        is_unfolded: false,
         chunk: Vec::new(),
     };
     if let Some(Event::Command(command)) = &row.event

@@ -17,6 +17,8 @@ use crate::{clock::Clock, config::Retention, error::ArchiverError};
 
 /// The log of facts has one partition.
 const FACTS: Partition = Partition::new(0);
+/// Backups that were read back and are not what was written: nobody has verified them.
+const DAMAGED: &str = "context_sync_backups_damaged_total";
 /// Backups read back at the same time.
 const READ_BACK_AT_ONCE: usize = 32;
 
@@ -60,7 +62,8 @@ impl Facts<'_> {
     ) -> Result<(), ArchiverError> {
         let expires_at = self.retention.expires_at(backup.backup_type, line.scope.kind, created_at);
         let now = self.clock.now();
-        match self.archive.fetch_checked(&backup.path, &backup.sha256).await {
+        let is_well = match self.archive.fetch_checked(&backup.path, &backup.sha256).await {
+            Ok(_) => true,
             // A log that is folded anew goes past backups that have had their time.
             Err(ArchiveError::NotFound { .. })
                 if expires_at.is_some_and(|at| at < now)
@@ -68,7 +71,13 @@ impl Facts<'_> {
             {
                 return Ok(());
             }
-            read => read?,
+            // One object must not end the archiving of all others: whoever verifies finds it too.
+            Err(error @ (ArchiveError::NotFound { .. } | ArchiveError::Damaged { .. })) => {
+                tracing::error!(%error, backup = %backup.id, "a backup is not what was written");
+                metrics::counter!(DAMAGED).increment(1);
+                false
+            }
+            Err(error) => return Err(error.into()),
         };
         let record = BackupRecord {
             id: backup.id,
@@ -86,6 +95,9 @@ impl Facts<'_> {
             digest: line.digest,
         };
         let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at: now };
+        if !is_well {
+            return self.say(&Fact::BackupCompleted(record)).await;
+        }
         // Both are queued, in this order, before the first is waited for.
         let (completed, verified) = (Fact::BackupCompleted(record), Fact::BackupVerified(about));
         futures_util::try_join!(self.say(&completed), self.say(&verified)).map(|_| ())

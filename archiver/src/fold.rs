@@ -20,6 +20,8 @@ pub(crate) enum Stop {
     DayEnds,
     /// The last record asked for a backup of its scope as it stands now.
     BackupRequested,
+    /// A gap lies behind: a full of every scope is to be written, from which the fold goes on.
+    GapPassed,
 }
 
 /// Folds records of one partition, in order, in one transaction. Returns how many were folded.
@@ -39,6 +41,10 @@ pub(crate) fn fold(
                 stop = Stop::BackupRequested;
                 break;
             }
+            if state.after_gap.is_some() && record.offset >= state.taken_up {
+                stop = Stop::GapPassed;
+                break;
+            }
             match next(&state, length, record) {
                 Stop::Folded => {}
                 ends => {
@@ -54,6 +60,9 @@ pub(crate) fn fold(
         }
         if state.requested.is_some() {
             stop = Stop::BackupRequested;
+        }
+        if state.after_gap.is_some() && state.next_offset >= state.taken_up {
+            stop = Stop::GapPassed;
         }
         tables.put_state(partition, &state)?;
         Ok((folded, stop))
@@ -97,7 +106,11 @@ fn apply(
     let used = event != Some(Event::Tick);
     (state.time, state.rules, state.next_offset) = (time, rules, record.offset.next());
     (state.hour, state.day) = (Some(hour), Some(hour.day()));
-    (state.hour_is_used, state.day_is_used) = (state.hour_is_used | used, state.day_is_used | used);
+    state.hour_is_used |= used;
+    if record.offset < state.taken_up {
+        return Ok(Ok(())); // the state has it already
+    }
+    state.day_is_used |= used;
     if let Some(Event::Command(command)) = &event
         && check_key(&record.key, command).is_ok()
     {

@@ -7,6 +7,7 @@
 //! What fails is tried again for ever, with back-off; pushes and the projector never wait for it.
 
 mod back_off;
+mod bootstrap;
 mod cache;
 mod clock;
 mod compaction;
@@ -17,7 +18,9 @@ mod events;
 mod expiry;
 mod facts;
 mod fold;
+mod gap;
 mod measure;
+mod records;
 mod restoring;
 mod sealing;
 mod segments;
@@ -28,6 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 use archive::Archive;
 use eventlog::EventLog;
+use readmodel::DatabaseConfig;
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +58,8 @@ pub struct Archiver {
     /// Where it says what it did.
     pub facts: Arc<dyn EventLog>,
     pub archive: Archive,
+    /// The read model: after a gap the fold goes on from its rows. Without one a gap ends the archiver.
+    pub database: Option<DatabaseConfig>,
     pub ready: ComponentHandle,
     pub upkeep: Upkeep,
 }
@@ -82,6 +88,7 @@ impl Archiver {
                 log: &self.log,
                 facts: &self.facts,
                 archive: &self.archive,
+                database: self.database.as_ref(),
                 progress: &progress,
                 ready: &self.ready,
                 upkeep: &self.upkeep,

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 
+pub(crate) const GAPS: &str = "context_sync_archive_gaps_total";
 pub(crate) const SEGMENTS: &str = "context_sync_archive_segments_total";
 const LAG: &str = "context_sync_archive_lag_records";
 const SEALED_AGE: &str = "context_sync_archive_sealed_age_seconds";
@@ -34,6 +35,7 @@ pub(crate) struct Progress {
 /// Says what the metrics mean.
 pub(crate) fn describe() {
     let seconds = metrics::Unit::Seconds;
+    metrics::describe_counter!(GAPS, "Holes in the log: events that were never archived");
     metrics::describe_counter!(SEGMENTS, "Segments of raw records uploaded");
     metrics::describe_gauge!(LAG, "Records of the log that are in no sealed hour");
     metrics::describe_gauge!(SEALED_AGE, seconds, "Since the last record of the last sealed hour");

@@ -14,10 +14,13 @@ use archive::{
 use bytes::Bytes;
 use eventlog::{EventLog, partition_of};
 use model::{
-    Action, Command, CommandId, Cursor, MessageId, OrgRole, Put, RequestHash, RestoreChunk,
+    Action, Command, CommandId, Cursor, MessageId, OrgRole, Place, Put, RequestHash, RestoreChunk,
     RestoreFailure, RestoreId, RestorePlace, RunningRestore, ScopeKey,
 };
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -28,8 +31,8 @@ use crate::{
 
 /// Messages that a chunk deletes, at most.
 const DELETES_AT_ONCE: usize = 1_000;
-/// How long the end of a restore may take to come back from the log before it is executed anew.
-const END_WITHIN: Duration = Duration::from_secs(5);
+/// How long after a failure a restore is executed anew.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The restores that this process executes.
 #[derive(Default)]
@@ -38,8 +41,16 @@ pub(crate) struct Restores {
 }
 
 struct Executing {
-    task: JoinHandle<Result<(), ArchiverError>>,
-    ended: Option<Instant>,
+    task: JoinHandle<Result<Place, ArchiverError>>,
+    ended: Option<Ended>,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy)]
+enum Ended {
+    /// It has appended all, the last of it here: until that is folded, nobody knows what it came to.
+    Appended(Place),
+    Failed(Instant),
 }
 
 impl Drop for Executing {
@@ -59,7 +70,7 @@ impl Restores {
         let running = cache.read()?.running_restores()?;
         self.executing.retain(|id, _| running.iter().any(|(_, restore)| restore.id == *id));
         for (scope, restore) in running {
-            if self.is_under_way(restore.id).await {
+            if self.is_under_way(restore.id, cache).await? {
                 continue;
             }
             let executor = Executor {
@@ -75,22 +86,33 @@ impl Restores {
         Ok(())
     }
 
-    async fn is_under_way(&mut self, id: RestoreId) -> bool {
-        let Some(executing) = self.executing.get_mut(&id) else { return false };
+    async fn is_under_way(&mut self, id: RestoreId, cache: &Cache) -> Result<bool, ArchiverError> {
+        let Some(executing) = self.executing.get_mut(&id) else { return Ok(false) };
         if !executing.task.is_finished() {
-            return true;
+            return Ok(true);
         }
         let ended = match executing.ended {
             Some(ended) => ended,
             None => {
-                if let Ok(Err(error)) = (&mut executing.task).await {
-                    tracing::warn!(%error, restore = %id, "a restore stopped; trying again");
-                }
-                *executing.ended.insert(Instant::now())
+                let ended = ended((&mut executing.task).await, id);
+                *executing.ended.insert(ended)
             }
         };
-        ended.elapsed() < END_WITHIN
+        Ok(match ended {
+            Ended::Appended(last) => cache.state(last.partition)?.next_offset <= last.offset,
+            Ended::Failed(at) => at.elapsed() < AGAIN,
+        })
     }
+}
+
+fn ended(task: Result<Result<Place, ArchiverError>, JoinError>, id: RestoreId) -> Ended {
+    let error = match task {
+        Ok(Ok(last)) => return Ended::Appended(last),
+        Ok(Err(error)) => error.to_string(),
+        Err(panicked) => panicked.to_string(),
+    };
+    tracing::warn!(error, restore = %id, "a restore stopped; trying again");
+    Ended::Failed(Instant::now())
 }
 
 /// Executes one restore from where it stands.
@@ -103,7 +125,8 @@ struct Executor {
 }
 
 impl Executor {
-    async fn run(self) -> Result<(), ArchiverError> {
+    /// Returns the place of what it appended last.
+    async fn run(self) -> Result<Place, ArchiverError> {
         let found = match self.find().await? {
             Ok(found) => found,
             Err((code, detail)) => return self.fail(code, detail).await,
@@ -112,7 +135,8 @@ impl Executor {
         if let RestorePlace::Deletes(after) = place {
             place = self.delete(&found, after).await?;
         }
-        let RestorePlace::Puts(done) = place else { return Ok(()) };
+        // After the deletes it stands at the first put.
+        let done = if let RestorePlace::Puts(done) = place { done } else { 0 };
         let place = self.put(&found, done).await?;
         tracing::info!(restore = %self.restore.id, scope = %self.scope, "restored");
         self.append(Action::RestoreCompleted { restore: self.restore.id, from: place }).await
@@ -198,7 +222,7 @@ impl Executor {
         }
     }
 
-    async fn fail(&self, code: RestoreFailure, detail: String) -> Result<(), ArchiverError> {
+    async fn fail(&self, code: RestoreFailure, detail: String) -> Result<Place, ArchiverError> {
         tracing::error!(restore = %self.restore.id, scope = %self.scope, detail, "a restore failed");
         let (restore, from) = (self.restore.id, self.restore.place);
         self.append(Action::RestoreFailed { restore, from, code, detail }).await
@@ -210,12 +234,12 @@ impl Executor {
         to: RestorePlace,
         deletes: Vec<MessageId>,
         puts: Vec<Put>,
-    ) -> Result<(), ArchiverError> {
+    ) -> Result<Place, ArchiverError> {
         let chunk = RestoreChunk { restore: self.restore.id, from, to, deletes, puts };
         self.append(Action::RestoreChunk(Box::new(chunk))).await
     }
 
-    async fn append(&self, action: Action) -> Result<(), ArchiverError> {
+    async fn append(&self, action: Action) -> Result<Place, ArchiverError> {
         let command = Command {
             // A new one each time: not the id, but the place says whether it was done.
             id: CommandId(Uuid::now_v7()),
@@ -229,8 +253,7 @@ impl Executor {
         let value = schemas::encode_command(&command)
             .map_err(|error| ArchiverError::Task(error.to_string()))?;
         let key = Bytes::from(self.scope.to_string());
-        self.log.append(key, Bytes::from(value)).await?;
-        Ok(())
+        Ok(self.log.append(key, Bytes::from(value)).await?.place)
     }
 }
 

@@ -53,7 +53,13 @@ impl Sealer<'_> {
         let Some(hour) = state.hour else { return Ok(()) };
         let path = path::hour_manifest(self.log.log_id(), partition, self.length, hour);
         let manifest = match self.existing(&path).await? {
-            Some(manifest) => self.check_hour(manifest, &path, &state)?,
+            Some(manifest) => match self.check_hour(manifest, &path, &state) {
+                // Two archivers may have found the log beginning at different places.
+                Err(_) if state.taken_up > state.sealed => {
+                    return self.take_up_elsewhere(partition, path);
+                }
+                checked => checked?,
+            },
             None => self.write_hour(&path, partition, hour, &state).await?,
         };
         state.previous = Some(Reference { path: path.clone(), sha256: manifest.sha256.clone() });
@@ -209,6 +215,78 @@ impl Sealer<'_> {
         let created_at = self.length.midnight(made);
         let expires_at = self.facts.retention.expires_at(BackupType::Full, key.kind, created_at);
         expires_at.is_none_or(|at| at > self.length.midnight(day))
+    }
+
+    /// Writes full backups of a partition as its state was taken up behind a gap.
+    pub(crate) async fn seal_gap(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let mut state = self.cache.state(partition)?;
+        let Some(time) = state.after_gap.take() else { return Ok(()) };
+        state.time = state.time.max(time);
+        let name = path::gap_name(self.length, self.length.hour_of(state.time));
+        let path = path::gap_manifest(self.log.log_id(), partition, &name);
+        let mut manifest = match self.existing(&path).await? {
+            Some(manifest) => manifest,
+            None => self.write_gap(&path, partition, &name, &state).await?,
+        };
+        let found = ManifestReader::new(copy(&mut manifest)?, &path)?.header;
+        if found.next_offset != state.taken_up {
+            return self.take_up_elsewhere(partition, path);
+        }
+        let fulls = fulls(copy(&mut manifest)?, &path)?;
+        self.facts.completed(manifest, &path, state.time, |_| true).await?;
+        tracing::warn!(%partition, name, "wrote full backups of every scope after a gap");
+        self.cache.write(true, |tables| {
+            for (scope, full) in &fulls {
+                tables.put_full(*scope, full)?;
+            }
+            tables.put_state(partition, &state)
+        })?;
+        Ok(())
+    }
+
+    /// The next session goes on from what another archiver has written.
+    fn take_up_elsewhere(&self, partition: Partition, path: String) -> Result<(), ArchiverError> {
+        self.cache.write(true, |tables| tables.clear(partition))?;
+        Err(ArchiverError::TakenUpElsewhere { path })
+    }
+
+    async fn write_gap(
+        &self,
+        path: &str,
+        partition: Partition,
+        name: &str,
+        state: &PartitionState,
+    ) -> Result<Object, ArchiverError> {
+        let view = Arc::new(self.cache.read()?);
+        let header = Header {
+            gaps: state.gaps.clone(),
+            first_offset: state.taken_up,
+            next_offset: state.taken_up,
+            ..self.header(Kind::Full, partition, name.to_owned(), state)
+        };
+        let scopes = view.scopes(partition)?.into_iter().map(|scope| {
+            let view = view.clone();
+            async move {
+                let (key, _) = view.existing_scope(partition, scope)?;
+                let wanted = Wanted {
+                    id: BackupId::scheduled(&key, BackupType::Full, name),
+                    backup_type: BackupType::Full,
+                    path: path::gap_full(&key, name, state.taken_up),
+                    after: Cursor::ZERO,
+                };
+                self.scope_line(&view, partition, scope, Some(wanted)).await
+            }
+        });
+        let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
+        match self.write_manifest(path, &header, lines).await {
+            // Another archiver was quicker, from another place.
+            Err(ArchiverError::Archive(ArchiveError::OtherContent { path: other }))
+                if other == path =>
+            {
+                Ok(self.archive.fetch(path).await?)
+            }
+            written => written,
+        }
     }
 
     /// Makes the backup that the record folded last asked for.

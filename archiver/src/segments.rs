@@ -112,7 +112,7 @@ impl Segments {
         }
         self.delete_covered(partition, sealed, end).await?;
         if end < start {
-            tracing::error!(%partition, from = %end, to = %start, "records are in no segment: retention was faster");
+            tracing::warn!(%partition, from = %end, to = %start, "no segment has these records: retention was faster");
         }
         Ok(end.max(start))
     }

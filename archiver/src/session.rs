@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use archive::{Archive, object::Object, path};
+use archive::{Archive, history::newest_hour, manifest::Reference, object::Object, path};
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use futures_util::{StreamExt, stream};
 use model::{Event, Offset, Partition, Timestamp};
+use readmodel::DatabaseConfig;
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub(crate) struct Session<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) facts: &'a Arc<dyn EventLog>,
     pub(crate) archive: &'a Archive,
+    pub(crate) database: Option<&'a DatabaseConfig>,
     pub(crate) progress: &'a watch::Sender<Progress>,
     pub(crate) ready: &'a ComponentHandle,
     pub(crate) upkeep: &'a Upkeep,
@@ -81,12 +83,13 @@ impl Session<'_> {
     }
 
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
-        let (directory, log) = (self.config.archive_cache.clone(), self.log.log_id());
+        let (directory, log) = (self.config.cache_directory(), self.log.log_id());
+        let hours = self.config.archive_hour_seconds;
         blocking(move || {
             std::fs::create_dir_all(&directory).map_err(|error| {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))
             })?;
-            Ok(Arc::new(Cache::open(&directory.join("fold.redb"), log)?))
+            Ok(Arc::new(Cache::open(&directory.join("fold.redb"), log, hours)?))
         })
         .await
     }
@@ -100,17 +103,39 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// The bucket decides, not the cache: where the archive has not what the cache goes on from, a partition is
+    /// folded anew.
+    async fn compare(&self, cache: &Arc<Cache>, partition: Partition) -> Result<(), ArchiverError> {
+        let newest = newest_hour(self.archive, self.log.log_id(), partition).await?;
+        let length = self.config.archive_hour_seconds;
+        if let Some((Reference { path, .. }, hour)) = &newest
+            && hour.period_seconds != length
+        {
+            let problem = format!("its hours have {}, not {length}", hour.period_seconds);
+            return Err(ArchiverError::OtherManifest { path: path.clone(), problem });
+        }
+        let state = cache.state(partition)?;
+        let Some(previous) = &state.previous else { return Ok(()) };
+        let is_there = newest.is_some_and(|(reference, hour)| {
+            hour.next_offset > state.sealed || reference == *previous
+        });
+        if !is_there {
+            tracing::warn!(%partition, path = previous.path, "not in the archive: folding anew");
+            cache.write(true, |tables| tables.clear(partition))?;
+        }
+        Ok(())
+    }
+
     /// Where to go on in each partition.
-    async fn positions(&self, cache: &Cache) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
+    async fn positions(
+        &self,
+        cache: &Arc<Cache>,
+    ) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
         let mut positions = Vec::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {
+            self.compare(cache, partition).await?;
             self.tell_sealed(cache, partition)?;
-            let needed = cache.state(partition)?.next_offset;
-            let start = self.log.bounds(partition).await?.start;
-            if start > needed {
-                return Err(ArchiverError::Gap { partition, needed, start });
-            }
-            positions.push((partition, needed));
+            positions.push((partition, self.catch_up(cache, partition).await?));
         }
         Ok(positions)
     }
@@ -133,7 +158,7 @@ impl Session<'_> {
     }
 
     /// Folds records of a partition; what ends on the way is sealed.
-    async fn take(
+    pub(crate) async fn take(
         &self,
         cache: &Arc<Cache>,
         partition: Partition,
@@ -155,6 +180,7 @@ impl Session<'_> {
                 }
                 Stop::DayEnds => sealer.seal_day(partition).await?,
                 Stop::BackupRequested => sealer.back_up(partition).await?,
+                Stop::GapPassed => sealer.seal_gap(partition).await?,
             }
         }
     }

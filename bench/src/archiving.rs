@@ -150,7 +150,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
     let archiver = Archiver {
         config: ArchiverConfig {
             archive_hour_seconds: HourLength::REAL,
-            archive_cache: directory.join("cache"),
+            archive_cache: Some(directory.join("cache")),
             retention: Retention::default(),
             segments: SegmentConfig::default(),
             archive_drill_hours: 0,
@@ -160,6 +160,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
         archive: Archive::open(&ArchiveConfig::new(ArchiveAddress::File(
             std::path::absolute(directory)?.join("archive"),
         )))?,
+        database: None,
         ready: Readiness::new().component("archiver"),
         upkeep: Upkeep::new(Clock::system(), None).0,
     };

@@ -108,9 +108,12 @@ fn print(report: &Report) {
     for problem in &report.problems {
         println!("{}: {}", problem.path, problem.problem);
     }
-    for gap in &report.gaps {
-        let (first, next) = (gap.first_offset, gap.next_offset);
-        println!("gap: records {first} to {next} were lost before they were archived");
+    for lost in &report.gaps {
+        let (partition, first, next) =
+            (lost.partition, lost.gap.first_offset, lost.gap.next_offset);
+        println!(
+            "gap: partition {partition} lost its records [{first}, {next}) before they were archived"
+        );
     }
     for orphan in &report.orphans {
         println!("{orphan}: no manifest lists it (of the open hour, or left by a crash)");

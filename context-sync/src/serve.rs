@@ -205,6 +205,7 @@ pub fn start(
             log: log.clone(),
             facts,
             archive,
+            database: Some(settings.database.clone()).filter(|own| own.database_url.is_some()),
             ready,
             upkeep,
         };

@@ -16,7 +16,7 @@ use service::{Problem, http::read_body};
 
 use crate::{
     Ingest,
-    decide::{Decision, now},
+    decide::{Decision, now, today},
 };
 
 /// Bytes of a body, at most: there is nothing to say.
@@ -37,9 +37,10 @@ pub(crate) async fn request(
         read_body(body, "backup_bytes_max", BACKUP_BYTES_MAX, ingest.config.body_timeout).await?;
     check_body(&body)?;
     let key = headers::idempotency_key(&parts.headers)?;
+    let device = headers::device_if_any(&parts.headers)?;
     ingest.gate.pass(caller.access(&scope), Standing::may_back_up).await?;
     let id = Ingest::command_id(&scope, "backup-requested", &caller.user, key);
-    let backup = BackupId(id.0);
+    let backup = BackupId(today(id));
     let request_hash = RequestHash::of(&[b"backup-requested\n", &body]);
     let known = match key {
         Some(_) => ingest.known_outcome(id, request_hash, &scope).await?,
@@ -54,15 +55,15 @@ pub(crate) async fn request(
         request_hash,
         actor: caller.user.clone(),
         org_role: caller.org_role,
-        device: headers::device_if_any(&parts.headers)?,
+        device,
         action: Action::BackupRequested { backup },
         scope,
     };
     let wait = ingest.wait(&parts.headers);
-    let at = match ingest.decide(&command, key.is_some(), wait).await? {
-        Decision::Accepted(_) => now(),
+    let (backup, at) = match ingest.decide(&command, key.is_some(), wait).await? {
+        Decision::Accepted(_) => (backup, now()),
         Decision::Outcome(outcome) => match &outcome.verdict {
-            Verdict::BackupRequested { .. } => outcome.folded_at,
+            Verdict::BackupRequested { backup } => (*backup, outcome.folded_at),
             Verdict::Refused(Refusal::PermissionDenied { purge }) => {
                 return Err(problems::permission_denied(*purge));
             }

@@ -52,6 +52,10 @@ pub struct IngestConfig {
     #[arg(long, env = "CONTEXT_SYNC_BACKUPS_ON_DEMAND_PER_DAY_MAX", default_value_t = 10)]
     pub backups_on_demand_per_day_max: u32,
 
+    /// Members of a team or project, former ones included, at most; 0 sets no limit
+    #[arg(long, env = "CONTEXT_SYNC_MEMBERS_MAX", default_value_t = 10_000)]
+    pub members_max: u32,
+
     /// Who may create teams and projects
     #[arg(long, env = "CONTEXT_SYNC_WHO_MAY_CREATE", value_enum, default_value_t)]
     pub who_may_create: WhoMayCreate,
@@ -75,6 +79,7 @@ impl Default for IngestConfig {
             push_wait_ms: 5_000,
             restore_wait_ms: 10_000,
             backups_on_demand_per_day_max: 10,
+            members_max: 10_000,
             who_may_create: WhoMayCreate::Any,
             body_timeout: BODY_TIMEOUT,
         }

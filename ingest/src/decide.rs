@@ -130,6 +130,14 @@ fn is_remembered(folded_at: Timestamp, now: Timestamp) -> bool {
     now.micros_since(folded_at) < COMMAND_KNOWN_MICROS - CLOCKS_APART_MICROS
 }
 
+/// An id of what a command makes: its retries agree on it, and the same Idempotency-Key of another day, which is another
+/// command, does not. What the fold accepted first is in its outcome.
+pub(crate) fn today(id: CommandId) -> Uuid {
+    const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
+    let day = now().as_micros() / DAY_MICROS;
+    Uuid::new_v5(&id.0, &day.to_be_bytes())
+}
+
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

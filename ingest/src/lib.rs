@@ -30,6 +30,7 @@ use http::HeaderMap;
 use model::{Limits, ScopeKind};
 use readmodel::{PgPool, feed::Feed};
 use service::auth::Verifier;
+use tokio::sync::Semaphore;
 
 pub use config::{IngestConfig, WhoMayCreate};
 
@@ -46,6 +47,7 @@ pub struct Ingest {
     pool: PgPool,
     /// Where backups are, if this instance has an archive.
     archive: Option<Archive>,
+    dry_runs: Arc<Semaphore>,
     pushed: measure::Pushed,
 }
 
@@ -71,6 +73,7 @@ impl Ingest {
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
             pool: pool.clone(),
             archive,
+            dry_runs: Arc::new(Semaphore::new(restores::DRY_RUNS_MAX)),
             epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }

@@ -14,6 +14,7 @@ use model::{
     Action, Command, CommandId, Outcome, Place, Refusal, RequestHash, Role, ScopeKey, ScopeKind,
     ScopeName, Standing, Timestamp, UserId, Verdict,
 };
+use readmodel::access::other_members;
 use serde::Serialize;
 use serde_json::Value;
 use service::{Problem, http::read_body};
@@ -95,6 +96,7 @@ pub(crate) async fn set(
     let role = parse_role(&asked.body, kind)?;
     let access = asked.caller.access(&asked.scope);
     ingest.gate.pass(access, |standing| standing.role() >= Some(Role::Admin)).await?;
+    check_number(ingest, &asked.scope, &user).await?;
     let action = Action::MemberSet { user, role };
     let outcome = match asked.decide(ingest, "member-set", action).await? {
         Decided::Outcome(outcome) => outcome,
@@ -106,6 +108,26 @@ pub(crate) async fn set(
         }
         other => Err(refused(other)),
     }
+}
+
+/// Every manifest of the archive has a scope's members in one line.
+async fn check_number(ingest: &Ingest, scope: &ScopeKey, user: &UserId) -> Result<(), Problem> {
+    let max = u64::from(ingest.config.members_max);
+    if max == 0 {
+        return Ok(());
+    }
+    let others = other_members(&ingest.pool, scope, user)
+        .await
+        .map_err(|error| problems::of_read_model(&error))?;
+    if others < max {
+        return Ok(());
+    }
+    let detail =
+        format!("members_max is {max}, and there are {others} others, former ones included");
+    Err(Problem::conflict(detail)
+        .resolution("Use several teams or projects")
+        .with("limit", "members_max")
+        .with("max", max))
 }
 
 /// `DELETE …/members/{user_id}`.

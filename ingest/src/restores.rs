@@ -22,16 +22,19 @@ use model::{
 use readmodel::restores::{self, RestoreRow, RestoreState, RestoredBackup};
 use serde::Serialize;
 use service::{Problem, http::read_body};
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     Ingest,
-    decide::Decision,
+    decide::{Decision, today},
     restore_body::{RestoreBody, Which},
 };
 
 /// Bytes of a body, at most.
 const RESTORE_BYTES_MAX: u64 = 4096;
+/// Dry runs at once: each has what the fold remembers of a whole scope in memory.
+pub(crate) const DRY_RUNS_MAX: usize = 2;
+const DRY_RUN_AGAIN_SECONDS: u64 = 5;
 /// How often the read model is asked how far a restore is: seldom at first, in case it is a long one.
 const ASK_AFTER: [Duration; 4] = [
     Duration::from_millis(20),
@@ -62,18 +65,19 @@ pub(crate) async fn request(
     let device = headers::device_if_any(&parts.headers)?;
     let source = body.source.unwrap_or_else(|| scope.clone());
     ingest.gate.pass(caller.access(&scope), Standing::may_restore).await?;
-    // Whose backup it is, no scope's log can decide.
-    ingest.gate.pass(caller.access(&source), Standing::may_restore).await?;
+    // Whose backup it is, no scope's log can decide: nothing remembered counts.
+    let standing = ingest.gate.standing(caller.access(&source)).await?;
+    problems::permit(standing, standing.may_restore())?;
     let id = Ingest::command_id(&scope, "restore-requested", &caller.user, key);
     let request_hash = RequestHash::of(&[b"restore-requested\n", &bytes]);
-    let restore = RestoreId(id.0);
     let wait = restore_wait(ingest, &parts.headers);
     if key.is_some()
         && let Some(outcome) = ingest.known_outcome(id, request_hash, &scope).await?
     {
-        begun(&outcome)?;
+        let restore = begun(&outcome)?;
         return answer(ingest, &scope, restore, wait).await;
     }
+    let restore = RestoreId(today(id));
     let backup = find(ingest, &source, body.which).await?;
     if body.dry_run {
         let counts = rehearse(ingest, &scope, &source, body.mode, &backup, &caller).await?;
@@ -89,10 +93,10 @@ pub(crate) async fn request(
         action: Action::RestoreRequested { restore, mode: body.mode, backup: backup.id, source },
         scope,
     };
-    match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
+    let restore = match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
         Decision::Outcome(outcome) => begun(&outcome)?,
         Decision::Accepted(_) => return Ok(running(restore)),
-    }
+    };
     answer(ingest, &command.scope, restore, wait).await
 }
 
@@ -113,10 +117,10 @@ async fn find(ingest: &Ingest, source: &ScopeKey, which: Which) -> Result<Restor
     })
 }
 
-/// Whether the fold has let it begin.
-fn begun(outcome: &Arc<Outcome>) -> Result<(), Problem> {
+/// Which restore the fold has let begin.
+fn begun(outcome: &Arc<Outcome>) -> Result<RestoreId, Problem> {
     match &outcome.verdict {
-        Verdict::RestoreRequested { .. } => Ok(()),
+        Verdict::RestoreRequested { restore } => Ok(*restore),
         Verdict::Refused(Refusal::PermissionDenied { purge }) => {
             Err(problems::permission_denied(*purge))
         }
@@ -182,7 +186,12 @@ async fn rehearse(
     caller: &Caller,
 ) -> Result<RestoreCounts, Problem> {
     let archive = ingest.archive.as_ref().ok_or_else(|| {
-        Problem::unavailable("This instance has no archive: --archive is not set")
+        problems::not_accepted("This instance has no archive: --archive is not set")
+    })?;
+    let permit = ingest.dry_runs.clone().try_acquire_owned().map_err(|_| {
+        problems::rate_limited("Other dry runs are being reckoned", DRY_RUN_AGAIN_SECONDS)
+            .with("limit", "dry_runs_running_max")
+            .with("max", DRY_RUNS_MAX)
     })?;
     let partition = partition_of(source.to_string().as_bytes(), ingest.log.partitions());
     let found = history::find(archive, ingest.log.log_id(), partition, source, backup.id)
@@ -193,7 +202,7 @@ async fn rehearse(
         .await
         .map_err(|error| problems::of_read_model(&error))?;
     let rehearsal = Rehearsal::new(entries, mode, &caller.user);
-    rehearsed(archive, &found, rehearsal, mode).await.map_err(of_archive)
+    rehearsed(archive, &found, rehearsal, mode, permit).await.map_err(of_archive)
 }
 
 async fn rehearsed(
@@ -201,10 +210,12 @@ async fn rehearsed(
     found: &FoundBackup,
     mut rehearsal: Rehearsal,
     mode: RestoreMode,
+    permit: OwnedSemaphorePermit,
 ) -> Result<RestoreCounts, ArchiveError> {
     let to_keep = found.open(archive).await?;
     let to_put = found.open(archive).await?;
     let reading = tokio::task::spawn_blocking(move || {
+        let _permit = permit; // it goes on where nobody waits for it any more
         // Read to its end in either mode: nothing is reckoned from a damaged one.
         let kept = Kept::of(to_keep)?;
         if mode == RestoreMode::Replace {
@@ -228,7 +239,7 @@ fn of_archive(error: ArchiveError) -> Problem {
         ArchiveError::NotFound { .. } => {
             problems::backup_not_found("The backup's object is not in the archive").cause(error)
         }
-        error => Problem::unavailable("The archive cannot be used at the moment").cause(error),
+        error => problems::not_accepted("The archive cannot be used at the moment").cause(error),
     }
 }
 
@@ -276,7 +287,7 @@ mod tests {
             })
         };
         let restore = RestoreId(Uuid::nil());
-        assert!(begun(&outcome(Verdict::RestoreRequested { restore })).is_ok());
+        assert_eq!(begun(&outcome(Verdict::RestoreRequested { restore })).unwrap(), restore);
         let refused = Verdict::Refused(Refusal::RestoreRunning { restore });
         assert_eq!(begun(&outcome(refused)).unwrap_err().code(), "CONFLICT");
         let refused = Verdict::Refused(Refusal::PermissionDenied { purge: false });

@@ -78,6 +78,23 @@ pub async fn members(
     Ok((standing, rows.into_iter().filter_map(row).collect()))
 }
 
+/// How many users beside this one are or were members of a scope (the ingest role).
+pub async fn other_members(
+    pool: &PgPool,
+    scope: &ScopeKey,
+    user: &UserId,
+) -> Result<u64, ReadModelError> {
+    let others: i64 = sqlx::query_scalar(
+        "select count(*) from members where scope = $1 and tenant_id = $2 and user_id <> $3",
+    )
+    .bind(scope.reference().0)
+    .bind(scope.tenant.as_str())
+    .bind(user.as_str())
+    .fetch_one(pool)
+    .await?;
+    Ok(others.unsigned_abs())
+}
+
 /// The asker's standing, in a transaction whose tenant is set.
 pub(crate) async fn standing(
     connection: &mut sqlx::PgConnection,

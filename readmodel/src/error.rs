@@ -46,6 +46,10 @@ pub enum ReadModelError {
     )]
     NoPosition(Partition),
 
+    /// Rows are behind the position: an operator must retry what is parked first.
+    #[error("events of partition {0} are parked: its rows are not what the log folds to")]
+    Parked(Partition),
+
     /// A row holds what no fold writes.
     #[error("the read model is damaged: {0}")]
     Damaged(String),

@@ -22,6 +22,7 @@ pub mod outcomes;
 pub mod projection;
 pub mod pull;
 pub mod restores;
+pub mod snapshot;
 pub mod write;
 
 pub use config::DatabaseConfig;

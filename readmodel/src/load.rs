@@ -172,7 +172,7 @@ fn bind(wanted: &Wanted) -> Query<'static> {
         .bind(commands)
 }
 
-fn heading(row: &PgRow) -> Result<Heading, ReadModelError> {
+pub(crate) fn heading(row: &PgRow) -> Result<Heading, ReadModelError> {
     let number = |column: &str| row.try_get::<i64, _>(column);
     Ok(Heading {
         exists: true,
@@ -209,7 +209,7 @@ pub(crate) fn entry(row: &PgRow) -> Result<(MessageId, Entry), ReadModelError> {
     Ok((MessageId(row.try_get("id")?), entry))
 }
 
-fn member(row: &PgRow) -> Result<(UserId, Member), ReadModelError> {
+pub(crate) fn member(row: &PgRow) -> Result<(UserId, Member), ReadModelError> {
     let name: &str = row.try_get("name")?;
     let user = UserId::new(name)
         .map_err(|_| ReadModelError::Damaged(format!("a member's user id is {name:?}")))?;

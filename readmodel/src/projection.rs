@@ -68,16 +68,7 @@ impl Projection {
         .bind(epoch.0)
         .execute(&mut *transaction)
         .await?;
-        let (stored, count): (Uuid, i32) = sqlx::query_as("select log_id, partitions from source")
-            .fetch_one(&mut *transaction)
-            .await?;
-        if stored != log.0 {
-            return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
-        }
-        let count = count.unsigned_abs();
-        if count != partitions {
-            return Err(ReadModelError::OtherPartitionCount { stored: count, found: partitions });
-        }
+        check_source(&mut transaction, log, partitions).await?;
         sqlx::query(
             "insert into positions (partition, next_offset, time_us, rules)
              select partition, 0, 0, $2 from generate_series(0, $1 - 1) as partition
@@ -100,32 +91,7 @@ impl Projection {
 
     /// The stored positions, of every partition.
     pub async fn positions(&mut self) -> Result<Vec<Position>, ReadModelError> {
-        let rows = sqlx::query(
-            "select partition, next_offset, time_us, rules, last_offset, last_hash
-             from positions order by partition",
-        )
-        .fetch_all(&mut self.connection)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let hash: Option<&[u8]> = row.try_get("last_hash")?;
-                let offset =
-                    row.try_get::<Option<i64>, _>("last_offset")?.and_then(Offset::from_i64);
-                let last = match (offset, hash) {
-                    (Some(offset), Some(hash)) => Some(LastRecord { offset, hash: hash32(hash)? }),
-                    _ => None,
-                };
-                let rules = row.try_get::<i32, _>("rules")?.unsigned_abs();
-                let time = Timestamp::from_micros(row.try_get("time_us")?);
-                Ok(Position {
-                    partition: Partition::new(row.try_get::<i32, _>("partition")?.unsigned_abs()),
-                    next_offset: Offset::from_i64(row.try_get("next_offset")?)
-                        .unwrap_or(Offset::ZERO),
-                    clock: PartitionClock { time, rules: RulesVersion(rules) },
-                    last,
-                })
-            })
-            .collect()
+        positions(&mut self.connection).await
     }
 
     /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions
@@ -163,4 +129,51 @@ impl Projection {
         transaction.commit().await?;
         Ok(done.rows_affected())
     }
+}
+
+/// Makes sure that this is the read model of the log.
+pub(crate) async fn check_source(
+    connection: &mut PgConnection,
+    log: LogId,
+    partitions: u32,
+) -> Result<(), ReadModelError> {
+    let (stored, count): (Uuid, i32) =
+        sqlx::query_as("select log_id, partitions from source").fetch_one(connection).await?;
+    if stored != log.0 {
+        return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
+    }
+    let count = count.unsigned_abs();
+    if count != partitions {
+        return Err(ReadModelError::OtherPartitionCount { stored: count, found: partitions });
+    }
+    Ok(())
+}
+
+pub(crate) async fn positions(
+    connection: &mut PgConnection,
+) -> Result<Vec<Position>, ReadModelError> {
+    let rows = sqlx::query(
+        "select partition, next_offset, time_us, rules, last_offset, last_hash
+         from positions order by partition",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let hash: Option<&[u8]> = row.try_get("last_hash")?;
+            let offset = row.try_get::<Option<i64>, _>("last_offset")?.and_then(Offset::from_i64);
+            let last = match (offset, hash) {
+                (Some(offset), Some(hash)) => Some(LastRecord { offset, hash: hash32(hash)? }),
+                _ => None,
+            };
+            let rules = row.try_get::<i32, _>("rules")?.unsigned_abs();
+            let time = Timestamp::from_micros(row.try_get("time_us")?);
+            Ok(Position {
+                partition: Partition::new(row.try_get::<i32, _>("partition")?.unsigned_abs()),
+                next_offset: Offset::from_i64(row.try_get("next_offset")?).unwrap_or(Offset::ZERO),
+                clock: PartitionClock { time, rules: RulesVersion(rules) },
+                last,
+            })
+        })
+        .collect()
 }

@@ -196,7 +196,7 @@ fn archiver(log: &Arc<SimulatedLog>, archive: &Archive, dir: &Path) -> Running {
     let archiver = Archiver {
         config: ArchiverConfig {
             archive_hour_seconds: HourLength::REAL,
-            archive_cache: dir.join("cache"),
+            archive_cache: Some(dir.join("cache")),
             retention: Retention::default(),
             segments: SegmentConfig::default(),
             archive_drill_hours: 0,
@@ -204,6 +204,7 @@ fn archiver(log: &Arc<SimulatedLog>, archive: &Archive, dir: &Path) -> Running {
         log: log.clone(),
         facts: SimulatedLog::new(1),
         archive: archive.clone(),
+        database: None,
         ready: Readiness::new().component("archiver"),
         // It stands still: nothing is over its time.
         upkeep: Upkeep::new(Clock::new(begin), None).0,

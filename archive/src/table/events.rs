@@ -21,8 +21,10 @@ pub struct EventRow {
     pub log_time: Timestamp,
     /// `None`: the value does not decode.
     pub event: Option<Event>,
-    /// `None`: nothing to decide, or a dead letter.
+    /// `None`: nothing to decide, a dead letter, or unknown.
     pub outcome: Option<Arc<Outcome>>,
+    /// It lies between a gap and where the state was taken up after it: it was not folded here.
+    pub is_unfolded: bool,
     /// The command had been folded before: `outcome` is of then.
     pub repeated: bool,
     /// Of a restore's chunk: which of its deletes and puts, counted through, changed a message, and the
@@ -53,11 +55,13 @@ pub enum RecordVerdict {
     /// The command had been folded before.
     Repeated,
     DeadLetter,
+    /// It lies between a gap and where the state was taken up after it.
+    Unknown,
 }
 
 impl RecordVerdict {
-    pub(super) const ALL: [Self; 4] =
-        [Self::Accepted, Self::Refused, Self::Repeated, Self::DeadLetter];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Accepted, Self::Refused, Self::Repeated, Self::DeadLetter, Self::Unknown];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -65,6 +69,7 @@ impl RecordVerdict {
             Self::Refused => "refused",
             Self::Repeated => "repeated",
             Self::DeadLetter => "dead_letter",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -170,6 +175,7 @@ impl EventRow {
     fn verdict(&self) -> Option<RecordVerdict> {
         match (&self.event, &self.outcome) {
             (Some(Event::Tick | Event::RulesChanged { .. }), _) => None,
+            (_, None) if self.is_unfolded => Some(RecordVerdict::Unknown),
             (_, None) => Some(RecordVerdict::DeadLetter),
             (_, Some(_)) if self.repeated => Some(RecordVerdict::Repeated),
             (_, Some(outcome)) => match outcome.verdict {

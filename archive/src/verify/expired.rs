@@ -1,11 +1,19 @@
 //! What retention has deleted: a listed object is missing if, and only if, a record says so.
 
+use model::{LogId, Partition};
+
 use crate::{error::ArchiveError, expired::ExpiredReader, history::Names, verify::Verifier};
 
 impl Verifier<'_> {
     /// Reads a partition's records, each to its end.
-    pub(super) async fn read_expired(&mut self, names: &Names) -> Result<(), ArchiveError> {
+    pub(super) async fn read_expired(
+        &mut self,
+        log: LogId,
+        partition: Partition,
+    ) -> Result<(), ArchiveError> {
         self.expired.clear();
+        // Listed after the objects: what was deleted by then has its record by now.
+        let names = Names::list(self.archive, log, partition).await?;
         for record in names.expired() {
             let read = self.read_record(&record).await;
             self.keep(read)?;

@@ -193,6 +193,9 @@ fn is_named(header: &Header, scope: &ScopeKey, backup: &BackupObject) -> bool {
         Kind::Hour if scheduled(BackupType::Incremental) => {
             length.hour_named(period).map(|hour| path::incremental(scope, length, hour))
         }
+        Kind::Full if scheduled(BackupType::Full) && path::is_after_gap(period) => {
+            Some(path::gap_full(scope, period, header.next_offset))
+        }
         Kind::Full if scheduled(BackupType::Full) => {
             length.day_named(period).map(|day| path::full(scope, length, day))
         }

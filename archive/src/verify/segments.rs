@@ -2,7 +2,7 @@
 
 use model::{LogId, Offset, Partition, Timestamp};
 
-use super::{RawUntil, Verifier};
+use super::{LostRecords, RawUntil, Verifier};
 use crate::{
     error::ArchiveError,
     segment::{self, SegmentReader},
@@ -36,7 +36,7 @@ impl Verifier<'_> {
                 self.report.leftovers.push(name.path.clone());
                 continue;
             }
-            if first > place {
+            if first > self.after_gap(log, partition, place) {
                 let problem = format!("it begins at offset {first}, not at {place}");
                 self.problem(&name.path, problem);
             }
@@ -45,6 +45,14 @@ impl Verifier<'_> {
         }
         self.report.raw.extend(last);
         Ok(())
+    }
+
+    /// Where records go on, if a gap begins at this place.
+    fn after_gap(&self, log: LogId, partition: Partition, place: Offset) -> Offset {
+        let begins = |lost: &&LostRecords| {
+            (lost.log_id, lost.partition, lost.gap.first_offset) == (log, partition, place)
+        };
+        self.report.gaps.iter().find(begins).map_or(place, |lost| lost.gap.next_offset)
     }
 
     async fn segment(&mut self, path: &str) -> Result<Option<Range>, ArchiveError> {

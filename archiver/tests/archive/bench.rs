@@ -10,13 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use archive::{Archive, ArchiveAddress, ArchiveConfig, object::Sha256Hex, period::HourLength};
+use archive::{
+    Archive, ArchiveAddress, ArchiveConfig, history, object::Sha256Hex, period::HourLength,
+};
 use archiver::{
     Archiver, ArchiverConfig, ArchiverError, Clock, Expiring, Operator, Retention, SegmentConfig,
     Upkeep,
 };
 use eventlog::EventLog;
 use model::{Fact, LogFold, Partition, Timestamp};
+use readmodel::DatabaseConfig;
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,8 @@ pub(crate) struct Bench {
     pub(crate) retention: Retention,
     /// What time it is for archivers, in microseconds; the beginning, until a test says so: nothing is over.
     pub(crate) now: Arc<AtomicI64>,
+    /// The read model's; none, but where a test sets it.
+    pub(crate) database: Option<DatabaseConfig>,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -68,6 +73,14 @@ impl Running {
         let _ = self.task.await;
     }
 
+    /// Waits for something, while it runs.
+    pub(crate) async fn during(&mut self, done: impl Future<Output = ()>) {
+        tokio::select! {
+            () = done => {}
+            ended = &mut self.task => panic!("it ended: {ended:?}"),
+        }
+    }
+
     pub(crate) async fn error(self) -> ArchiverError {
         tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap_err()
     }
@@ -91,7 +104,7 @@ impl Bench {
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
         let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
         let (retention, now) = (Retention::default(), Arc::default());
-        Self { log, facts, archive, folder, segments, retention, now, dir }
+        Self { log, facts, archive, folder, segments, retention, now, database: None, dir }
     }
 
     /// What time it is from now on.
@@ -114,7 +127,7 @@ impl Bench {
         let archiver = Archiver {
             config: ArchiverConfig {
                 archive_hour_seconds: HourLength::REAL,
-                archive_cache: self.dir.path().join(cache),
+                archive_cache: Some(self.dir.path().join(cache)),
                 segments: self.segments.clone(),
                 archive_drill_hours: 0,
                 retention: self.retention.clone(),
@@ -122,6 +135,7 @@ impl Bench {
             log,
             facts: self.facts.clone(),
             archive,
+            database: self.database.clone(),
             ready: readiness.component("archiver"),
             upkeep,
         };
@@ -180,6 +194,29 @@ impl Bench {
         objects
     }
 
+    /// Another one, with the same log.
+    pub(crate) fn with_log_of(other: &Self) -> Self {
+        let bench = Self::new(other.log.partitions() as usize);
+        for record in other.log.all() {
+            bench.log.put(record.append_time, record.partition, record.key, record.value);
+        }
+        bench
+    }
+
+    /// The paths at which another bucket has something else.
+    pub(crate) fn differs_from(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (self.objects(), other.objects());
+        let is_other = |path: &&String| ours.get(*path) != theirs.get(*path);
+        let paths: BTreeSet<&String> = ours.keys().chain(theirs.keys()).filter(is_other).collect();
+        paths.into_iter().filter(|path| !path.starts_with("segments/")).cloned().collect()
+    }
+
+    /// Where a partition's sealed hours end.
+    pub(crate) async fn sealed_until(&self, partition: Partition) -> u64 {
+        let newest = history::newest_hour(&self.archive, self.log.log_id(), partition).await;
+        newest.unwrap().map_or(0, |(_, hour)| hour.next_offset.get())
+    }
+
     /// Every object's hash by its path.
     pub(crate) fn objects(&self) -> BTreeMap<String, Sha256Hex> {
         let mut objects = BTreeMap::new();
@@ -187,6 +224,11 @@ impl Bench {
             objects.insert(name, Sha256Hex::of_bytes(&std::fs::read(path).unwrap()));
         });
         objects
+    }
+
+    /// The paths of all objects, and of what is being written.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.paths("")
     }
 
     /// The paths below a folder.

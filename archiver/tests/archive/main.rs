@@ -3,6 +3,8 @@
 
 #[path = "../../../readmodel/tests/postgres/commands.rs"]
 mod commands;
+#[path = "../../../readmodel/tests/postgres/database.rs"]
+mod database;
 #[path = "../../../model/tests/fold/random.rs"]
 mod random;
 
@@ -12,7 +14,9 @@ mod bench;
 mod clocks;
 mod compacting;
 mod expiring;
+mod gaps;
 mod gcs;
+mod recovering;
 mod restoring;
 mod segments;
 mod shown;

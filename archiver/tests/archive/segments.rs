@@ -80,7 +80,7 @@ async fn all_uploaded(bench: &Bench) {
     }
 }
 
-async fn report(bench: &Bench) -> Report {
+pub(crate) async fn report(bench: &Bench) -> Report {
     verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap()
 }
 

@@ -81,8 +81,8 @@ impl Ready {
             _ => None,
         };
         let log_time = record.append_time;
-        let (repeated, chunk) = (false, Vec::new());
-        let row = EventRow { record, log_time, event, outcome, repeated, chunk };
+        let (repeated, is_unfolded, chunk) = (false, false, Vec::new());
+        let row = EventRow { record, log_time, event, outcome, repeated, is_unfolded, chunk };
         self.messages.push(MessageRow::of(&row));
         self.events.push(row);
         Ok(())

@@ -65,7 +65,7 @@ impl DataDir {
     /// The archive lies in the directory, and the archiver's cache, unless the settings name other places.
     pub fn keep_archive_in(&self, settings: &mut Settings) {
         settings.archive.archive.get_or_insert_with(|| self.archive());
-        settings.archiver.archive_cache = self.0.join("archiver");
+        settings.archiver.archive_cache.get_or_insert_with(|| self.0.join("archiver"));
     }
 
     /// Where backups are, unless the settings name another place.

@@ -9,5 +9,6 @@ mod migrating;
 mod outcomes;
 mod pulling;
 mod refused;
+mod snapshot;
 mod tenants;
 mod writer;

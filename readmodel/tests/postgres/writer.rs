@@ -110,6 +110,11 @@ impl Writer {
         self.next += 1;
     }
 
+    /// All that was written.
+    pub(crate) fn fold(&self) -> &LogFold {
+        &self.fold
+    }
+
     /// Partition 0's next offset.
     pub(crate) fn next(&self) -> u64 {
         self.next

@@ -1,0 +1,181 @@
+//! A cache that is lost while the log no longer reaches back is made again from the archive.
+
+use std::collections::BTreeSet;
+
+use archiver::{ArchiverError, SegmentConfig};
+use bytes::Bytes;
+use eventlog::EventLog;
+use model::{Event, Partition, Timestamp};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
+
+use crate::{
+    bench::{Bench, open},
+    random,
+};
+
+const HOUR: i64 = 3_600_000_000;
+
+/// Appends commands, an hour for each `per_hour` of them, and so many hours between.
+pub(crate) fn play(bench: &Bench, log: &[random::Record], from: usize, per_hour: i64, hours: i64) {
+    for (number, (time, command)) in log.iter().enumerate().skip(from) {
+        let passed = number as i64 / per_hour * HOUR * hours;
+        bench.log.at(time.plus_micros(passed), command);
+    }
+}
+
+/// A tick in every partition that has records.
+pub(crate) fn tick(bench: &Bench, time: Timestamp) {
+    let value = Bytes::from(schemas::encode(&Event::Tick).unwrap());
+    for partition in partitions(bench) {
+        bench.log.put(time, partition, Bytes::new(), value.clone());
+    }
+}
+
+/// The days after the last record come to their ends.
+pub(crate) fn end(bench: &Bench) {
+    let last = bench.log.all().iter().map(|record| record.append_time).max().unwrap();
+    tick(bench, last.plus_micros(25 * HOUR));
+    tick(bench, last.plus_micros(26 * HOUR));
+}
+
+/// Those that have records.
+pub(crate) fn partitions(bench: &Bench) -> Vec<Partition> {
+    let used: BTreeSet<_> = bench.log.all().iter().map(|record| record.partition).collect();
+    used.into_iter().collect()
+}
+
+pub(crate) async fn archive_all(bench: &Bench, cache: &str) {
+    let mut running = bench.start_with(cache, open(&bench.folder));
+    running.during(bench.sealed()).await;
+    running.stop().await;
+}
+
+/// An archiver that has seen the whole log writes the same bytes.
+async fn check_against_undisturbed(bench: &Bench, what: &str) {
+    let undisturbed = Bench::with_log_of(bench);
+    archive_all(&undisturbed, "cache").await;
+    assert_eq!(bench.differs_from(&undisturbed), [""; 0], "{what}");
+    bench.check().await;
+}
+
+fn random_log(runner: &mut TestRunner) -> Vec<random::Record> {
+    loop {
+        let log = random::logs(90).new_tree(runner).unwrap().current();
+        if log.len() > 30 {
+            return log;
+        }
+    }
+}
+
+/// Whatever happened, wherever the log is cut: to the byte what an archiver with a full history writes.
+#[tokio::test]
+async fn a_cache_made_again_from_the_archive_goes_on_with_the_same_bytes() {
+    let mut runner = TestRunner::deterministic();
+    for case in 0..10 {
+        let log = random_log(&mut runner);
+        let (per_hour, hours) = ([2, 5, 9][case % 3], [1, 1, 7, 30][case % 4]);
+        let bench = Bench::new(2);
+        let half = log.len() * (case + 2) / 12;
+        play(&bench, &log[..half], 0, per_hour, hours);
+        archive_all(&bench, "cache").await;
+        for partition in partitions(&bench) {
+            bench.log.cut(partition, bench.sealed_until(partition).await);
+        }
+        play(&bench, &log, half, per_hour, hours);
+        end(&bench);
+        archive_all(&bench, "another cache").await;
+        check_against_undisturbed(&bench, &format!("case {case}")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_archiver_killed_while_it_makes_its_cache_again_ends_with_the_same_bytes() {
+    let log = random_log(&mut TestRunner::deterministic());
+    let bench = Bench::new(2);
+    let half = log.len() * 2 / 3;
+    play(&bench, &log[..half], 0, 3, 1);
+    archive_all(&bench, "cache").await;
+    for partition in partitions(&bench) {
+        bench.log.cut(partition, bench.sealed_until(partition).await);
+    }
+    play(&bench, &log, half, 3, 1);
+    end(&bench);
+    for millis in 0..30 {
+        let running = bench.start_with("another cache", open(&bench.folder));
+        tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+        running.kill().await;
+    }
+    archive_all(&bench, "another cache").await;
+    check_against_undisturbed(&bench, "").await;
+}
+
+/// After the last record that is no tick.
+pub(crate) fn end_of_commands(bench: &Bench, partition: Partition) -> u64 {
+    let records = bench.log.all();
+    let is_own = |r: &&eventlog::Record| r.partition == partition && !r.key.is_empty();
+    records.iter().rfind(is_own).unwrap().offset.next().get()
+}
+
+/// The open hour's head is gone from the log: its segments have it, with the cache and without.
+#[tokio::test]
+async fn what_retention_removed_is_read_out_of_the_segments() {
+    let log = random_log(&mut TestRunner::deterministic());
+    for cache in ["cache", "another cache"] {
+        let soon = SegmentConfig { archive_segment_seconds: 1, archive_segment_bytes: 3_000 };
+        let mut bench = Bench { segments: soon, ..Bench::new(2) };
+        // In the middle of an hour.
+        let half = log.len() / 20 * 20 - 10;
+        play(&bench, &log[..half], 0, 20, 1);
+        let running = bench.start();
+        bench.sealed().await;
+        for partition in partitions(&bench) {
+            let end = end_of_commands(&bench, partition);
+            bench
+                .eventually("all is in segments", async || {
+                    let verified = crate::segments::report(&bench).await;
+                    let raw = verified.raw.iter().find(|raw| raw.partition == partition);
+                    raw.is_some_and(|raw| raw.next_offset.get() >= end)
+                })
+                .await;
+        }
+        running.stop().await;
+        assert_eq!(crate::segments::report(&bench).await.problems, []);
+        bench.segments.archive_segment_seconds = 0;
+        for partition in partitions(&bench) {
+            let end = end_of_commands(&bench, partition);
+            assert!(bench.sealed_until(partition).await < end);
+            bench.log.cut(partition, end);
+        }
+        play(&bench, &log, half, 20, 1);
+        end(&bench);
+        archive_all(&bench, cache).await;
+        check_against_undisturbed(&bench, cache).await;
+    }
+}
+
+/// Without a database nothing can be done about a hole, and nothing is skipped.
+#[tokio::test]
+async fn a_hole_ends_an_archiver_that_has_no_read_model() {
+    let log = random_log(&mut TestRunner::deterministic());
+    let bench = Bench::new(2);
+    let half = log.len() / 2;
+    play(&bench, &log[..half], 0, 5, 1);
+    archive_all(&bench, "cache").await;
+    play(&bench, &log, half, 5, 1);
+    let partition = partitions(&bench)[0];
+    let start = bench.log.bounds(partition).await.unwrap().end.get() - 1;
+    bench.log.cut(partition, start);
+    let before = bench.objects();
+    for cache in ["cache", "another cache"] {
+        let error = bench.start_with(cache, open(&bench.folder)).error().await;
+        let ArchiverError::Gap { partition: found, needed, start: begins } = &error else {
+            panic!("{error}");
+        };
+        let sealed = bench.sealed_until(partition).await;
+        assert_eq!((*found, needed.get(), begins.get()), (partition, sealed, start), "{error}");
+        assert_eq!(bench.objects(), before);
+    }
+}
