@@ -138,6 +138,7 @@ async fn gap() -> (Setting, Vec<LostRecords>) {
 
 #[tokio::test]
 async fn after_a_gap_the_archive_goes_on_from_the_read_model() {
+    let metrics = service::telemetry::metrics().unwrap();
     let (setting, lost) = gap().await;
     setting.push("2025-12-31T05:30:00Z", 5);
     setting.push("2025-12-31T07:00:00Z", 5);
@@ -145,6 +146,10 @@ async fn after_a_gap_the_archive_goes_on_from_the_read_model() {
     archive_all(&setting.bench, "cache").await;
     let report = setting.check(&lost).await;
     assert_eq!(report.orphans, [""; 0]);
+    let rendered = metrics.render();
+    let mut lines = rendered.lines();
+    let counted = lines.find_map(|line| line.strip_prefix("context_sync_archive_gaps_total "));
+    assert!(counted.unwrap().parse::<u64>().unwrap() >= 2, "{rendered}");
     let fulls = setting.fulls_after_gaps();
     assert_eq!(fulls.len(), 2, "{fulls:?}");
     assert!(

@@ -74,7 +74,7 @@ fn random_log(runner: &mut TestRunner) -> Vec<random::Record> {
 #[tokio::test]
 async fn a_cache_made_again_from_the_archive_goes_on_with_the_same_bytes() {
     let mut runner = TestRunner::deterministic();
-    for case in 0..10 {
+    for case in 0..6 {
         let log = random_log(&mut runner);
         let (per_hour, hours) = ([2, 5, 9][case % 3], [1, 1, 7, 30][case % 4]);
         let bench = Bench::new(2);

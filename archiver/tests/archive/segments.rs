@@ -212,6 +212,40 @@ async fn sealing_that_is_stuck_does_not_stop_segments() {
     running.stop().await;
 }
 
+/// The one partition of its number in these tests: its gauges are of this one alone.
+#[tokio::test]
+async fn how_far_the_archive_is_behind_is_measured() {
+    let metrics = service::telemetry::metrics().unwrap();
+    let bench = with_segments(6);
+    let partition = Partition::new(5);
+    for n in 0..3 {
+        let time = at("2025-12-30T10:00:00Z").plus_micros(n);
+        bench.log.put(time, partition, Bytes::from("k"), Bytes::from("v"));
+    }
+    let measured = |name: &str| {
+        let line = format!("context_sync_archive_{name}{{partition=\"5\"}} ");
+        let rendered = metrics.render();
+        let value = rendered.lines().find_map(|found| found.strip_prefix(&line))?;
+        value.parse::<f64>().ok()
+    };
+    let running = bench.start();
+    bench
+        .eventually("segments have it, no hour has", async || {
+            // The archiver's own ticks come after it.
+            let (lag, in_none) = (measured("lag_records"), measured("segment_lag_records"));
+            lag.is_some_and(|lag| lag >= 3.0) && in_none.map(|in_none| in_none + 3.0) == lag
+        })
+        .await;
+    tick(&bench, partition, "2025-12-30T11:00:00Z");
+    bench
+        .eventually("the hour is sealed", async || {
+            measured("lag_records") == Some(1.0)
+                && measured("sealed_age_seconds").is_some_and(|age| age > 3_600.0)
+        })
+        .await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn damage_of_segments_is_named_and_leftovers_are_harmless() {
     let bench = with_segments(1);
