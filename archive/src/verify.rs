@@ -259,7 +259,7 @@ impl<'a> Verifier<'a> {
             self.report.gaps.extend(&header.gaps);
         }
         for table in [&header.events, &header.messages].into_iter().flatten() {
-            self.table(table).await?;
+            self.table(&header, table).await?;
         }
         loop {
             let next = reader.next_scope();
@@ -373,12 +373,13 @@ impl<'a> Verifier<'a> {
         self.keep(fetched)
     }
 
-    async fn table(&mut self, table: &TableFile) -> Result<(), ArchiveError> {
+    async fn table(&mut self, header: &Header, table: &TableFile) -> Result<(), ArchiveError> {
         let stored = self.stored(&table.path, table.size_bytes, &table.sha256).await?;
         let Some(mut object) = stored else { return Ok(()) };
         let rows = table::rows(object.bytes()?.into(), &table.path);
         let Some(batches) = self.keep(rows)? else { return Ok(()) };
         self.note_fingerprints(&table.path, &batches);
+        self.check_offsets(header, &table.path, &batches);
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         if rows != table.rows {
             self.problem(

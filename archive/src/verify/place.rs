@@ -60,6 +60,10 @@ impl Verifier<'_> {
         if place != path {
             self.problem(path, format!("its header says {place}"));
         }
+        if header.kind != Kind::Hour && header.first_offset != header.next_offset {
+            let (first, next) = (header.first_offset, header.next_offset);
+            self.problem(path, format!("it stands at one place, not from {first} to {next}"));
+        }
     }
 
     /// A scope's line goes on from the manifests before.
@@ -102,7 +106,9 @@ impl Verifier<'_> {
                 chain.placed.lines.insert(scope.clone(), hash);
                 chain.placed.seen.insert(scope.clone());
             }
-            Kind::OnDemand => {}
+            Kind::OnDemand => {
+                chain.placed.seen.insert(scope.clone());
+            }
         }
     }
 
@@ -133,7 +139,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// A full has every scope.
+    /// A full has every scope, a backup on demand is of one.
     pub(super) fn check_lines_seen(&mut self, path: &str, header: &Header, placed: &mut Placed) {
         placed.last = None;
         let seen = std::mem::take(&mut placed.seen);
@@ -142,6 +148,9 @@ impl Verifier<'_> {
             if let Some(scope) = missing {
                 self.problem(path, format!("{scope} is not in it"));
             }
+        }
+        if header.kind == Kind::OnDemand && seen.len() != 1 {
+            self.problem(path, format!("it has {} scopes", seen.len()));
         }
         if header.kind == Kind::Hour {
             let hour = header.period_seconds.hour_named(&header.period);

@@ -1,9 +1,11 @@
-//! Whether the events' values can be read: every schema that they name is there, and is the one of its name.
+//! Whether the tables' rows are those of their hour, and the events' values can be read: every schema that they name is
+//! there, and is the one of its name.
 
-use arrow_array::{Array, BinaryArray, RecordBatch};
+use arrow_array::{Array, BinaryArray, Int64Array, RecordBatch};
 
 use crate::{
     error::{ArchiveError, Damage},
+    manifest::Header,
     path,
     verify::Verifier,
 };
@@ -23,6 +25,31 @@ impl Verifier<'_> {
             for fingerprint in decoded.filter_map(|row| schemas::fingerprint(values.value(row))) {
                 self.fingerprints.entry(fingerprint).or_insert_with(|| table.to_owned());
             }
+        }
+    }
+
+    /// Rows are in the order of their offsets, and those are the hour's; the last event ends it.
+    pub(super) fn check_offsets(&mut self, header: &Header, table: &str, batches: &[RecordBatch]) {
+        let is_events = batches.iter().any(|batch| batch.column_by_name("value").is_some());
+        let mut last = None;
+        for batch in batches {
+            let column = batch.column_by_name("offset");
+            let Some(offsets) = column.and_then(|c| c.as_any().downcast_ref::<Int64Array>()) else {
+                continue;
+            };
+            for offset in offsets.values() {
+                let is_next = if is_events { last < Some(*offset) } else { last <= Some(*offset) };
+                if !is_next || *offset < header.first_offset.as_i64() {
+                    self.problem(table, format!("it has offset {offset} where it should not"));
+                    return;
+                }
+                last = Some(*offset);
+            }
+        }
+        let end = header.next_offset.as_i64();
+        let ends = last.map(|last| last + 1);
+        if ends > Some(end) || (is_events && ends != Some(end)) {
+            self.problem(table, format!("it does not end at offset {end}, as its manifest does"));
         }
     }
 
