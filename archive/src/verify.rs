@@ -346,9 +346,6 @@ impl<'a> Verifier<'a> {
         compaction: &Compaction,
         chain: &Chain,
     ) -> Result<(), ArchiveError> {
-        if compaction.header.period != name(path) {
-            self.problem(path, format!("it is of {}, not of its name", compaction.header.period));
-        }
         let mut hours = Vec::new();
         for hour in &compaction.hours {
             let found = chain.hours.get(&hour.manifest.path);
@@ -364,6 +361,7 @@ impl<'a> Verifier<'a> {
         if hours.len() < compaction.hours.len() {
             return Ok(());
         }
+        self.check_compacted(path, compaction, &hours);
         let rows = |file: fn(&Header) -> &Option<TableFile>| -> Vec<_> {
             let rows = |hour: &&Header| file(hour).as_ref().map_or(0, |file| file.rows);
             hours.iter().map(|hour| (hour.first_offset..hour.next_offset, rows(hour))).collect()

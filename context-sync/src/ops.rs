@@ -122,8 +122,13 @@ fn print(report: &Report) {
         println!("{leftover}: its events are in a sealed hour (to be deleted, no loss)");
     }
     let counts = format!(
-        "{} manifests, {} objects ({} read whole), {} backups ({} states recomputed)",
-        report.manifests, report.objects, report.objects_read, report.backups, report.states_read
+        "{} manifests, {} objects ({} expired, {} read whole), {} backups ({} states recomputed)",
+        report.manifests,
+        report.objects,
+        report.expired,
+        report.objects_read,
+        report.backups,
+        report.states_read
     );
     match report.problems.len() {
         0 => println!("well: {counts}; {}", until(report)),

@@ -191,7 +191,8 @@ impl Iterator for StoredEvents {
     }
 }
 
-/// Checks that a file's rows are in order, and how many have an offset in each of the ranges, which are in order.
+/// Checks that a file's rows are in order, how many have an offset in each of the ranges, which are in order, and that
+/// the events end where the last range does.
 pub(crate) fn check_rows(
     file: Contents,
     path: &str,
@@ -200,11 +201,18 @@ pub(crate) fn check_rows(
 ) -> Result<(), ArchiveError> {
     let mut rows = vec![0; hours.len()];
     let mut last = (-1, -1);
+    let mut is_events = false;
     for batch in opened(file, path)? {
         let batch = batch?;
         each(&batch);
+        is_events = batch.column_by_name("value").is_some();
         count_rows(&batch, hours, &mut rows, &mut last)
             .map_err(|problem| ArchiveError::content(path, problem))?;
+    }
+    let end = hours.last().map_or(0, |(offsets, _)| offsets.end.as_i64());
+    if is_events && last.0 + 1 != end {
+        let problem = format!("it does not end at offset {end}, as its manifest does");
+        return Err(ArchiveError::content(path, problem));
     }
     let wrong = hours.iter().zip(rows).find(|((_, expected), found)| expected != found);
     let Some(((offsets, expected), found)) = wrong else { return Ok(()) };

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use model::{BackupId, BackupType, Cursor, Offset, ScopeKey};
 
 use crate::{
+    compaction::Compaction,
     history::Names,
     manifest::{BackupObject, Header, Kind, Reference, ScopeLine, json},
     object::Sha256Hex,
@@ -40,6 +41,10 @@ impl Placed {
         self.hours.push((header.next_offset, reference.clone()));
     }
 
+    fn has_hour(&self, hour: &Reference) -> bool {
+        self.hours.iter().any(|(_, reference)| reference == hour)
+    }
+
     /// The newest hour that ends at or before an offset.
     fn hour_before(&self, offset: Offset) -> Option<&Reference> {
         let hours = self.hours.iter().filter(|(end, _)| *end <= offset);
@@ -60,6 +65,36 @@ impl Verifier<'_> {
         let place = format!("{folder}/{kind}/{}.jsonl.gz", header.period);
         if place != path {
             self.problem(path, format!("its header says {place}"));
+        }
+        if header.kind != Kind::Hour && header.first_offset != header.next_offset {
+            let (first, next) = (header.first_offset, header.next_offset);
+            self.problem(path, format!("it stands at one place, not from {first} to {next}"));
+        }
+    }
+
+    /// A compaction's header says what its hours say together, and where it lies.
+    pub(super) fn check_compacted(
+        &mut self,
+        path: &str,
+        compaction: &Compaction,
+        hours: &[&Header],
+    ) {
+        let header = &compaction.header;
+        let (Some(first), Some(last)) = (hours.first(), hours.last()) else {
+            return self.problem(path, "it has no hours");
+        };
+        let expected = Header {
+            kind: Kind::Compaction,
+            period: name(path).to_owned(),
+            first_offset: first.first_offset,
+            previous: compaction.hours.last().map(|hour| hour.manifest.clone()),
+            gaps: hours.iter().flat_map(|hour| hour.gaps.clone()).collect(),
+            events: header.events.clone(),
+            messages: header.messages.clone(),
+            ..(*last).clone()
+        };
+        if *header != expected || !path.starts_with(&path::manifests(last.log_id, last.partition)) {
+            self.problem(path, "its header is not that of its hours and its name");
         }
     }
 
@@ -103,7 +138,10 @@ impl Verifier<'_> {
                 chain.placed.lines.insert(scope.clone(), hash);
                 chain.placed.seen.insert(scope.clone());
             }
-            Kind::OnDemand | Kind::Compaction => {}
+            Kind::OnDemand => {
+                chain.placed.seen.insert(scope.clone());
+            }
+            Kind::Compaction => {}
         }
     }
 
@@ -134,7 +172,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// A full has every scope.
+    /// A full has every scope, a backup on demand is of one.
     pub(super) fn check_lines_seen(&mut self, path: &str, header: &Header, placed: &mut Placed) {
         placed.last = None;
         let seen = std::mem::take(&mut placed.seen);
@@ -143,6 +181,9 @@ impl Verifier<'_> {
             if let Some(scope) = missing {
                 self.problem(path, format!("{scope} is not in it"));
             }
+        }
+        if header.kind == Kind::OnDemand && seen.len() != 1 {
+            self.problem(path, format!("it has {} scopes", seen.len()));
         }
         if header.kind == Kind::Hour {
             let hour = header.period_seconds.hour_named(&header.period);
@@ -159,7 +200,14 @@ impl Verifier<'_> {
                 Kind::Hour | Kind::Full | Kind::Compaction => Some(header.next_offset),
             };
             let before = before.and_then(|offset| placed.hour_before(offset));
-            if before != header.previous.as_ref() {
+            let previous = header.previous.as_ref();
+            // The state after a gap is taken up somewhere in an hour, which may have been sealed since.
+            let is_placed = if path::is_after_gap(&header.period) {
+                previous.is_none_or(|previous| placed.has_hour(previous))
+            } else {
+                before == previous
+            };
+            if !is_placed {
                 self.problem(
                     path,
                     "it does not name the hour before it: one is missing or changed",

@@ -13,7 +13,8 @@ use archive::{
 };
 use eventlog::{EventLog, Record};
 use model::{
-    BackupId, LogFold, Message, MessageId, Partition, ScopeKey, Timestamp, log_fold::FoldedScope,
+    BackupId, LogFold, Message, MessageId, Offset, Partition, ScopeKey, Timestamp,
+    log_fold::FoldedScope,
 };
 
 use crate::simulated_log::SimulatedLog;
@@ -24,32 +25,45 @@ fn partitions(log: &SimulatedLog) -> impl Iterator<Item = Partition> {
     (0..log.partitions()).map(Partition::new)
 }
 
-/// Waits until the manifests of all hours before the last record of each partition are there, and the days before it
-/// are compacted.
+/// Waits until all hours before the last record of each partition are sealed, and the days before it are compacted. Of
+/// hours that are lost in a gap there is nothing to wait for.
 pub(crate) async fn sealed(archive: &Archive, log: &SimulatedLog) {
-    let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
-    let (id, length) = (log.log_id(), HourLength::REAL);
+    let mut unwanted = Vec::new();
+    let length = HourLength::REAL;
     for partition in partitions(log) {
-        let mut hours: Vec<Hour> = Vec::new();
+        let mut hours: Vec<(Hour, Offset)> = Vec::new();
         let mut time = Timestamp::EPOCH;
         for record in log.all().iter().filter(|record| record.partition == partition) {
             time = time.max(record.append_time);
             let hour = length.hour_of(time);
-            if hours.last() != Some(&hour) {
-                hours.push(hour);
+            if hours.last().is_none_or(|(last, _)| *last != hour) {
+                hours.push((hour, record.offset));
             }
         }
-        let Some(open) = hours.pop() else { continue };
-        for hour in hours {
-            wanted.push(path::hour_manifest(id, partition, length, hour));
-            if hour.day() < open.day() {
-                wanted.push(path::compaction_manifest(id, partition, length, hour.day()));
-                unwanted.push(path::events(length, hour, partition));
-                unwanted.push(path::messages(length, hour, partition));
-            }
+        let Some((open, first_offset)) = hours.pop() else { continue };
+        if !hours.is_empty() {
+            sealed_until(archive, log, partition, first_offset).await;
+        }
+        for (hour, _) in hours.into_iter().filter(|(hour, _)| hour.day() < open.day()) {
+            unwanted.push(path::events(length, hour, partition));
+            unwanted.push(path::messages(length, hour, partition));
         }
     }
-    settled(archive, &wanted, &unwanted).await;
+    settled(archive, &[], &unwanted).await;
+}
+
+async fn sealed_until(archive: &Archive, log: &SimulatedLog, partition: Partition, end: Offset) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // A store that fails has nothing yet.
+        let newest = history::newest_hour(archive, log.log_id(), partition).await.ok().flatten();
+        let sealed = newest.map_or(Offset::ZERO, |(_, hour)| hour.next_offset);
+        if sealed >= end {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{partition} is sealed up to {sealed}, not {end}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Waits until some objects are there, and others are not.

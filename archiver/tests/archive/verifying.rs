@@ -1,10 +1,23 @@
 //! `ops verify`: what is wrong is found and named; what is well is proven.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
-use archive::verify::{Report, Sample, verify};
+use archive::{
+    object::{LinesWriter, Object},
+    verify::{Report, Sample, verify},
+};
+use model::{Action, BackupId};
+use serde_json::{Value, json};
 
-use crate::{archiving::a_day, bench::Bench};
+use crate::{
+    archiving::{a_day, at, tick},
+    bench::Bench,
+    commands::{command, push, say},
+};
 
 async fn archived() -> Bench {
     let bench = Bench::new(2);
@@ -113,4 +126,246 @@ async fn what_no_manifest_lists_is_an_orphan() {
     let report = report(&bench).await;
     assert_eq!(report.orphans, [orphan]);
     assert!(report.is_well());
+}
+
+/// All that an archive can have: three days, a full that is carried on, a backup on demand, what has expired.
+async fn everything() -> Bench {
+    let bench = Bench::new(1);
+    a_day(&bench);
+    let backup = BackupId(uuid::Uuid::from_u128(9));
+    let request = Action::BackupRequested { backup };
+    bench.log.at(at("2025-12-31T02:00:00Z"), &push("acme/user/ann", "ann", &[say("later")]));
+    bench.log.at(at("2025-12-31T02:30:00Z"), &command("acme/user/ann", "ann", request));
+    bench.log.at(at("2026-01-01T03:00:00Z"), &push("acme/team/web", "ann", &[say("new year")]));
+    tick(&bench, at("2026-01-02T00:00:00Z"));
+    tick(&bench, at("2026-01-02T01:00:00Z"));
+    let running = bench.start();
+    bench.sealed().await;
+    bench.set_time(at("2026-01-07T12:00:00Z"));
+    running.expire(false).await;
+    running.stop().await;
+    let report = report(&bench).await;
+    assert_eq!((report.problems, report.orphans), (vec![], vec![]));
+    assert_eq!((report.expired, report.backups), (4, 4 + 3 + 4), "the first day's incrementals");
+    bench
+}
+
+/// What an object is, so that the matrix shows that it has each kind.
+fn kind(name: &str) -> &'static str {
+    let kinds = [
+        "/expired/",
+        "/hour/",
+        "/compaction/",
+        "/incremental/",
+        "events/",
+        "messages/",
+        "_schemas/",
+    ];
+    for kind in kinds {
+        if name.contains(kind) {
+            return kind;
+        }
+    }
+    match (name.starts_with("manifests/"), name.contains("/full/")) {
+        (true, true) => "manifest of fulls",
+        (true, false) => "manifest on demand",
+        (false, true) => "/full/",
+        (false, false) => "/on-demand/",
+    }
+}
+
+/// Damage by kind of object: whatever it is, it is found, and the object is named.
+#[tokio::test]
+async fn every_damage_of_every_object_is_named() {
+    let bench = everything().await;
+    let mut kinds = BTreeSet::new();
+    for name in bench.objects().into_keys().filter(|name| !name.ends_with("/done")) {
+        kinds.insert(kind(&name));
+        let path = bench.folder.join(&name);
+        let whole = fs::read(&path).unwrap();
+        let (middle, end) = (whole.len() / 2, whole.len() - 1);
+        let flipped = |place: usize| {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1;
+            bytes
+        };
+        for (damage, bytes) in [
+            ("a bit flipped near the beginning", flipped(11)),
+            ("a bit flipped in the middle", flipped(middle)),
+            ("a bit flipped at the end", flipped(end)),
+            ("cut in the middle", whole[..middle].to_vec()),
+            ("cut before the last byte", whole[..end].to_vec()),
+            ("emptied", Vec::new()),
+            ("longer", [&whole[..], b"x"].concat()),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let problems = problems(&bench).await;
+            assert!(problems.contains(&name), "{name}: {damage}: {problems:?}");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    assert_eq!(problems(&bench).await, [""; 0]);
+}
+
+/// An object that is gone is named, or what it committed is: an orphan, or the manifest that goes on from it.
+#[tokio::test]
+async fn every_object_that_is_missing_is_missed() {
+    let bench = everything().await;
+    let used = ["messages-pushed", "scope-created", "member-set", "member-removed", "tick"];
+    let used = schemas::schemas()
+        .iter()
+        .filter(|schema| used.iter().any(|used| schema.name.starts_with(used)))
+        .map(|schema| archive::path::schema(schema.fingerprint));
+    let used: Vec<String> = used.collect();
+    assert_eq!(used.len(), 5);
+    for name in bench.objects().into_keys().filter(|name| !name.ends_with("/done")) {
+        let path = bench.folder.join(&name);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let report = report(&bench).await;
+        let named: Vec<&str> = report.problems.iter().map(|p| p.path.as_str()).collect();
+        match kind(&name) {
+            "_schemas/" => assert!(!used.contains(&name) || named.contains(&&*name), "{name}"),
+            "/expired/" => {
+                assert!(named.iter().all(|path| path.contains("/incremental/2025-12-30")));
+                assert_eq!(named.len(), 4, "{named:?}");
+            }
+            // The chain is broken where it goes on; the newest one's objects are orphans.
+            "/hour/" => assert!(
+                named.iter().any(|path| path.contains("/hour/")) || !report.orphans.is_empty(),
+                "{name}: {report:?}"
+            ),
+            // The files of its hours are gone.
+            "/compaction/" => {
+                assert!(named.iter().any(|path| path.starts_with("events/")), "{named:?}");
+            }
+            "manifest of fulls" => assert!(named.contains(&&*name), "{name}: {report:?}"),
+            "manifest on demand" => {
+                assert!(matches!(&report.orphans[..], [path] if path.contains("/on-demand/")));
+            }
+            _ => assert_eq!(named, [&name], "{name}"),
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+}
+
+/// The lines of a manifest, and what another manifest in its place would be.
+fn lines_of(bench: &Bench, name: &str) -> Vec<Value> {
+    let bytes = fs::read(bench.folder.join(name)).unwrap();
+    let object = Object::of_bytes(&Default::default(), &bytes).unwrap();
+    let mut lines = object.lines(name).unwrap();
+    std::iter::from_fn(|| lines.next_json().unwrap()).collect()
+}
+
+fn write_lines(bench: &Bench, name: &str, lines: &[Value]) {
+    let mut writer = LinesWriter::new(&Default::default());
+    for line in lines {
+        writer.push(line.to_string().as_bytes()).unwrap();
+    }
+    fs::write(bench.folder.join(name), writer.finish().unwrap().bytes().unwrap()).unwrap();
+}
+
+/// Adds one to a number, or changes a text to another of its length.
+fn other(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_u64().unwrap() + 1),
+        Value::String(text) if text.starts_with('0') => json!(format!("1{}", &text[1..])),
+        Value::String(text) => json!(format!("0{}", &text[1..])),
+        Value::Null => json!({"path": "x", "sha256": "y"}),
+        _ => Value::Null,
+    }
+}
+
+/// A wrong manifest, well-formed: what it says is found to be wrong, in it or where the chain goes on from it.
+#[tokio::test]
+async fn a_manifest_that_says_something_else_is_named() {
+    let bench = everything().await;
+    let mut tried: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut missed = Vec::new();
+    for name in bench.paths("manifests") {
+        if matches!(kind(&name), "/expired/") || name.ends_with("/done") {
+            continue;
+        }
+        let whole = fs::read(bench.folder.join(&name)).unwrap();
+        let lines = lines_of(&bench, &name);
+        let mut wrongs: Vec<(String, Vec<Value>)> = Vec::new();
+        for key in ["partition", "period", "next_offset", "first_offset", "previous", "log_id"] {
+            let mut wrong = lines.clone();
+            wrong[0][key] = other(&wrong[0][key]);
+            wrongs.push((key.to_owned(), wrong));
+        }
+        let is_compaction = kind(&name) == "/compaction/";
+        for place in 1..lines.len() - 1 {
+            for key in ["events", "messages", "manifest"] {
+                if is_compaction && !lines[place][key].is_null() {
+                    let mut wrong = lines.clone();
+                    wrong[place][key]["sha256"] = other(&wrong[place][key]["sha256"]);
+                    wrongs.push((format!("line {place}: {key}"), wrong));
+                }
+            }
+            for key in ["head", "count", "digest"].iter().filter(|_| !is_compaction) {
+                let mut wrong = lines.clone();
+                wrong[place][key] = other(&wrong[place][key]);
+                // Of a scope that only its members changed in, no backup says what it is; the chain does.
+                if lines[place]["backup"].is_object() || *key == "head" {
+                    wrongs.push((format!("line {place}: {key}"), wrong));
+                }
+            }
+            let backup = lines[place]["backup"].as_object();
+            for key in backup.map(|backup| backup.keys().cloned()).into_iter().flatten() {
+                let mut wrong = lines.clone();
+                wrong[place]["backup"][&key] = other(&lines[place]["backup"][&key]);
+                // An expired object cannot be read any more: its hash is in the chain, and in a record.
+                let is_gone =
+                    !bench.folder.join(lines[place]["backup"]["path"].as_str().unwrap()).exists();
+                if !(is_gone && ["lines", "record_count", "content_sha256"].contains(&&*key)) {
+                    wrongs.push((format!("line {place}: backup.{key}"), wrong));
+                }
+            }
+            let mut wrong = lines.clone();
+            wrong.remove(place);
+            let last = wrong.len() - 1;
+            let count = if is_compaction { "hours" } else { "scopes" };
+            wrong[last][count] = json!(wrong.len() - 2);
+            wrongs.push((format!("line {place} left out"), wrong));
+        }
+        for (what, wrong) in wrongs {
+            *tried.entry(kind(&name)).or_default() += 1;
+            write_lines(&bench, &name, &wrong);
+            let report = report(&bench).await;
+            if report.is_well() {
+                missed.push(format!("{name}: {what}"));
+            }
+        }
+        fs::write(bench.folder.join(&name), &whole).unwrap();
+    }
+    assert_eq!(missed, [""; 0]);
+    assert!(tried.len() == 4 && tried.values().all(|tried| *tried > 10), "{tried:?}");
+    assert_eq!(problems(&bench).await, [""; 0]);
+}
+
+/// The sample's promise: every object is read by one of the runs, so that a flipped bit in any is found by one of them.
+#[tokio::test]
+async fn a_flipped_bit_is_found_by_one_run_of_a_sample() {
+    let bench = everything().await;
+    let parts = 4;
+    for name in bench.objects().into_keys() {
+        if !["tenants/", "events/", "messages/"].iter().any(|folder| name.starts_with(folder)) {
+            continue; // manifests, records and schemas are read by every run
+        }
+        let path = bench.folder.join(&name);
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let mut found = 0;
+        for part in 1..=parts {
+            let sample: Sample = format!("{part}/{parts}").parse().unwrap();
+            let report = verify(&bench.archive, sample, |_, _| {}).await.unwrap();
+            found += u32::from(report.problems.iter().any(|problem| problem.path == name));
+        }
+        assert!(found >= 1, "{name}");
+        fs::write(&path, &whole).unwrap();
+    }
 }
