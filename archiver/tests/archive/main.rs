@@ -8,6 +8,7 @@ mod database;
 #[path = "../../../model/tests/fold/random.rs"]
 mod random;
 
+mod analytics;
 mod archiving;
 mod bad_stores;
 mod bench;
