@@ -8,6 +8,7 @@ mod database;
 #[path = "../../../model/tests/fold/random.rs"]
 mod random;
 
+mod analytics;
 mod archiving;
 mod bad_stores;
 mod bench;
@@ -16,6 +17,7 @@ mod compacting;
 mod expiring;
 mod gaps;
 mod gcs;
+mod reading;
 mod recovering;
 mod restoring;
 mod segments;
@@ -24,3 +26,4 @@ mod simulated_log;
 mod table;
 mod unreliable;
 mod verifying;
+mod weeks;

@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Verifies an archive that lies in a folder: `reader.py FOLDER`. Prints what is wrong, a line each; exits 1 then.
+
+Written from FORMAT.md alone, with the standard library alone. Of Parquet files it checks hash and size.
+"""
+import hashlib, json, os, re, sys, uuid, zlib
+from datetime import datetime, timezone
+from urllib.parse import quote
+
+NAMESPACE = uuid.UUID("5c3f6f0a-9a3e-5d5e-8f0b-2a6e4c1d7b90")
+FOLDERS = {"user": "users", "team": "teams", "project": "projects"}
+HEADER = ["format", "kind", "log_id", "partition", "partitions", "period", "period_seconds", "first_offset", "next_offset",
+          "clock", "rules", "previous", "gaps", "events", "messages"]
+SCOPE = ["scope", "backup", "head", "floor", "clock", "count", "bytes", "digest", "members", "restore"]
+BACKUP = ["id", "type", "path", "sha256", "content_sha256", "size_bytes", "lines", "record_count", "cursor_first", "cursor_last"]
+LINE = ["id", "type", "content", "content_hash", "metadata", "created_at", "updated_at", "contributed_by", "device_id", "cursor",
+        "deleted"]
+TOMBSTONE = LINE + ["deleted_at", "deleted_version"]
+
+
+class Wrong(Exception):
+    """What is wrong with an object."""
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def expect(found, expected, what):
+    if found != expected:
+        raise Wrong(f"{what} is {found}, not {expected}")
+
+
+def starts_with_keys(value, keys, what):
+    expect(list(value)[:len(keys)], keys, f"the keys of {what}")
+
+
+def micros(time):
+    whole, fraction = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z", time).groups()
+    since = datetime.fromisoformat(whole).replace(tzinfo=timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + int((fraction or "0").ljust(6, "0"))
+
+
+# A line.
+
+def unpack(data):
+    """The content of a .jsonl.gz."""
+    if data[:4] != b"\x1f\x8b\x08\x00" or data[4:8] != bytes(4) or data[9:10] != b"\xff":
+        raise Wrong("it does not begin as the format has it")
+    gzip = zlib.decompressobj(wbits=31)
+    try:
+        content = gzip.decompress(data) + gzip.flush()
+    except zlib.error as error:
+        raise Wrong(f"it does not unpack: {error}")
+    if not gzip.eof or gzip.unused_data:
+        raise Wrong("it is cut, or bytes follow its end")
+    if content and not content.endswith(b"\n"):
+        raise Wrong("its last line does not end with a line feed")
+    return content
+
+
+def lines_of(content):
+    return content.decode("utf-8").split("\n")[:-1]
+
+
+def string(text):
+    return json.dumps(text, ensure_ascii=False)
+
+
+def metadata_of(line):
+    """As it stands: in a string, quotes are escaped, and no key after it holds an object."""
+    return line[line.index(',"metadata":') + 12:line.rindex(',"created_at":"')]
+
+
+def message_of(line):
+    """(id, cursor, the item or None of a tombstone, bytes)"""
+    message = json.loads(line)
+    if message["deleted"]:
+        starts_with_keys(message, TOMBSTONE, "a tombstone")
+        expect([message[key] for key in ("type", "content", "content_hash", "metadata")], [None] * 4, "a tombstone's content")
+        return message["id"], message["cursor"], None, 0
+    starts_with_keys(message, LINE, "a message")
+    content, metadata = message["content"], metadata_of(line)
+    expect(message["content_hash"], sha256(content.encode()), f"content_hash of {message['id']}")
+    body = f'{{"content":{string(content)},"metadata":{metadata},"type":{string(message["type"])}}}'
+    version = micros(message["updated_at"]).to_bytes(8, "big") + hashlib.sha256(body.encode()).digest()
+    item = hashlib.sha256(uuid.UUID(message["id"]).bytes + version).digest()
+    return message["id"], message["cursor"], int.from_bytes(item, "big"), len(content.encode()) + len(metadata.encode())
+
+
+class State:
+    """A scope's messages: what lines come to, one after another."""
+
+    def __init__(self):
+        self.messages, self.head = {}, 0
+
+    def apply(self, messages):
+        for id, cursor, item, size in messages:
+            self.messages[id] = (cursor, item, size)
+            self.head = cursor
+
+    def check(self, line):
+        live = [(item, size) for cursor, item, size in self.messages.values() if item is not None]
+        expect(len(live), line["count"], f"the number of messages of {line['scope']}")
+        expect(sum(size for _, size in live), line["bytes"], f"the bytes of {line['scope']}")
+        digest = sum(item for item, _ in live) % 2**256
+        expect(f"{digest:064x}", line["digest"], f"the digest of {line['scope']}")
+
+
+# Paths and ids.
+
+def scope_folder(scope):
+    tenant, kind, name = scope.split("/")
+    tail = "org" if kind == "org" else f"{FOLDERS[kind]}/{quote(name, safe='')}"
+    return f"tenants/{quote(tenant, safe='')}/{tail}"
+
+
+def table_path(table, header):
+    period = header["period"]
+    hour = "all" + period[10:] if header["kind"] == "compaction" else period[11:]
+    return f"{table}/date={period[:10]}/hour={hour}/partition={header['partition']}.parquet"
+
+
+def reference(scope):
+    return uuid.uuid5(NAMESPACE, f"scope/{scope}").bytes
+
+
+class Partition:
+    """What the manifests of a partition have come to so far."""
+
+    def __init__(self):
+        self.previous, self.next_offset, self.hours = None, 0, {}
+        self.states, self.heads = {}, {}
+
+
+class Reader:
+    def __init__(self, folder):
+        self.folder, self.problems, self.listed, self.contents = folder, [], set(), {}
+        self.manifests = self.states = 0
+        self.stored = set()
+        for root, _, names in os.walk(folder):
+            self.stored.update(os.path.relpath(os.path.join(root, name), folder).replace(os.sep, "/") for name in names)
+
+    def check(self, path, work, *arguments):
+        """What is wrong is said of `path`."""
+        try:
+            return work(*arguments)
+        except Wrong as wrong:
+            self.problems.append(f"{path}: {wrong}")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            self.problems.append(f"{path}: it is not as the format has it: {error!r}")
+
+    def bytes_of(self, path):
+        if path not in self.stored:
+            raise Wrong("it is missing")
+        with open(os.path.join(self.folder, path), "rb") as file:
+            return file.read()
+
+    def run(self):
+        for path in sorted(path for path in self.stored if path.startswith("_schemas/")):
+            self.check(path, self.schema, path)
+        partitions = {}
+        for path in sorted(path for path in self.stored if path.startswith("manifests/")):
+            log, _, rest = path.removeprefix("manifests/").partition("/")
+            partition, _, rest = rest.partition("/")
+            if partition.startswith("partition="):
+                partitions.setdefault((log, int(partition[10:])), []).append((rest, path))
+        self.deleted = set(self.deleted_paths())
+        for names in partitions.values():
+            self.partition(names)
+
+    def schema(self, path):
+        """The schemas that a decoder needs are there; what they say is Avro's."""
+        json.loads(self.bytes_of(path))
+        if not re.fullmatch(r"_schemas/[0-9a-f]{16}\.avsc", path):
+            raise Wrong("its name is no fingerprint")
+
+    def deleted_paths(self):
+        """What retention has deleted."""
+        for path in sorted(self.stored):
+            if re.fullmatch(r"manifests/[^/]+/expired/[^/]+\.jsonl\.gz", path):
+                lines = self.check(path, lambda: [json.loads(line) for line in lines_of(unpack(self.bytes_of(path)))])
+                yield from (line["path"] for line in lines or () if "path" in line)
+
+    def partition(self, names):
+        kinds = {kind: {} for kind in ("hour", "full", "on-demand", "compaction")}
+        for rest, path in names:
+            kind, _, name = rest.partition("/")
+            if kind in kinds:
+                kinds[kind][name.removesuffix(".jsonl.gz")] = path
+        so_far, compacted = Partition(), {}
+        compactions = {}
+        for path in kinds["compaction"].values():
+            manifest = compactions[path] = self.check(path, self.manifest, path, "compaction", "hours")
+            for hour in manifest[2] if manifest else ():
+                compacted.update((file["path"], file) for file in (hour["events"], hour["messages"]) if file)
+        # A full stands before the first hour of its day.
+        order = sorted([(name, 0, path) for name, path in kinds["full"].items()] +
+                       [(name, 1, path) for name, path in kinds["hour"].items()])
+        for _, is_hour, path in order:
+            self.check(path, self.hour if is_hour else self.full, path, so_far, compacted)
+        for path in kinds["on-demand"].values():
+            self.check(path, self.on_demand, path)
+        for path, manifest in compactions.items():
+            if manifest:
+                self.check(path, self.compaction, path, manifest, so_far)
+
+    def manifest(self, path, kind, trailer="scopes"):
+        """(hash, header, the lines between header and trailer)"""
+        self.manifests += 1
+        data = self.bytes_of(path)
+        lines = [json.loads(line) for line in lines_of(unpack(data))]
+        header, body, last = lines[0], lines[1:-1], lines[-1]
+        if header["format"] > 1:
+            raise Wrong(f"it is of format {header['format']}")
+        starts_with_keys(header, HEADER, "the header")
+        expect(last, {trailer: len(body)}, "the trailer")
+        expect(header["kind"], kind, "its kind")
+        folder = kind.replace("_", "-")
+        expect(path, f"manifests/{header['log_id']}/partition={header['partition']}/{folder}/{header['period']}.jsonl.gz", "its path")
+        if trailer == "scopes":
+            references = [reference(line["scope"]) for line in body]
+            expect(references, sorted(set(references)), "the order of its scopes")
+        return sha256(data), header, body
+
+    def hour(self, path, so_far, compacted):
+        hash, header, scopes = self.manifest(path, "hour")
+        expect(header["previous"], so_far.previous, "the manifest before it")
+        gaps = {gap["first_offset"]: gap["next_offset"] for gap in header["gaps"]}
+        expect(header["first_offset"], gaps.get(so_far.next_offset, so_far.next_offset), "its first offset")
+        so_far.previous, so_far.next_offset = {"path": path, "sha256": hash}, header["next_offset"]
+        so_far.hours[path] = (hash, header)
+        for table in ("events", "messages"):
+            file = header[table]
+            if file and not (file["path"] not in self.stored and compacted.get(file["path"]) == file):
+                self.check(file["path"], self.table, table, header)
+        for line in scopes:
+            self.check(path, self.hour_scope, header, line, so_far)
+
+    def table(self, table, header):
+        file = header[table]
+        expect(file["path"], table_path(table, header), "its path")
+        data = self.object(file)
+        if data and (data[:4], data[-4:]) != (b"PAR1", b"PAR1"):
+            raise Wrong("it is no Parquet file")
+
+    def object(self, file):
+        """The bytes of a listed object, but of what retention has deleted."""
+        self.listed.add(file["path"])
+        if file["path"] not in self.stored and file["path"] in self.deleted:
+            return None
+        data = self.bytes_of(file["path"])
+        expect(len(data), file["size_bytes"], "its size")
+        expect(sha256(data), file["sha256"], "its sha256")
+        return data
+
+    def backup(self, scope, backup):
+        """The messages of a backup's object; None of one that retention has deleted."""
+        starts_with_keys(backup, BACKUP, "a backup")
+        data = self.object(backup)
+        if data is None:
+            return None
+        content = unpack(data)
+        expect(sha256(content), backup["content_sha256"], "the sha256 of its content")
+        messages = [message_of(line) for line in lines_of(content)]
+        expect(len(messages), backup["lines"], "its number of lines")
+        expect(sum(item is not None for _, _, item, _ in messages), backup["record_count"], "its number of live messages")
+        cursors = [backup["cursor_first"] - 1] + [cursor for _, cursor, _, _ in messages]
+        if any(after <= before for before, after in zip(cursors, cursors[1:])) or cursors[-1] > backup["cursor_last"]:
+            raise Wrong(f"its cursors are not in order, or not those of its manifest: {cursors}")
+        return messages
+
+    def scheduled(self, header, line, kind):
+        """Path and id of a scheduled backup follow from scope and period."""
+        scope, backup = line["scope"], line["backup"]
+        period = backup["path"].rpartition("/")[2].removesuffix(".jsonl.gz")
+        expect(backup["type"], kind, f"the type of {scope}")
+        expect(backup["path"], f"{scope_folder(scope)}/{kind}/{period}.jsonl.gz", f"the path of {scope}")
+        expect(backup["id"], str(uuid.uuid5(NAMESPACE, f"backup/{scope}/{kind}/{period}")), f"the id of {scope}")
+        expect(backup["cursor_last"], line["head"], f"the last cursor of {scope}")
+        return period
+
+    def hour_scope(self, header, line, so_far):
+        starts_with_keys(line, SCOPE, "a scope")
+        scope, backup = line["scope"], line["backup"]
+        state = so_far.states.setdefault(scope, State())
+        before, so_far.heads[scope] = so_far.heads.get(scope, 0), line["head"]
+        if backup is None:
+            expect(line["head"], before, f"the head of {scope}, which did not change,")
+        else:
+            expect(self.scheduled(header, line, "incremental"), header["period"], f"the period of {scope}")
+            expect(backup["cursor_first"], before + 1, f"the first cursor of {scope}")
+            messages = self.check(backup["path"], self.backup, scope, backup)
+            if messages is None or state is None:
+                # Not known until the next full.
+                so_far.states[scope] = state = None
+            else:
+                state.apply(messages)
+        if state is not None:
+            self.states += 1
+            state.check(line)
+
+    def full(self, path, so_far, _):
+        _, header, scopes = self.manifest(path, "full")
+        expect(header["previous"], so_far.previous, "the newest hour")
+        expect(header["first_offset"], header["next_offset"], "its first offset")
+        for line in scopes:
+            self.check(path, self.full_scope, header, line, so_far)
+
+    def full_scope(self, header, line, so_far):
+        starts_with_keys(line, SCOPE, "a scope")
+        scope, backup = line["scope"], line["backup"]
+        period = self.scheduled(header, line, "full")
+        if period > header["period"]:
+            raise Wrong(f"{scope} has a backup of a later day")
+        expect(backup["cursor_first"], 1, f"the first cursor of {scope}")
+        if backup["path"] not in self.contents:
+            self.contents[backup["path"]] = self.check(backup["path"], self.backup, scope, backup)
+        messages = self.contents[backup["path"]]
+        so_far.states[scope] = state = None if messages is None else State()
+        so_far.heads[scope] = line["head"]
+        if state is not None:
+            state.apply(messages)
+            self.states += 1
+            state.check(line)
+
+    def on_demand(self, path):
+        _, header, scopes = self.manifest(path, "on_demand")
+        expect(len(scopes), 1, "its number of scopes")
+        line, backup = scopes[0], scopes[0]["backup"]
+        starts_with_keys(line, SCOPE, "a scope")
+        expect((backup["id"], backup["type"]), (header["period"], "on_demand"), "its backup")
+        folder, name = re.escape(f"{scope_folder(line['scope'])}/on-demand/"), re.escape(backup["id"])
+        if not re.fullmatch(rf"{folder}\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ-{name}\.jsonl\.gz", backup["path"]):
+            raise Wrong(f"its backup lies in {backup['path']}")
+        expect((backup["cursor_first"], backup["cursor_last"]), (1, line["head"]), "its cursors")
+        messages = self.check(backup["path"], self.backup, line["scope"], backup)
+        if messages is not None:
+            state = State()
+            state.apply(messages)
+            self.states += 1
+            state.check(line)
+
+    def compaction(self, path, manifest, so_far):
+        _, header, hours = manifest
+        headers = []
+        for hour in hours:
+            starts_with_keys(hour, ["manifest", "events", "messages"], "an hour")
+            hash, of_hour = so_far.hours[hour["manifest"]["path"]]
+            expect(hour["manifest"]["sha256"], hash, f"the hash of {hour['manifest']['path']}")
+            expect((hour["events"], hour["messages"]), (of_hour["events"], of_hour["messages"]), "the files of an hour")
+            headers.append(of_hour)
+        expect(header["previous"], hours[-1]["manifest"], "the newest hour")
+        expect(header["first_offset"], headers[0]["first_offset"], "its first offset")
+        expect(header["next_offset"], headers[-1]["next_offset"], "its next offset")
+        for table in ("events", "messages"):
+            files = [of_hour[table] for of_hour in headers if of_hour[table]]
+            expect(header[table]["rows"] if header[table] else 0, sum(file["rows"] for file in files), f"the rows of {table}")
+            if header[table]:
+                self.check(header[table]["path"], self.table, table, header)
+
+
+def main():
+    reader = Reader(sys.argv[1])
+    reader.run()
+    for problem in reader.problems:
+        print(problem)
+    if not reader.problems:
+        print(f"{reader.manifests} manifests, {len(reader.listed)} objects, {reader.states} states: all as the format has it")
+    return 1 if reader.problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
