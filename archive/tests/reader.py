@@ -109,10 +109,20 @@ class State:
 
 # Paths and ids.
 
+def encoded(name):
+    name, hash = quote(name, safe=""), sha256(name.encode())
+    return name if len(name) <= 255 else f"~{hash}"
+
+
 def scope_folder(scope):
     tenant, kind, name = scope.split("/")
-    tail = "org" if kind == "org" else f"{FOLDERS[kind]}/{quote(name, safe='')}"
-    return f"tenants/{quote(tenant, safe='')}/{tail}"
+    tail = "org" if kind == "org" else f"{FOLDERS[kind]}/{encoded(name)}"
+    return f"tenants/{encoded(tenant)}/{tail}"
+
+
+def goes_on_in(full):
+    """The hour or day that goes on from a full: `2025-12-30-10` from `2025-12-30-10-gap`."""
+    return full.removesuffix("-gap")
 
 
 def table_path(table, header):
@@ -178,9 +188,18 @@ class Reader:
     def deleted_paths(self):
         """What retention has deleted."""
         for path in sorted(self.stored):
-            if re.fullmatch(r"manifests/[^/]+/expired/[^/]+\.jsonl\.gz", path):
-                lines = self.check(path, lambda: [json.loads(line) for line in lines_of(unpack(self.bytes_of(path)))])
-                yield from (line["path"] for line in lines or () if "path" in line)
+            if re.fullmatch(r"manifests/[^/]+/partition=\d+/expired/.+\.jsonl\.gz", path):
+                yield from self.check(path, self.expired, path) or ()
+
+    def expired(self, path):
+        data = self.bytes_of(path)
+        lines = [json.loads(line) for line in lines_of(unpack(data))]
+        header, objects, last = lines[0], lines[1:-1], lines[-1]
+        starts_with_keys(header, ["format", "kind", "log_id", "partition", "class", "period"], "the header")
+        folder = f"manifests/{header['log_id']}/partition={header['partition']}/expired/{header['class']}/{header['period']}"
+        expect(path, f"{folder}/{sha256(data)}.jsonl.gz", "its path")
+        expect(last, {"objects": len(objects)}, "the trailer")
+        return [line["path"] for line in objects]
 
     def partition(self, names):
         kinds = {kind: {} for kind in ("hour", "full", "on-demand", "compaction")}
@@ -194,8 +213,8 @@ class Reader:
             manifest = compactions[path] = self.check(path, self.manifest, path, "compaction", "hours")
             for hour in manifest[2] if manifest else ():
                 compacted.update((file["path"], file) for file in (hour["events"], hour["messages"]) if file)
-        # A full stands before the first hour of its day.
-        order = sorted([(name, 0, path) for name, path in kinds["full"].items()] +
+        # A full stands before the first hour of its day, one after a gap before its hour.
+        order = sorted([(goes_on_in(name), 0, path) for name, path in kinds["full"].items()] +
                        [(name, 1, path) for name, path in kinds["hour"].items()])
         for _, is_hour, path in order:
             self.check(path, self.hour if is_hour else self.full, path, so_far, compacted)
@@ -273,9 +292,11 @@ class Reader:
     def scheduled(self, header, line, kind):
         """Path and id of a scheduled backup follow from scope and period."""
         scope, backup = line["scope"], line["backup"]
-        period = backup["path"].rpartition("/")[2].removesuffix(".jsonl.gz")
+        name = backup["path"].rpartition("/")[2].removesuffix(".jsonl.gz")
+        # The name of a full after a gap ends with the offset where the state was taken up.
+        period = re.sub(r"(?<=-gap)-\d+$", "", name)
         expect(backup["type"], kind, f"the type of {scope}")
-        expect(backup["path"], f"{scope_folder(scope)}/{kind}/{period}.jsonl.gz", f"the path of {scope}")
+        expect(backup["path"], f"{scope_folder(scope)}/{kind}/{name}.jsonl.gz", f"the path of {scope}")
         expect(backup["id"], str(uuid.uuid5(NAMESPACE, f"backup/{scope}/{kind}/{period}")), f"the id of {scope}")
         expect(backup["cursor_last"], line["head"], f"the last cursor of {scope}")
         return period
@@ -304,6 +325,9 @@ class Reader:
         _, header, scopes = self.manifest(path, "full")
         expect(header["previous"], so_far.previous, "the newest hour")
         expect(header["first_offset"], header["next_offset"], "its first offset")
+        if header["period"].endswith("-gap"):
+            # Nothing goes on across a gap.
+            so_far.states, so_far.heads = {}, {}
         for line in scopes:
             self.check(path, self.full_scope, header, line, so_far)
 
@@ -311,7 +335,7 @@ class Reader:
         starts_with_keys(line, SCOPE, "a scope")
         scope, backup = line["scope"], line["backup"]
         period = self.scheduled(header, line, "full")
-        if period > header["period"]:
+        if goes_on_in(period) > goes_on_in(header["period"]):
             raise Wrong(f"{scope} has a backup of a later day")
         expect(backup["cursor_first"], 1, f"the first cursor of {scope}")
         if backup["path"] not in self.contents:

@@ -21,6 +21,7 @@ use crate::{
     archiving::{a_day, at, tick},
     bench::{Bench, open},
     commands::{command, create, push, say},
+    reading::proves,
 };
 
 const MINUTE: i64 = 60_000_000;
@@ -70,6 +71,7 @@ async fn is_well(bench: &Bench) {
     let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.orphans, [""; 0]);
+    proves(bench);
 }
 
 /// What should be there of a scope, day by day.

@@ -20,6 +20,7 @@ use crate::{
     bench::{Bench, open},
     commands::{command, push, say},
     database::Database,
+    reading::proves,
     recovering::{archive_all, end, end_of_commands, partitions, tick},
     segments::report,
 };
@@ -112,6 +113,7 @@ impl Setting {
         assert_eq!(report.problems, []);
         assert_eq!(report.gaps, lost);
         assert!(self.bench.check().await > 6);
+        proves(&self.bench);
         report
     }
 

@@ -51,16 +51,22 @@ pub(crate) async fn three_weeks() -> Bench {
     log.sort_by_key(|(time, _)| *time);
     let restore = at("2026-01-12T15:30:00Z");
     let (before, after): (Vec<_>, Vec<_>) = log.into_iter().partition(|(time, _)| *time < restore);
-    before.iter().for_each(|(time, command)| drop(bench.log.at(*time, command)));
+    put(&bench, &before);
     bench.log.at(restore, &request());
     let running = bench.start();
     restored(&bench).await;
-    after.iter().for_each(|(time, command)| drop(bench.log.at(*time, command)));
+    put(&bench, &after);
     tick(&bench, at("2026-01-20T00:00:00Z"));
     tick(&bench, at("2026-01-20T01:00:00Z"));
     bench.sealed().await;
     running.stop().await;
     bench
+}
+
+fn put(bench: &Bench, log: &[(Timestamp, Command)]) {
+    for (time, command) in log {
+        bench.log.at(*time, command);
+    }
 }
 
 /// Over all hours, evenly.
@@ -131,7 +137,9 @@ fn a_history() -> Vec<Command> {
     let join = |author: &&str| set_member(HISTORY, "ann", author, Role::Member);
     let mut log = vec![create(HISTORY, "ann")];
     log.extend(authors.iter().map(join));
-    log.extend(lines.iter().map(|(author, message)| push(HISTORY, author, &[message.clone()])));
+    log.extend(
+        lines.iter().map(|(author, message)| push(HISTORY, author, std::slice::from_ref(message))),
+    );
     log
 }
 
