@@ -1,5 +1,7 @@
 //! WF-CS-007 and WF-CS-009, the catalogue, and who may see it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use archive::ArchiveAddress;
 use eventlog::partition_of;
 use model::{CommandId, ScopeKey, UserId};
@@ -100,7 +102,11 @@ async fn wf_cs_009_a_backup_that_cannot_be_made_has_failed(cluster: &mut Cluster
     ann.push(USER, &[say("one")]).await.ok();
     let (scope, user): (ScopeKey, _) =
         ("acme/user/ann".parse().unwrap(), UserId::new("ann").unwrap());
-    let id = CommandId::of_key(&scope, "backup-requested", &user, "the key");
+    // The id is of the key and the day, so that a key is free again the day after.
+    let command = CommandId::of_key(&scope, "backup-requested", &user, "the key");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let day = i64::try_from(since.as_secs() / 86_400).unwrap();
+    let id = uuid::Uuid::new_v5(&command.0, &day.to_be_bytes());
     let partition = partition_of(scope.to_string().as_bytes(), cluster.node.log.partitions());
     let folder = archive::path::manifests(cluster.node.log.log_id(), partition);
     let Some(ArchiveAddress::File(archive)) = &cluster.settings.archive.archive else { panic!() };
