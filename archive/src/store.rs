@@ -22,7 +22,7 @@ use crate::{
 /// Objects up to this size are uploaded in one request, larger ones in parts of this size, in bytes.
 const PART_BYTES: usize = 8 << 20;
 /// Of all objects that are uploaded at the same time, this much is in memory, in KiB.
-const UPLOADING_KIB_MAX: usize = 64 << 10;
+const UPLOADING_KIB_MAX: usize = 32 << 10;
 /// How often an object is tried to be created before the caller hears of it, and the first pause between.
 const CREATE_ATTEMPTS: u32 = 3;
 const CREATE_PAUSE: Duration = Duration::from_millis(200);

@@ -20,7 +20,7 @@ use crate::{
     error::ArchiverError,
     fold::{Stop, fold},
     records::{Records, reach},
-    sealing::blocking,
+    workers::blocking,
     session::Session,
 };
 

@@ -26,7 +26,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
-const PAGES_BYTES: usize = 64 << 20;
+const PAGES_BYTES: usize = 48 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
 const VERSION: u32 = 4;
 
@@ -402,9 +402,10 @@ impl<'t> Tables<'t> {
         if scope.heading.exists {
             let stored = record::StoredScope::of(&command.scope, &scope.heading).json()?;
             self.scopes.insert((partition.get(), key), stored.as_slice())?;
-            match scope.heading.restore {
-                Some(_) => self.restoring.insert((partition.get(), key), ())?.is_some(),
-                None => self.restoring.remove((partition.get(), key))?.is_some(),
+            match (&scope.heading.restore, &applied.restore) {
+                (Some(_), _) => self.restoring.insert((partition.get(), key), ())?.is_some(),
+                (None, Some(_)) => self.restoring.remove((partition.get(), key))?.is_some(),
+                (None, None) => false,
             };
             if self.open_hour.get((partition.get(), key))?.is_none() {
                 self.open_hour.insert((partition.get(), key), before.get())?;

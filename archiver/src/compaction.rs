@@ -21,7 +21,7 @@ use archive::{
 use model::{LogId, Partition};
 use tokio::{task::JoinHandle, time::Instant};
 
-use crate::{cache::Cache, error::ArchiverError, events, sealing::blocking, session::Session};
+use crate::{cache::Cache, error::ArchiverError, events, session::Session, workers::blocking};
 
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);

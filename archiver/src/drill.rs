@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use crate::{error::ArchiverError, sealing::blocking};
+use crate::{error::ArchiverError, workers::blocking};
 
 /// Scopes that a drill compares, if nobody says otherwise.
 pub const DRILL_SCOPES: u32 = 20;

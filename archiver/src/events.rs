@@ -10,13 +10,17 @@ use archive::{
 };
 use eventlog::{EventLog, Record};
 use model::{Event, Partition, log_fold::check_key};
+use tokio::sync::Semaphore;
 
 use crate::{
     cache::{PartitionState, View},
     error::ArchiverError,
     records::Records,
-    sealing::blocking,
+    workers::blocking,
 };
+
+/// Tables are made of one partition after another: a row group of each table is in memory.
+static MAKING: Semaphore = Semaphore::const_new(1);
 
 /// An hour's files, not uploaded yet.
 pub(crate) struct Tables {
@@ -32,6 +36,8 @@ pub(crate) async fn tables(
     partition: Partition,
     state: &PartitionState,
 ) -> Result<Tables, ArchiverError> {
+    // It is never closed: what would be an error is no permit.
+    let _permit = MAKING.acquire().await.ok();
     let mut events = EventsWriter::new(archive.scratch(), partition)?;
     let mut messages = MessagesWriter::new(archive.scratch(), partition)?;
     let hour = state.sealed..state.next_offset;

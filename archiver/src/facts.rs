@@ -10,7 +10,7 @@ use archive::{
 };
 use bytes::Bytes;
 use eventlog::EventLog;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use model::{AboutBackup, BackupRecord, Fact, Partition, Timestamp};
 
 use crate::{clock::Clock, config::Retention, error::ArchiverError};
@@ -20,7 +20,7 @@ const FACTS: Partition = Partition::new(0);
 /// Backups that were read back and are not what was written: nobody has verified them.
 const DAMAGED: &str = "context_sync_backups_damaged_total";
 /// Backups read back at the same time.
-const READ_BACK_AT_ONCE: usize = 32;
+const READ_BACK_AT_ONCE: usize = 16;
 
 /// Who says them.
 pub(crate) struct Facts<'a> {
@@ -100,7 +100,7 @@ impl Facts<'_> {
         }
         // Both are queued, in this order, before the first is waited for.
         let (completed, verified) = (Fact::BackupCompleted(record), Fact::BackupVerified(about));
-        futures_util::try_join!(self.say(&completed), self.say(&verified)).map(|_| ())
+        future::try_join(self.say(&completed), self.say(&verified)).await.map(|_| ())
     }
 
     /// Whether a record says so: it was kept for a shorter time then.

@@ -26,6 +26,7 @@ mod sealing;
 mod segments;
 mod session;
 mod upkeep;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,9 +10,9 @@ use archive::{
 use eventlog::{EventLog, LogReader, ReadLimit, Record};
 use model::{Offset, Partition};
 
-use crate::{error::ArchiverError, sealing::blocking};
+use crate::{error::ArchiverError, workers::blocking};
 
-const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 16 << 20 };
+const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 2 << 20 };
 const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// Reads a range of a partition's records, but for what is in a gap.

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::{
     cache::{Cache, View},
     error::ArchiverError,
-    sealing::blocking,
+    workers::blocking,
 };
 
 /// Messages that a chunk deletes, at most.

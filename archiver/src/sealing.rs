@@ -20,10 +20,11 @@ use crate::{
     error::ArchiverError,
     events,
     facts::Facts,
+    workers::blocking,
 };
 
 /// Scopes whose objects are made and uploaded at the same time: most of it is waiting for the disk or the network.
-const SCOPES_AT_ONCE: usize = 32;
+const SCOPES_AT_ONCE: usize = 16;
 /// What the line of a live message ends with, whatever its content: JSON escapes quotes.
 const LIVE: &[u8] = b",\"deleted\":false}";
 
@@ -474,13 +475,4 @@ fn fulls(manifest: Object, path: &str) -> Result<Vec<(ScopeRef, BackupObject)>, 
         }
     }
     Ok(fulls)
-}
-
-/// Runs what blocks off the runtime's threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ArchiverError> + Send + 'static,
-) -> Result<T, ArchiverError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(ArchiverError::Task(error.to_string())))
 }

@@ -19,11 +19,11 @@ use crate::{
     config::SegmentConfig,
     error::ArchiverError,
     measure::{Progress, SEGMENTS},
-    sealing::blocking,
     session::by_partition,
+    workers::blocking,
 };
 
-const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 8 << 20 };
+const READ: ReadLimit = ReadLimit { records_max: 5_000, bytes_max: 2 << 20 };
 /// How long to wait for records before looking whether a segment is due.
 const READ_WAIT: Duration = Duration::from_millis(500);
 

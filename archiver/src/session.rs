@@ -21,11 +21,12 @@ use crate::{
     fold::{Stop, fold},
     measure::{Progress, SealedUntil},
     restoring::Restores,
-    sealing::{Sealer, blocking},
+    sealing::Sealer,
     upkeep::Upkeep,
+    workers::blocking,
 };
 
-const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
+const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 2 << 20 };
 /// Partitions whose records are taken at the same time.
 const PARTITIONS_AT_ONCE: usize = 2;
 /// How long to wait for records before looking whether an idle partition's hour is over.

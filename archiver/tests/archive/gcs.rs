@@ -20,13 +20,17 @@ async fn front() -> Front {
     Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap()
 }
 
-/// More than a part in one object: many messages of one user.
+/// More than a part in one object: many long messages of one user, which no compression makes much shorter.
 fn a_day_with_much(bench: &Bench) {
-    let user = "acme/user/ann@x";
-    for number in 0..600u128 {
-        let random: String =
-            (0..1_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-        let mut command = push(user, "ann@x", &[say(&random)]);
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .";
+    let mut state = 1u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(LETTERS[(state >> 58) as usize])
+    };
+    for number in 0..190u128 {
+        let content: String = (0..60_000).map(|_| letter()).collect();
+        let mut command = push("acme/user/ann@x", "ann@x", &[say(&content)]);
         command.id = model::CommandId(uuid::Uuid::from_u128(number));
         bench.log.at(at("2025-12-30T10:00:00Z"), &command);
     }
