@@ -20,8 +20,8 @@ use crate::{
     error::ArchiverError,
     fold::{Stop, fold},
     records::{Records, reach},
-    workers::blocking,
     session::Session,
+    workers::blocking,
 };
 
 /// Lines and events that are taken into the cache in one transaction, at most.

@@ -150,9 +150,8 @@ async fn a_scope_is_set_back_to_a_moment(cluster: &mut Cluster) {
     delete_all(&ann, USER).await;
     for (backup, count) in [(&second, 4), (&first, 3)] {
         let body = json!({"as_of": backup["created_at"], "mode": "replace"});
-        let answer = restore(&ann, USER, body).await.ok();
-        // It may be the full of a day that ended there.
-        assert_eq!(answer["backup"]["record_count"], json!(count));
+        // By an incremental, or by the full of a day that ended there: the scope is as it was.
+        restore(&ann, USER, body).await.ok();
         let now = ann.pull(USER, "").await.ok();
         assert_eq!((&now["count"], &now["digest"]), (&json!(count), &backup["digest"]));
     }
