@@ -30,10 +30,16 @@ struct Max {
     of_all: u64,
 }
 
-#[derive(Default)]
 struct Held {
     all: Load,
     tenants: HashMap<TenantId, Load>,
+    shown: Shown,
+}
+
+/// What operators see of it.
+struct Shown {
+    pushes: metrics::Gauge,
+    bytes: metrics::Gauge,
 }
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -51,20 +57,15 @@ pub(crate) struct Entered<'a> {
 
 impl InFlight {
     pub(crate) fn new(pushes_max: u32, bytes_max: u64) -> Self {
-        metrics::describe_gauge!(PUSHES, "Pushes under way");
-        metrics::describe_gauge!(
-            BYTES,
-            metrics::Unit::Bytes,
-            "Bytes of the bodies of pushes under way"
-        );
         Self {
             pushes_max: Max { limit: "pushes_in_flight_max", of_all: u64::from(pushes_max) },
             bytes_max: Max { limit: "push_bytes_in_flight_max", of_all: bytes_max },
-            held: Mutex::default(),
+            held: Mutex::new(Held::new()),
         }
     }
 
-    /// Begins a push whose body has, or may have, so many bytes. One push of a tenant passes whatever its size.
+    /// Begins a push whose body has, or may have, so many bytes. A push that is alone passes whatever its size, and
+    /// a tenant's only one may be more than its part.
     ///
     /// # Errors
     /// 503 at once if there is no room, for anyone or for this tenant.
@@ -72,9 +73,13 @@ impl InFlight {
         let mut held = self.held();
         let own = held.tenants.get(tenant).copied().unwrap_or_default();
         let all = held.all;
-        self.pushes_max.check(all.pushes, own.pushes, 1)?;
+        self.pushes_max.check_all(all.pushes, 1)?;
+        self.pushes_max.check_part(own.pushes, 1)?;
+        if all.pushes > 0 {
+            self.bytes_max.check_all(all.bytes, bytes)?;
+        }
         if own.pushes > 0 {
-            self.bytes_max.check(all.bytes, own.bytes, bytes)?;
+            self.bytes_max.check_part(own.bytes, bytes)?;
         }
         held.change(tenant, |load| {
             load.pushes += 1;
@@ -89,24 +94,28 @@ impl InFlight {
 }
 
 impl Max {
-    fn check(self, all: u64, own: u64, more: u64) -> Result<(), Problem> {
+    fn check_all(self, all: u64, more: u64) -> Result<(), Problem> {
         let Self { limit, of_all } = self;
-        if of_all == 0 {
+        if of_all == 0 || all + more <= of_all {
             return Ok(());
         }
-        let of_tenant = of_all.div_ceil(TENANT_PART);
-        if all + more <= of_all && own + more <= of_tenant {
+        Err(problems::overloaded(limit, of_all, "and as much is under way"))
+    }
+
+    fn check_part(self, own: u64, more: u64) -> Result<(), Problem> {
+        let Self { limit, of_all } = self;
+        if of_all == 0 || own + more <= of_all.div_ceil(TENANT_PART) {
             return Ok(());
         }
-        Err(problems::overloaded(
-            limit,
-            of_all,
-            "of which one tenant gets half, and as much is under way",
-        ))
+        Err(problems::overloaded(limit, of_all, "of which one tenant gets half, and has it"))
     }
 }
 
 impl Held {
+    fn new() -> Self {
+        Self { all: Load::default(), tenants: HashMap::new(), shown: Shown::new() }
+    }
+
     fn change(&mut self, tenant: &TenantId, change: impl Fn(&mut Load)) {
         change(&mut self.all);
         let own = self.tenants.entry(tenant.clone()).or_default();
@@ -114,8 +123,17 @@ impl Held {
         if *own == Load::default() {
             self.tenants.remove(tenant);
         }
-        metrics::gauge!(PUSHES).set(self.all.pushes as f64);
-        metrics::gauge!(BYTES).set(self.all.bytes as f64);
+        self.shown.pushes.set(self.all.pushes as f64);
+        self.shown.bytes.set(self.all.bytes as f64);
+    }
+}
+
+impl Shown {
+    fn new() -> Self {
+        metrics::describe_gauge!(PUSHES, "Pushes under way");
+        let bytes = metrics::Unit::Bytes;
+        metrics::describe_gauge!(BYTES, bytes, "Bytes of the bodies of pushes under way");
+        Self { pushes: metrics::gauge!(PUSHES), bytes: metrics::gauge!(BYTES) }
     }
 }
 
@@ -174,12 +192,18 @@ mod tests {
         let in_flight = InFlight::new(0, 100);
         let acme = tenant("acme");
         let mut first = in_flight.enter(&acme, 1000).unwrap();
-        assert_eq!(refusal(in_flight.enter(&acme, 1)).unwrap(), "push_bytes_in_flight_max");
+        for other in [&acme, &tenant("globex")] {
+            let refused = refusal(in_flight.enter(other, 1));
+            assert_eq!(refused.as_deref(), Some("push_bytes_in_flight_max"));
+        }
         first.has(30);
         let second = in_flight.enter(&acme, 20).unwrap();
         assert!(refusal(in_flight.enter(&acme, 1)).is_some(), "half of all");
         assert_eq!(in_flight.held().all, Load { pushes: 2, bytes: 50 });
-        drop((first, second));
+        // There is room for others, as long as there is any.
+        let third = in_flight.enter(&tenant("globex"), 50).unwrap();
+        assert!(refusal(in_flight.enter(&tenant("initech"), 1)).is_some());
+        drop((first, second, third));
         assert_eq!(in_flight.held().all, Load::default());
     }
 
