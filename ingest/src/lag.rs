@@ -21,6 +21,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How soon to come back: such a queue does not go away at once.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
+/// Until it was asked, the read model counts as having all.
+const UNKNOWN: u64 = u64::MAX;
+
 /// By partition: the offset after this process' last append, and the one that is folded next.
 pub(crate) struct Lag {
     /// Records; 0 sets no limit.
@@ -35,8 +38,7 @@ struct Ends {
 
 impl Lag {
     pub(crate) fn new(max: u64, partitions: u32) -> Self {
-        // Until it was asked, the read model counts as having all.
-        let ends = || Ends { appended: AtomicU64::new(0), folded: AtomicU64::new(u64::MAX) };
+        let ends = || Ends { appended: AtomicU64::new(0), folded: AtomicU64::new(UNKNOWN) };
         Self { max, partitions: (0..partitions).map(|_| ends()).collect() }
     }
 
@@ -65,11 +67,13 @@ impl Lag {
         }
     }
 
-    /// The read model folds `next` next.
+    /// The read model folds `next` next. One that was dropped and is folded again has been further: what it
+    /// folds again nobody has to wait for, only what comes now.
     pub(crate) fn folded(&self, partition: Partition, next: Offset) {
-        if let Some(ends) = self.ends(partition) {
-            ends.folded.store(next.get(), Ordering::Relaxed);
-        }
+        let Some(ends) = self.ends(partition) else { return };
+        let known = ends.folded.load(Ordering::Relaxed);
+        let furthest = if known == UNKNOWN { next.get() } else { known.max(next.get()) };
+        ends.folded.store(furthest, Ordering::Relaxed);
     }
 
     /// Whether something was appended that is not known to be folded.
@@ -87,7 +91,7 @@ impl Ends {
     fn is_behind(&self) -> bool {
         let appended = self.appended.load(Ordering::Relaxed);
         let folded = self.folded.load(Ordering::Relaxed);
-        appended > 0 && (folded == u64::MAX || folded < appended)
+        appended > 0 && (folded == UNKNOWN || folded < appended)
     }
 }
 
@@ -134,6 +138,10 @@ mod tests {
         assert!(lag.check(second).is_ok(), "the others go on");
         lag.folded(first, Offset::new(1_002).unwrap());
         assert!(lag.check(first).is_ok() && !lag.is_behind());
+        lag.folded(first, Offset::ZERO);
+        assert!(lag.check(first).is_ok(), "it was dropped, and is folded again");
+        lag.appended(place(0, 1_012));
+        assert!(lag.check(first).is_err(), "what comes meanwhile counts");
     }
 
     #[test]
