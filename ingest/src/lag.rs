@@ -67,8 +67,8 @@ impl Lag {
         }
     }
 
-    /// The read model folds `next` next. One that was dropped and is folded again has been further: what it
-    /// folds again nobody has to wait for, only what comes now.
+    /// The read model folds `next` next. One that was dropped and is folded again has been further: only what
+    /// is appended since counts.
     pub(crate) fn folded(&self, partition: Partition, next: Offset) {
         let Some(ends) = self.ends(partition) else { return };
         let known = ends.folded.load(Ordering::Relaxed);
