@@ -250,13 +250,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The latency of one tenant with and without another's storm, with the limits that there are by default.
+    /// The latency of one tenant with and without another's storm.
     async fn fairness(&self, lines: &mut Vec<Line>) -> Result<(), Failure> {
         step("embedded: one tenant beside another's storm");
         let url = self.migrated("fairness").await?;
         let data = self.directory.join("fairness").display().to_string();
         let dev = ["dev", "--data-dir", &data, "--database-url", &url];
-        let args = [&dev[..], &fairness::DEFAULT_RATES].concat();
+        let args = [&dev[..], &fairness::RATES].concat();
         let server = Server::start(&server::binary()?, &args, self.directory).await?;
         let fairness::Felt { alone, in_storm } = fairness::feel(&server, self.time).await?;
         lines.push(
