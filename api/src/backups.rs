@@ -6,7 +6,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use contract::{Caller, backup::Backup, path, problems};
+use contract::{backup::Backup, path, problems};
 use http::{HeaderValue, header::CONTENT_TYPE, request::Parts};
 use model::{BackupId, BackupType, ScopeKey, ScopeKind};
 use readmodel::catalogue::{self, BackupRow, Page, StoredObject};
@@ -31,7 +31,7 @@ pub(crate) async fn list(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let page = page(Query::of(&parts.uri))?;
     let (standing, rows) = catalogue::list(&api.pool, &caller.access(&scope), page)
@@ -113,7 +113,7 @@ async fn one(
     kind: ScopeKind,
     parts: &mut Parts,
 ) -> Result<(ScopeKey, BackupRow), Problem> {
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     let scope = path::scope(parts, kind, &caller).await?;
     let id = BackupId(path::uuid(parts, "backup_id").await?);
     let (standing, row) = catalogue::get(&api.pool, &caller.access(&scope), id)

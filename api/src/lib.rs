@@ -22,10 +22,9 @@ use axum::{
     extract::{Request, State},
     routing::get,
 };
-use contract::path;
+use contract::{Entrance, path};
 use model::ScopeKind;
 use readmodel::{PgPool, feed::Feed};
-use service::auth::Verifier;
 use tokio_util::sync::CancellationToken;
 
 pub use config::ApiConfig;
@@ -35,7 +34,7 @@ pub struct Api {
     config: ApiConfig,
     pool: PgPool,
     feed: Arc<Feed>,
-    verifier: Arc<Verifier>,
+    entrance: Entrance,
     /// Where backups are, if this instance has an archive.
     archive: Option<Archive>,
     shutdown: CancellationToken,
@@ -51,14 +50,14 @@ impl Api {
         pool: PgPool,
         watcher: PgPool,
         feed: Arc<Feed>,
-        verifier: Arc<Verifier>,
+        entrance: Entrance,
         archive: Option<Archive>,
         shutdown: CancellationToken,
     ) -> Self {
         measure::describe();
         let idle = idle::Idle::new(feed.clone(), watcher);
         let drift = measure::Drift::new();
-        Self { config, pool, feed, verifier, archive, shutdown, drift, idle }
+        Self { config, pool, feed, entrance, archive, shutdown, drift, idle }
     }
 }
 

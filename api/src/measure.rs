@@ -11,6 +11,7 @@ const CURSOR_DRIFT: &str = "context_cursor_drift";
 
 /// Says what the metrics mean, and shows those that nothing has been noted for.
 pub(crate) fn describe() {
+    contract::measure::describe();
     metrics::describe_histogram!(
         PULL_LATENCY,
         metrics::Unit::Seconds,

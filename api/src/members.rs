@@ -5,7 +5,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use contract::{Caller, path, problems};
+use contract::{path, problems};
 use model::{Role, ScopeKind, Timestamp};
 use readmodel::access;
 use serde::Serialize;
@@ -31,7 +31,7 @@ pub(crate) async fn list(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let (standing, rows) = access::members(&api.pool, &caller.access(&scope))
         .await

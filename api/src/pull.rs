@@ -48,7 +48,7 @@ async fn pulled(
     waited: &mut Duration,
 ) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     headers::device(&parts.headers)?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let asked = Asked::parse(&parts.uri, &api.config)?;

@@ -5,7 +5,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use contract::{Caller, path, problems};
+use contract::{path, problems};
 use model::{CommandId, Place, PushAnswer, Refusal, Verdict};
 use readmodel::outcomes::{Decided, decided_for};
 use serde::Serialize;
@@ -26,7 +26,7 @@ enum Push<'a> {
 
 pub(crate) async fn status(api: &Api, request: Request) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     let push_id = CommandId(path::uuid(&mut parts, "push_id").await?);
     let at = place(Query::of(&parts.uri))?;
     let decided = decided_for(&api.pool, &caller.tenant, &caller.user, push_id, at)

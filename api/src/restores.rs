@@ -5,7 +5,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use contract::{Caller, path, problems, restore::Restore};
+use contract::{path, problems, restore::Restore};
 use model::{RestoreId, ScopeKind};
 use readmodel::restores;
 use service::Problem;
@@ -18,7 +18,7 @@ pub(crate) async fn show(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, _) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &api.verifier).await?;
+    let caller = api.entrance.admit(&parts.headers).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let id = RestoreId(path::uuid(&mut parts, "restore_id").await?);
     let (standing, row) = restores::get_for(&api.pool, &caller.access(&scope), id)

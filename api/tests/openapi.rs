@@ -5,6 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use api::{Api, ApiConfig, docs::OPENAPI};
 use axum::{Router, body::Body, extract::Request};
+use contract::{
+    Entrance,
+    rates::{RateConfig, Rates},
+};
 use eventlog::{AppendFuture, Bounds, EventLog, LogError, LogReader, Record};
 use ingest::{Ingest, IngestConfig};
 use model::{LogId, Offset, Partition, Place};
@@ -29,7 +33,7 @@ impl EventLog for NoLog {
         unreachable!()
     }
     fn partitions(&self) -> u32 {
-        unreachable!()
+        1
     }
     fn is_exclusive(&self) -> bool {
         unreachable!()
@@ -62,12 +66,13 @@ fn routers() -> Router {
     let secret = "a secret for tests, and nothing but tests";
     let auth = AuthConfig { jwt_secret: Some(secret.into()), ..AuthConfig::default() };
     let verifier = Arc::new(Verifier::new(&auth).unwrap());
+    let entrance = Entrance { verifier, rates: Arc::new(Rates::new(&RateConfig::default())) };
     let ingest = Ingest::new(
         IngestConfig::default(),
         Arc::new(NoLog),
         pool(DatabaseRole::Ingest),
         Feed::new(false),
-        verifier.clone(),
+        entrance.clone(),
         None,
     );
     let api = Api::new(
@@ -75,7 +80,7 @@ fn routers() -> Router {
         pool(DatabaseRole::Api),
         pool(DatabaseRole::Api),
         Feed::new(false),
-        verifier,
+        entrance,
         None,
         CancellationToken::new(),
     );
@@ -164,7 +169,7 @@ fn every_operation_says_its_parameters_and_errors() {
             if operation.get("security").is_some() {
                 continue;
             }
-            for status in ["400", "401", "500", "503"] {
+            for status in ["400", "401", "429", "500", "503"] {
                 assert!(operation["responses"].get(status).is_some(), "{shown} has no {status}");
             }
             let empty = Vec::new();

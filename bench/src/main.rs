@@ -4,6 +4,7 @@
 //! machine; figures do not.
 
 mod archiving;
+mod fairness;
 mod http;
 mod limits;
 mod load;
@@ -53,7 +54,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "peer,singles,hundreds,pulls,memory,rebuild,archiving,restore"
+        default_value = "peer,singles,hundreds,pulls,memory,rebuild,fairness,archiving,restore"
     )]
     only: Vec<Figure>,
 
@@ -82,6 +83,8 @@ enum Figure {
     Memory,
     /// Folding the whole log again
     Rebuild,
+    /// What one tenant feels of another's storm
+    Fairness,
     /// Writing the archive, and the memory of whoever does
     Archiving,
     /// Restoring a scope from its backup
@@ -240,7 +243,29 @@ impl Bench<'_> {
         let ends = ends(&log).await?;
         log.close().await?;
         drop(log);
-        self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await
+        self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await?;
+        if self.measures(Figure::Fairness) {
+            self.fairness(lines).await?;
+        }
+        Ok(())
+    }
+
+    /// The latency of one tenant with and without another's storm.
+    async fn fairness(&self, lines: &mut Vec<Line>) -> Result<(), Failure> {
+        step("embedded: one tenant beside another's storm");
+        let url = self.migrated("fairness").await?;
+        let data = self.directory.join("fairness").display().to_string();
+        let dev = ["dev", "--data-dir", &data, "--database-url", &url];
+        let args = [&dev[..], &fairness::RATES].concat();
+        let server = Server::start(&server::binary()?, &args, self.directory).await?;
+        let fairness::Felt { alone, in_storm } = fairness::feel(&server, self.time).await?;
+        lines.push(
+            Line::new("embedded", "push p99 of a tenant in another's storm", in_storm.p99_ms, "ms")
+                .latency(in_storm)
+                .beside("p99 without the storm", Some(alone.p99_ms))
+                .below(2.0),
+        );
+        server.stop()
     }
 
     /// A restore, beside pushing the same records and inserting the same rows.

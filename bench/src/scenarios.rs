@@ -8,7 +8,7 @@ use crate::{
     Failure,
     http::{Connection, request},
     load::{Measured, Work, run},
-    server::{Server, token},
+    server::{Server, TENANT, token, token_of},
 };
 
 /// Users of the load; each pushes to a scope of its own.
@@ -36,9 +36,19 @@ pub(crate) struct Push {
 impl Push {
     /// To the scope of a user.
     pub(crate) async fn new(server: &Server, user: &str, messages: usize) -> Result<Self, Failure> {
+        Self::of(TENANT, server, user, messages).await
+    }
+
+    /// As [`Push::new`], of a tenant of its own.
+    pub(crate) async fn of(
+        tenant: &str,
+        server: &Server,
+        user: &str,
+        messages: usize,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             connection: Connection::open(&server.api).await?,
-            token: format!("Bearer {}", token(user)?),
+            token: format!("Bearer {}", token_of(tenant, user)?),
             messages,
             pushed: 0,
             salt: Uuid::now_v7(),
@@ -58,17 +68,27 @@ impl Push {
     }
 }
 
-impl Work for Push {
-    async fn once(&mut self) -> Result<(), Failure> {
+impl Push {
+    /// Pushes, and gives the status and, of a refusal, what it says.
+    pub(crate) async fn send(&mut self) -> Result<(u16, String), Failure> {
         let body = self.body();
         let headers = [("authorization", self.token.as_str()), ("x-device-id", "bench")];
         let request = request("POST", "/api/v1/context/push", &headers, &body);
         let answer = self.connection.send(&request).await?;
-        if answer.status == 200 {
-            return Ok(());
+        let said = match answer.status {
+            200 => String::new(),
+            _ => String::from_utf8_lossy(answer.body).into_owned(),
+        };
+        Ok((answer.status, said))
+    }
+}
+
+impl Work for Push {
+    async fn once(&mut self) -> Result<(), Failure> {
+        match self.send().await? {
+            (200, _) => Ok(()),
+            (status, body) => Err(format!("a push was answered with {status}: {body}").into()),
         }
-        let body = String::from_utf8_lossy(answer.body);
-        Err(format!("a push was answered with {}: {body}", answer.status).into())
     }
 }
 

@@ -18,6 +18,17 @@ use crate::{
 
 /// The secret of the benchmark's own servers, which listen on loopback for its duration.
 const SECRET: &str = "benchmark-benchmark-benchmark-benchmark";
+/// Whose load it is, where tenants do not matter.
+pub(crate) const TENANT: &str = "bench";
+/// The load is what is measured, not what is let in: no rates, and scopes of any size. Quotas are asked for all
+/// the same, since the tenant has one.
+const UNLIMITED: [(&str, &str); 5] = [
+    ("CONTEXT_SYNC_DEVICE_REQUESTS_PER_SECOND", "0"),
+    ("CONTEXT_SYNC_USER_REQUESTS_PER_SECOND", "0"),
+    ("CONTEXT_SYNC_TENANT_REQUESTS_PER_SECOND", "0"),
+    ("CONTEXT_SYNC_SCOPE_MESSAGES_MAX", "0"),
+    ("CONTEXT_SYNC_SCOPE_BYTES_MAX", "0"),
+];
 const START_WITHIN: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -40,6 +51,7 @@ impl Server {
             .args(args)
             .args(["--listen", &api, "--ops-listen", &ops])
             .env("CONTEXT_SYNC_JWT_SECRET", SECRET)
+            .envs(UNLIMITED)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -104,7 +116,11 @@ fn status_mb(process: &str, key: &str) -> Result<f64, Failure> {
 }
 
 pub(crate) fn token(user: &str) -> Result<String, Failure> {
-    Ok(sign_hs256(&Secret::new(SECRET), user, "bench", OrgRole::Member, DAY)?)
+    token_of(TENANT, user)
+}
+
+pub(crate) fn token_of(tenant: &str, user: &str) -> Result<String, Failure> {
+    Ok(sign_hs256(&Secret::new(SECRET), user, tenant, OrgRole::Member, DAY)?)
 }
 
 fn free_address() -> Result<String, Failure> {

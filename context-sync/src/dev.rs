@@ -86,7 +86,8 @@ pub async fn start(
     readmodel::migrate(&settings.database).await?;
     let roles = [Role::Ingest, Role::Projector, Role::Archiver, Role::Api];
     let running = serve::start(&roles, settings, listeners, Some(logs), metrics, shutdown)?;
-    dir.write_addresses(&Addresses { api: url.clone(), ops: ops_url.clone() })?;
+    let database = postgres.as_ref().map(|postgres| postgres.url().to_owned());
+    dir.write_addresses(&Addresses { api: url.clone(), ops: ops_url.clone(), database })?;
     let instance = Instance { url, ops_url, key, running, postgres, _lock: lock };
     instance.ready().await
 }

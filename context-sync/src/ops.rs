@@ -3,6 +3,7 @@
 mod drill;
 mod expire;
 mod port;
+mod quota;
 pub mod routes;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -17,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{Failure, dev::data_dir::DataDir};
 pub use drill::DrillArgs;
 pub use expire::ExpireArgs;
+pub use quota::QuotaCommand;
 
 #[derive(Debug, Subcommand)]
 pub enum OpsCommand {
@@ -47,6 +49,17 @@ The archiver does it, and says what it did: a development instance is found by -
 
 The status is 0 if every backup is what the rows are, 1 if one is not: each is named.")]
     Drill(DrillArgs),
+
+    /// Show and set what the scopes of a tenant may hold
+    #[command(subcommand)]
+    #[command(after_help = "Examples:
+  context-sync ops quota show                         the tenants for whom something is set
+  context-sync ops quota set --tenant acme --scope-messages-max 5000000 --tenant-bytes-max 0
+  context-sync ops quota unset --tenant acme          the configured quotas again
+
+They count within ten seconds. A development instance is found by --data-dir, another by DATABASE_URL; the
+login is the one that migrates.")]
+    Quota(QuotaCommand),
 }
 
 #[derive(Args, Debug)]
@@ -73,6 +86,7 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
         OpsCommand::Verify(args) => verify_archive(args).await,
         OpsCommand::Expire(args) => expire::run(args).await,
         OpsCommand::Drill(args) => drill::run(args).await,
+        OpsCommand::Quota(command) => quota::run(command).await,
     }
 }
 

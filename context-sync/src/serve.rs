@@ -10,6 +10,10 @@ use std::{
 use archive::Archive;
 use axum::Router;
 use clap::{Args, ValueEnum};
+use contract::{
+    Entrance,
+    rates::{self, RateConfig, Rates},
+};
 use eventlog::EventLog;
 use model::Partition;
 use readmodel::{DatabaseConfig, DatabaseRole, PgPool, asker::Asker, feed::Feed};
@@ -67,6 +71,8 @@ pub struct Settings {
     pub auth: AuthConfig,
     #[command(flatten)]
     pub http: HttpLimits,
+    #[command(flatten)]
+    pub rates: RateConfig,
     #[command(flatten)]
     pub ingest: ingest::IngestConfig,
     #[command(flatten)]
@@ -215,6 +221,8 @@ pub fn start(
         let asker = Asker { feed: feed.clone(), config: settings.database.clone(), exclusive };
         tasks.spawn("asker", asker.run(shutdown.clone()));
         let verifier = Arc::new(Verifier::new(&settings.auth)?);
+        let entrance = Entrance { verifier, rates: Arc::new(Rates::new(&settings.rates)) };
+        tokio::spawn(rates::forget_idle(entrance.rates.clone(), shutdown.clone()));
         let mut router = Router::new();
         if has(Role::Ingest)
             && let Some(log) = log
@@ -222,8 +230,9 @@ pub fn start(
             let pool = readmodel::pool(&settings.database, DatabaseRole::Ingest)?;
             let ready = readiness.component("ingest");
             tokio::spawn(watch(ready, pool.clone(), Some(log.clone()), shutdown.clone()));
-            let archive = archive.clone();
-            router = router.merge(ingest(&settings, &pool, log, &feed, &verifier, archive));
+            let ingest = ingest(&settings, &pool, log, &feed, &entrance, archive.clone());
+            tokio::spawn(ingest::follow(ingest.clone(), shutdown.clone()));
+            router = router.merge(ingest::router(ingest));
             pools.push(pool);
         }
         if has(Role::Api) {
@@ -233,7 +242,7 @@ pub fn start(
             tokio::spawn(watch(ready, pool.clone(), None, shutdown.clone()));
             let own = [&pool, &watcher];
             router =
-                router.merge(api(&settings, own, archive.clone(), &feed, &verifier, &shutdown));
+                router.merge(api(&settings, own, archive.clone(), &feed, &entrance, &shutdown));
             pools.extend([pool, watcher]);
         }
         let router = service::http::envelope(router, &settings.http);
@@ -268,14 +277,14 @@ fn ingest(
     pool: &PgPool,
     log: &Arc<dyn EventLog>,
     feed: &Arc<Feed>,
-    verifier: &Arc<Verifier>,
+    entrance: &Entrance,
     archive: Option<Archive>,
-) -> Router {
+) -> Arc<ingest::Ingest> {
     let mut config = settings.ingest.clone();
     config.body_timeout = settings.http.body_timeout();
-    let (log, feed, verifier) = (log.clone(), feed.clone(), verifier.clone());
+    let (log, feed, entrance) = (log.clone(), feed.clone(), entrance.clone());
     let pool = pool.clone();
-    ingest::router(Arc::new(ingest::Ingest::new(config, log, pool, feed, verifier, archive)))
+    Arc::new(ingest::Ingest::new(config, log, pool, feed, entrance, archive))
 }
 
 fn api(
@@ -283,12 +292,12 @@ fn api(
     [pool, watcher]: [&PgPool; 2],
     archive: Option<Archive>,
     feed: &Arc<Feed>,
-    verifier: &Arc<Verifier>,
+    entrance: &Entrance,
     shutdown: &CancellationToken,
 ) -> Router {
-    let (config, feed, verifier) = (settings.api.clone(), feed.clone(), verifier.clone());
+    let (config, feed, entrance) = (settings.api.clone(), feed.clone(), entrance.clone());
     let (pool, watcher, shutdown) = (pool.clone(), watcher.clone(), shutdown.clone());
-    api::router(Arc::new(api::Api::new(config, pool, watcher, feed, verifier, archive, shutdown)))
+    api::router(Arc::new(api::Api::new(config, pool, watcher, feed, entrance, archive, shutdown)))
 }
 
 /// A role is ready while its database answers, and knows which log it is the read model of; and while

@@ -1,5 +1,7 @@
 //! Who calls, in the domain's words.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use model::{InvalidName, OrgRole, TenantId, UserId};
 use readmodel::access::AccessQuery;
@@ -7,6 +9,8 @@ use service::{
     Problem,
     auth::{self, Verifier},
 };
+
+use crate::{headers, rates::Rates};
 
 /// A caller whose token was verified.
 #[derive(Clone, Debug)]
@@ -16,12 +20,31 @@ pub struct Caller {
     pub org_role: OrgRole,
 }
 
-impl Caller {
-    /// Verifies the request's token.
+/// Where every request of the contract comes in.
+#[derive(Clone)]
+pub struct Entrance {
+    pub verifier: Arc<Verifier>,
+    pub rates: Arc<Rates>,
+}
+
+impl Entrance {
+    /// Verifies the request's token, and counts the request. That comes before anything of it is read or
+    /// asked of the database: one that is refused costs next to nothing.
     ///
     /// # Errors
-    /// 401 if it is not good; 503 if the issuer's keys cannot be fetched.
-    pub async fn of(headers: &HeaderMap, verifier: &Verifier) -> Result<Self, Problem> {
+    /// 401 if the token is not good; 503 if the issuer's keys cannot be fetched; SYNC_006 if there were too
+    /// many requests.
+    pub async fn admit(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let caller = Caller::of(headers, &self.verifier).await?;
+        // A name that is none is refused by whoever needs one.
+        let device = headers::device_if_any(headers).ok().flatten();
+        self.rates.admit(&caller, device.as_ref())?;
+        Ok(caller)
+    }
+}
+
+impl Caller {
+    async fn of(headers: &HeaderMap, verifier: &Verifier) -> Result<Self, Problem> {
         let verified = auth::authenticate(headers, verifier).await?;
         let invalid =
             |e: InvalidName| Problem::unauthenticated(format!("A claim of the token {e}"));

@@ -1,6 +1,6 @@
 //! The HTTP side of the wire contract, shared by the crates that answer requests: scopes in paths
-//! ([`path`]), who calls ([`caller`]), the contract's headers ([`headers`]), problems with its codes
-//! ([`problems`]), and its metrics ([`measure`]).
+//! ([`path`]), who calls ([`caller`]) and how often ([`rates`]), the contract's headers ([`headers`]), problems
+//! with its codes ([`problems`]), and its metrics ([`measure`]).
 //!
 //! What changes something is answered by `ingest`, what only reads by `api`.
 
@@ -10,7 +10,8 @@ pub mod headers;
 pub mod measure;
 pub mod path;
 pub mod problems;
+pub mod rates;
 mod recent;
 pub mod restore;
 
-pub use caller::Caller;
+pub use caller::{Caller, Entrance};

@@ -6,6 +6,8 @@ use model::{Cursor, Epoch, InvalidCode, Standing};
 use readmodel::ReadModelError;
 use service::Problem;
 
+use crate::measure;
+
 /// Where a scope is, for a device whose cursor is not good.
 #[derive(Clone, Copy, Debug)]
 pub struct Whereabouts {
@@ -61,8 +63,14 @@ pub fn checksum_failed(detail: impl Into<String>) -> Problem {
     )
 }
 
-/// SYNC_006, 429.
-pub fn rate_limited(detail: impl Into<String>, retry_after_seconds: u64) -> Problem {
+/// SYNC_006, 429: `limit` is the limit's name, `max` its value. Counted.
+pub fn rate_limited(
+    limit: &'static str,
+    max: u64,
+    detail: impl Into<String>,
+    retry_after_seconds: u64,
+) -> Problem {
+    measure::refused(limit);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "SYNC_006",
@@ -71,6 +79,32 @@ pub fn rate_limited(detail: impl Into<String>, retry_after_seconds: u64) -> Prob
         "Retry with backoff",
     )
     .retry_after(retry_after_seconds)
+    .with("limit", limit)
+    .with("max", max)
+}
+
+/// SYNC_007, 507: `limit` is the quota's name, `max` its value, `used` what there is, `sent` what was to be added
+/// to it, all in the unit that the name carries. Counted.
+pub fn quota_exceeded(limit: &'static str, max: u64, used: u64, sent: u64) -> Problem {
+    measure::refused(limit);
+    Problem::new(
+        StatusCode::INSUFFICIENT_STORAGE,
+        "SYNC_007",
+        "Storage quota exceeded",
+        format!("{limit} is {max}, used are {used}, sent were {sent}; a push of nothing but deletes passes"),
+        "Contact admin",
+    )
+    .with("limit", limit)
+    .with("max", max)
+    .with("used", used)
+    .with("sent", sent)
+}
+
+/// 503: more is under way than this process takes at once, so that what it took is not hurt. Nothing was changed.
+/// `limit` is the limit's name, `max` its value in the unit that the name carries, `why` what stands against it. Counted.
+pub fn overloaded(limit: &'static str, max: u64, why: &str) -> Problem {
+    measure::refused(limit);
+    not_accepted(format!("{limit} is {max}, {why}")).with("limit", limit).with("max", max)
 }
 
 /// SYNC_005, 403: the same for a scope that does not exist and for one that the caller may not see.
@@ -176,7 +210,8 @@ mod tests {
             (backup_not_found("d"), 404, "SYNC_003", "Check backup_id"),
             (checksum_failed("d"), 502, "SYNC_004", "Re-download backup"),
             (permission_denied(false), 403, "SYNC_005", "Check role/membership"),
-            (rate_limited("d", 1), 429, "SYNC_006", "Retry with backoff"),
+            (rate_limited("l", 5, "d", 1), 429, "SYNC_006", "Retry with backoff"),
+            (quota_exceeded("l", 5, 4, 2), 507, "SYNC_007", "Contact admin"),
         ];
         for (problem, status, code, resolution) in table {
             let value = json(problem).await;
@@ -212,6 +247,19 @@ mod tests {
     async fn only_a_former_member_is_told_to_purge() {
         assert_eq!(json(permission_denied(true)).await["purge"], true);
         assert!(json(permission_denied(false)).await.get("purge").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_named_with_its_value_and_what_was_sent() {
+        let value = json(quota_exceeded("scope_bytes_max", 10, 8, 3)).await;
+        let detail = value["detail"].as_str().unwrap();
+        assert!(detail.starts_with("scope_bytes_max is 10, used are 8, sent were 3"), "{detail}");
+        assert_eq!(value["limit"], "scope_bytes_max");
+        let numbers = ["max", "used", "sent"].map(|member| value[member].as_u64());
+        assert_eq!(numbers, [Some(10), Some(8), Some(3)]);
+        let value = json(overloaded("pushes_in_flight_max", 7, "d")).await;
+        assert_eq!((&value["status"], &value["accepted"]), (&503.into(), &false.into()));
+        assert_eq!((&value["limit"], &value["max"]), (&"pushes_in_flight_max".into(), &7.into()));
     }
 
     #[tokio::test]

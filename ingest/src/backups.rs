@@ -10,7 +10,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use contract::{Caller, backup::Backup, headers, path, problems};
+use contract::{backup::Backup, headers, path, problems};
 use http::StatusCode;
 use model::{
     Action, BackupId, BackupType, Command, Refusal, RequestHash, ScopeKey, ScopeKind, Standing,
@@ -87,7 +87,7 @@ pub(crate) async fn request(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+    let caller = ingest.entrance.admit(&parts.headers).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let body =
         read_body(body, "backup_bytes_max", BACKUP_BYTES_MAX, ingest.config.body_timeout).await?;
@@ -153,15 +153,11 @@ async fn check_number(ingest: &Ingest, scope: &ScopeKey) -> Result<(), Problem> 
     ingest.backups.take(scope, now, shown, max).map_err(|exceeded| match exceeded {
         Exceeded::Running => {
             let detail = "A backup of this scope is being made";
-            problems::rate_limited(detail, RETRY_AFTER_SECONDS)
-                .with("limit", "backups_running_max")
-                .with("max", 1)
+            problems::rate_limited("backups_running_max", 1, detail, RETRY_AFTER_SECONDS)
         }
         Exceeded::Today(today) => {
             let detail = format!("This scope had {today} backups on demand within a day");
-            problems::rate_limited(detail, 3_600)
-                .with("limit", "backups_on_demand_per_day_max")
-                .with("max", max)
+            problems::rate_limited("backups_on_demand_per_day_max", max, detail, 3_600)
         }
     })
 }

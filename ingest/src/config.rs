@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use model::Limits;
+use readmodel::quotas::Quotas;
 
 /// Who may create teams and projects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -56,6 +57,33 @@ pub struct IngestConfig {
     #[arg(long, env = "CONTEXT_SYNC_MEMBERS_MAX", default_value_t = 10_000)]
     pub members_max: u32,
 
+    /// Bytes of content and metadata in a scope, at most; 0 sets no quota. An operator may set another
+    /// for a tenant (`ops quota`), of this and the two that follow
+    #[arg(long, env = "CONTEXT_SYNC_SCOPE_BYTES_MAX", default_value_t = 1 << 30)]
+    pub scope_bytes_max: u64,
+
+    /// Live messages in a scope, at most; 0 sets no quota
+    #[arg(long, env = "CONTEXT_SYNC_SCOPE_MESSAGES_MAX", default_value_t = 1_000_000)]
+    pub scope_messages_max: u64,
+
+    /// Bytes of content and metadata in all scopes of a tenant, at most; 0 sets no quota
+    #[arg(long, env = "CONTEXT_SYNC_TENANT_BYTES_MAX", default_value_t = 100 << 30)]
+    pub tenant_bytes_max: u64,
+
+    /// Pushes under way at once, at most, of which one tenant gets half; more are 503. 0 sets no limit
+    #[arg(long, env = "CONTEXT_SYNC_PUSHES_IN_FLIGHT_MAX", default_value_t = 4_000)]
+    pub pushes_in_flight_max: u32,
+
+    /// Bytes of the bodies of pushes under way at once, at most, of which one tenant gets half; more are
+    /// 503. They take about three times as much memory. 0 sets no limit
+    #[arg(long, env = "CONTEXT_SYNC_PUSH_BYTES_IN_FLIGHT_MAX", default_value_t = 64 << 20)]
+    pub push_bytes_in_flight_max: u64,
+
+    /// Records by which the read model may be behind in a partition; while it is more, requests that
+    /// would append to it are 503. 0 sets no limit
+    #[arg(long, env = "CONTEXT_SYNC_PROJECTOR_LAG_RECORDS_MAX", default_value_t = 100_000)]
+    pub projector_lag_records_max: u64,
+
     /// Who may create teams and projects
     #[arg(long, env = "CONTEXT_SYNC_WHO_MAY_CREATE", value_enum, default_value_t)]
     pub who_may_create: WhoMayCreate,
@@ -80,6 +108,12 @@ impl Default for IngestConfig {
             restore_wait_ms: 10_000,
             backups_on_demand_per_day_max: 10,
             members_max: 10_000,
+            scope_bytes_max: 1 << 30,
+            scope_messages_max: 1_000_000,
+            tenant_bytes_max: 100 << 30,
+            pushes_in_flight_max: 4_000,
+            push_bytes_in_flight_max: 64 << 20,
+            projector_lag_records_max: 100_000,
             who_may_create: WhoMayCreate::Any,
             body_timeout: BODY_TIMEOUT,
         }
@@ -94,6 +128,15 @@ impl IngestConfig {
             push_bytes_max: self.push_bytes_max as usize,
             content_bytes_max: self.content_bytes_max as usize,
             metadata_bytes_max: self.metadata_bytes_max as usize,
+        }
+    }
+
+    /// The quotas of tenants for whom no operator has set others.
+    pub(crate) fn quotas(&self) -> Quotas {
+        Quotas {
+            scope_bytes_max: self.scope_bytes_max,
+            scope_messages_max: self.scope_messages_max,
+            tenant_bytes_max: self.tenant_bytes_max,
         }
     }
 

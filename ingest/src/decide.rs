@@ -66,7 +66,8 @@ impl Ingest {
     ///
     /// # Errors
     /// 409 IDEMPOTENCY_MISMATCH; 413 if the log takes no such record; 503 if the log or the read
-    /// model cannot be reached, saying whether the command was accepted; 500 for a dead letter.
+    /// model cannot be reached or is too far behind, saying whether the command was accepted; 500 for
+    /// a dead letter.
     pub(crate) async fn decide(
         &self,
         command: &Command,
@@ -85,10 +86,12 @@ impl Ingest {
         if bytes > RECORD_BYTES_MAX {
             return Err(too_large(bytes));
         }
+        self.lag.check(partition_of(&key, self.log.partitions()))?;
         // Before the append, so that no commit is missed.
         let outcome = self.feed.expect(command.id);
         let appended =
             self.log.append(key, Bytes::from(value)).await.map_err(|e| not_appended(&e))?;
+        self.lag.appended(appended.place);
         match outcome.decided(appended.place, wait).await {
             Waited::Outcome(outcome) => {
                 let outcome = same_request(outcome, command.request_hash)?;

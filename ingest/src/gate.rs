@@ -1,47 +1,74 @@
-//! The gate: who may do what, asked before the append. It only spares the log: the fold decides,
-//! where the order is decided.
+//! The gate: who may do what, and whether there is room for it, asked before the append. Who may, it only
+//! spares the log: the fold decides, where the order is decided. Quotas are kept here alone: what is under way
+//! when one is reached still comes in.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use contract::problems;
-use model::{ScopeKind, Standing};
+use model::{ScopeKey, ScopeKind, Standing, TenantId};
 use moka::sync::Cache;
 use readmodel::{
     PgPool, ReadModelError,
-    access::{AccessQuery, standings},
+    access::{AccessQuery, Account, accounts},
+    quotas::{Quotas, Usage},
 };
 use service::Problem;
 
 use readmodel::gather::{Ask, Gather};
 
-/// How long a standing that allowed something is taken as it was.
+/// How long a standing that allowed something is taken as it was, and what is held too, where there is room.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
-/// Standings remembered at once.
+/// Standings remembered at once, and scopes, and tenants.
 const KNOWN_MAX: u64 = 100_000;
+/// Which part of the room that was left is given away without asking again: so many processes together do not
+/// go beyond it.
+const REMEMBERED_PART: u64 = 16;
 
-/// Asks the read model for the standings of many.
-pub(crate) struct Standings(pub(crate) PgPool);
+/// Asks the read model for the accounts of many.
+pub(crate) struct Accounts(pub(crate) PgPool);
 
-impl Ask for Standings {
+impl Ask for Accounts {
     type Question = AccessQuery;
-    type Answer = Standing;
+    type Answer = Account;
 
-    async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Standing>, ReadModelError> {
-        standings(&self.0, questions).await
+    async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
+        accounts(&self.0, questions).await
     }
 }
 
 /// Remembers who was let in; a refusal is always asked anew, so that whoever was just made a member
-/// is one.
-pub(crate) struct Gate<A: Ask = Standings> {
+/// is one, and whoever just deleted something has room.
+pub(crate) struct Gate<A: Ask = Accounts> {
     allowed: Cache<AccessQuery, Standing>,
+    quotas: Quotas,
+    scopes: Cache<ScopeKey, Arc<Room>>,
+    tenants: Cache<TenantId, Arc<Room>>,
     batch: Gather<A>,
 }
 
-impl<A: Ask<Question = AccessQuery, Answer = Standing>> Gate<A> {
-    pub(crate) fn new(asker: A) -> Self {
-        let allowed = Cache::builder().max_capacity(KNOWN_MAX).time_to_live(KNOWN_FOR).build();
-        Self { allowed, batch: Gather::new(asker) }
+/// What a request adds, at most. Deletes add nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
+    /// `quotas`: of tenants for whom no operator has set others.
+    pub(crate) fn new(asker: A, quotas: Quotas) -> Self {
+        fn remembering<K, V>() -> Cache<K, V>
+        where
+            K: std::hash::Hash + Eq + Send + Sync + 'static,
+            V: Clone + Send + Sync + 'static,
+        {
+            Cache::builder().max_capacity(KNOWN_MAX).time_to_live(KNOWN_FOR).build()
+        }
+        let (scopes, tenants) = (remembering(), remembering());
+        Self { allowed: remembering(), quotas, scopes, tenants, batch: Gather::new(asker) }
     }
 
     /// The caller's standing in the scope, as the read model has it now.
@@ -49,14 +76,17 @@ impl<A: Ask<Question = AccessQuery, Answer = Standing>> Gate<A> {
     /// # Errors
     /// 503 if the read model cannot be asked.
     pub(crate) async fn standing(&self, query: AccessQuery) -> Result<Standing, Problem> {
-        if matches!(query.scope.kind, ScopeKind::User | ScopeKind::Org) {
-            // The token says it all.
-            return Ok(Standing::of(&query.scope, &query.user, query.org_role, false, None));
+        if let Some(standing) = standing_of_token(&query) {
+            return Ok(standing);
         }
+        Ok(self.account(query).await?.standing)
+    }
+
+    async fn account(&self, query: AccessQuery) -> Result<Account, Problem> {
         self.batch.ask(query).await.map_err(|error| problems::of_read_model(&error))
     }
 
-    /// Lets the caller pass if `allows` says so of the standing.
+    /// Lets the caller pass if `allows` says so of the standing. What the scope holds, if it was asked for.
     ///
     /// # Errors
     /// SYNC_005 if not; 503 if the read model cannot be asked.
@@ -64,89 +94,134 @@ impl<A: Ask<Question = AccessQuery, Answer = Standing>> Gate<A> {
         &self,
         query: AccessQuery,
         allows: fn(Standing) -> bool,
-    ) -> Result<(), Problem> {
-        if !query.scope.kind.has_members() {
-            let standing = self.standing(query).await?;
-            return problems::permit(standing, allows(standing));
+    ) -> Result<Option<Usage>, Problem> {
+        if let Some(standing) = standing_of_token(&query) {
+            return problems::permit(standing, allows(standing)).map(|()| None);
         }
         if self.allowed.get(&query).is_some_and(allows) {
-            return Ok(());
+            return Ok(None);
         }
-        let standing = self.standing(query.clone()).await?;
+        let Account { standing, usage } = self.account(query.clone()).await?;
         problems::permit(standing, allows(standing))?;
         self.allowed.insert(query, standing);
+        Ok(Some(usage))
+    }
+
+    /// Makes sure that the quotas leave room for what is added. `usage`: what [`Gate::pass`] gave. While nobody
+    /// can tell what is held, quotas hold nobody up.
+    ///
+    /// # Errors
+    /// SYNC_007 if there is no room.
+    pub(crate) async fn room(
+        &self,
+        query: AccessQuery,
+        added: Added,
+        usage: Option<Usage>,
+    ) -> Result<(), Problem> {
+        if added == Added::default() {
+            return Ok(());
+        }
+        let scope = query.scope.clone();
+        if usage.is_none()
+            && let Some(room) = self.scopes.get(&scope)
+            && let Some(of_tenant) = self.tenants.get(&scope.tenant)
+            && room.is_ample(added)
+            && of_tenant.is_ample(added)
+        {
+            room.give(added);
+            of_tenant.give(added);
+            return Ok(());
+        }
+        let usage = match usage {
+            Some(usage) => usage,
+            None => match self.account(query).await {
+                Ok(account) => account.usage,
+                Err(_) => {
+                    self.remember(&scope, Room::unknown(), Room::unknown());
+                    return Ok(());
+                }
+            },
+        };
+        let quotas = usage.overrides.over(self.quotas);
+        check(&usage, &quotas, added)?;
+        let room = Room::new(
+            left(quotas.scope_messages_max, usage.scope_messages),
+            left(quotas.scope_bytes_max, usage.scope_bytes),
+        );
+        let of_tenant = Room::new(u64::MAX, left(quotas.tenant_bytes_max, usage.tenant_bytes));
+        room.give(added);
+        of_tenant.give(added);
+        self.remember(&scope, room, of_tenant);
         Ok(())
+    }
+
+    fn remember(&self, scope: &ScopeKey, room: Room, of_tenant: Room) {
+        self.scopes.insert(scope.clone(), Arc::new(room));
+        self.tenants.insert(scope.tenant.clone(), Arc::new(of_tenant));
+    }
+}
+
+/// In a user's own scope and in the org's the token says it all.
+fn standing_of_token(query: &AccessQuery) -> Option<Standing> {
+    match query.scope.kind {
+        ScopeKind::User | ScopeKind::Org => {
+            Some(Standing::of(&query.scope, &query.user, query.org_role, false, None))
+        }
+        ScopeKind::Team | ScopeKind::Project => None,
+    }
+}
+
+fn check(usage: &Usage, quotas: &Quotas, added: Added) -> Result<(), Problem> {
+    let table = [
+        ("scope_messages_max", quotas.scope_messages_max, usage.scope_messages, added.messages),
+        ("scope_bytes_max", quotas.scope_bytes_max, usage.scope_bytes, added.bytes),
+        ("tenant_bytes_max", quotas.tenant_bytes_max, usage.tenant_bytes, added.bytes),
+    ];
+    for (limit, max, used, sent) in table {
+        if max > 0 && used.saturating_add(sent) > max {
+            return Err(problems::quota_exceeded(limit, max, used, sent));
+        }
+    }
+    Ok(())
+}
+
+fn left(max: u64, used: u64) -> u64 {
+    if max == 0 { u64::MAX } else { max.saturating_sub(used) }
+}
+
+/// What was left when somebody asked, and what was given of it since.
+struct Room {
+    messages_left: u64,
+    bytes_left: u64,
+    messages_given: AtomicU64,
+    bytes_given: AtomicU64,
+}
+
+impl Room {
+    fn new(messages_left: u64, bytes_left: u64) -> Self {
+        let (messages_given, bytes_given) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { messages_left, bytes_left, messages_given, bytes_given }
+    }
+
+    fn unknown() -> Self {
+        Self::new(u64::MAX, u64::MAX)
+    }
+
+    /// Whether it is given without asking.
+    fn is_ample(&self, added: Added) -> bool {
+        let fits = |given: &AtomicU64, added: u64, left: u64| {
+            given.load(Ordering::Relaxed).saturating_add(added) <= left / REMEMBERED_PART
+        };
+        fits(&self.messages_given, added.messages, self.messages_left)
+            && fits(&self.bytes_given, added.bytes, self.bytes_left)
+    }
+
+    fn give(&self, added: Added) {
+        self.messages_given.fetch_add(added.messages, Ordering::Relaxed);
+        self.bytes_given.fetch_add(added.bytes, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use model::{OrgRole, Role, ScopeKey, UserId};
-
-    use super::*;
-
-    /// Knows ann, and counts how often it is asked.
-    struct Ann(Arc<AtomicUsize>);
-
-    impl Ask for Ann {
-        type Question = AccessQuery;
-        type Answer = Standing;
-
-        async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Standing>, ReadModelError> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            let standing = |query: &AccessQuery| match query.user.as_str() {
-                "ann" => Standing::Role(Role::Member),
-                user => Standing::Stranger { former: user == "fred" },
-            };
-            Ok(questions.iter().map(standing).collect())
-        }
-    }
-
-    fn query(scope: &str, user: &str, org_role: OrgRole) -> AccessQuery {
-        let scope: ScopeKey = scope.parse().unwrap();
-        AccessQuery { scope, user: UserId::new(user).unwrap(), org_role }
-    }
-
-    #[tokio::test]
-    async fn only_who_was_let_in_is_remembered() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let gate = Gate::new(Ann(asked.clone()));
-        let team = |user: &str| query("acme/team/t", user, OrgRole::Member);
-        for (user, passes, asked_then) in
-            [("ann", true, 1), ("ann", true, 1), ("bob", false, 2), ("bob", false, 3)]
-        {
-            let passed = gate.pass(team(user), Standing::may_push).await;
-            assert_eq!(
-                (passed.is_ok(), asked.load(Ordering::SeqCst)),
-                (passes, asked_then),
-                "{user}"
-            );
-        }
-        let admins = |standing: Standing| standing.role() >= Some(Role::Admin);
-        assert!(gate.pass(team("ann"), admins).await.is_err(), "allowed one thing is not all");
-        assert_eq!(asked.load(Ordering::SeqCst), 4);
-    }
-
-    #[tokio::test]
-    async fn user_and_org_scopes_need_no_question() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let gate = Gate::new(Ann(asked.clone()));
-        let table = [
-            ("acme/user/ann", OrgRole::Member, true),
-            ("acme/user/bob", OrgRole::Owner, false),
-            ("acme/org/acme", OrgRole::Member, false),
-            ("acme/org/acme", OrgRole::Admin, true),
-            ("acme/org/other", OrgRole::Owner, false),
-        ];
-        for (scope, org_role, passes) in table {
-            let passed = gate.pass(query(scope, "ann", org_role), Standing::may_push).await;
-            assert_eq!(passed.is_ok(), passes, "{scope} {org_role:?}");
-        }
-        assert_eq!(asked.load(Ordering::SeqCst), 0);
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

@@ -9,6 +9,8 @@ mod config;
 mod decide;
 mod epoch;
 mod gate;
+mod in_flight;
+mod lag;
 mod measure;
 mod members;
 mod push;
@@ -24,15 +26,15 @@ use axum::{
     extract::{Request, State},
     routing::{post, put},
 };
-use contract::{headers, path};
+use contract::{Entrance, headers, path};
 use eventlog::EventLog;
 use http::HeaderMap;
 use model::{Limits, ScopeKind};
 use readmodel::{PgPool, feed::Feed};
-use service::auth::Verifier;
 use tokio::sync::Semaphore;
 
 pub use config::{IngestConfig, WhoMayCreate};
+pub use lag::follow;
 
 /// What the requests share.
 pub struct Ingest {
@@ -40,7 +42,7 @@ pub struct Ingest {
     limits: Limits,
     log: Arc<dyn EventLog>,
     feed: Arc<Feed>,
-    verifier: Arc<Verifier>,
+    entrance: Entrance,
     gate: gate::Gate,
     outcomes: readmodel::gather::Gather<decide::Outcomes>,
     epoch: epoch::CurrentEpoch,
@@ -49,28 +51,36 @@ pub struct Ingest {
     archive: Option<Archive>,
     dry_runs: Arc<Semaphore>,
     backups: backups::Requested,
+    in_flight: in_flight::InFlight,
+    lag: lag::Lag,
     pushed: measure::Pushed,
 }
 
 impl Ingest {
     /// `pool` has the ingest role. Waiters learn of outcomes from `feed`: a projector of this process
-    /// or a `readmodel::asker` must feed it.
+    /// or a `readmodel::asker` must feed it. Run [`follow`] beside it.
     pub fn new(
         config: IngestConfig,
         log: Arc<dyn EventLog>,
         pool: PgPool,
         feed: Arc<Feed>,
-        verifier: Arc<Verifier>,
+        entrance: Entrance,
         archive: Option<Archive>,
     ) -> Self {
         measure::describe();
+        let quotas = config.quotas();
         Self {
             limits: config.limits(),
+            in_flight: in_flight::InFlight::new(
+                config.pushes_in_flight_max,
+                config.push_bytes_in_flight_max,
+            ),
+            lag: lag::Lag::new(config.projector_lag_records_max, log.partitions()),
             config,
             log,
             feed,
-            verifier,
-            gate: gate::Gate::new(gate::Standings(pool.clone())),
+            entrance,
+            gate: gate::Gate::new(gate::Accounts(pool.clone()), quotas),
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
             pool: pool.clone(),
             archive,

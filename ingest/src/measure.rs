@@ -25,6 +25,7 @@ const STATUSES: [(Status, &str); 9] = [
 
 /// Says what the metrics mean, and shows those that nothing has been noted for.
 pub(crate) fn describe() {
+    contract::measure::describe();
     metrics::describe_histogram!(PUSH_LATENCY, metrics::Unit::Seconds, "Time to answer a push");
     metrics::describe_counter!(
         MESSAGES_PUSHED,

@@ -208,7 +208,7 @@ enum Decided {
 impl Asked {
     async fn read(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Self, Problem> {
         let (mut parts, body) = request.into_parts();
-        let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+        let caller = ingest.entrance.admit(&parts.headers).await?;
         let scope = path::scope(&mut parts, kind, &caller).await?;
         let timeout = ingest.config.body_timeout;
         let body = read_body(body, "member_bytes_max", MEMBER_BYTES_MAX, timeout).await?;

@@ -1,9 +1,10 @@
 //! `POST {scope}/push`.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
+    body::HttpBody as _,
     extract::Request,
     response::{IntoResponse, Response},
 };
@@ -39,13 +40,16 @@ pub(crate) async fn push(ingest: &Ingest, kind: ScopeKind, request: Request) -> 
 
 async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+    let caller = ingest.entrance.admit(&parts.headers).await?;
     let device = headers::device(&parts.headers)?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let key = headers::idempotency_key(&parts.headers)?;
     let (bytes_max, timeout) =
         (u64::from(ingest.config.push_bytes_max), ingest.config.body_timeout);
+    let announced = body.size_hint().exact().unwrap_or(bytes_max).min(bytes_max);
+    let mut under_way = ingest.in_flight.enter(&caller.tenant, announced)?;
     let body = read_body(body, "push_bytes_max", bytes_max, timeout).await?;
+    under_way.has(body.len() as u64);
     let mut push = match PushBody::parse(&body, &ingest.limits) {
         Ok(push) => push,
         Err(problem) => return Err(refuse(ingest, &caller, &scope, problem).await),
@@ -53,13 +57,15 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     if let Some(problem) = push.refusal() {
         return Err(refuse(ingest, &caller, &scope, problem).await);
     }
-    ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
+    let access = caller.access(&scope);
+    let usage = ingest.gate.pass(access.clone(), Standing::may_push).await?;
     if let Some(epoch) = push.epoch
         && push.names_bases()
         && !ingest.epoch.is(epoch).await?
     {
         push.forget_bases();
     }
+    let added = push.added();
     let command = Command {
         id: Ingest::command_id(&scope, KIND, &caller.user, key),
         request_hash: RequestHash::of(&[KIND.as_bytes(), b"\n", &body]),
@@ -70,10 +76,29 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
         action: Action::MessagesPushed { changes: push.changes, rejected: push.rejected },
     };
     drop(body); // the wait may be long, and the body large
-    match ingest.decide(&command, key.is_some(), ingest.wait(&parts.headers)).await? {
+    let known = known(ingest, &command, key.is_some());
+    let (known, room) = tokio::join!(known, ingest.gate.room(access, added, usage));
+    // A retry gets its answer, whatever came in since.
+    if let Some(outcome) = known? {
+        return answer(&outcome);
+    }
+    room?;
+    match ingest.decide(&command, false, ingest.wait(&parts.headers)).await? {
         Decision::Outcome(outcome) => answer(&outcome),
         Decision::Accepted(at) => Ok(accepted(command.id, at)),
     }
+}
+
+/// What became of it, if it is a retry of what was folded before.
+async fn known(
+    ingest: &Ingest,
+    command: &Command,
+    keyed: bool,
+) -> Result<Option<Arc<Outcome>>, Problem> {
+    if !keyed {
+        return Ok(None);
+    }
+    ingest.known_outcome(command.id, command.request_hash, &command.scope).await
 }
 
 /// A bad request is told to anyone, everything else (too large, a wrong hash) to those who may push.

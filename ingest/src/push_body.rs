@@ -14,6 +14,8 @@ use serde::{
 use serde_json::value::RawValue;
 use service::Problem;
 
+use crate::gate::Added;
+
 /// A push as it was sent: the valid messages, and the others with what is wrong with them.
 #[derive(Debug)]
 pub(crate) struct PushBody {
@@ -55,6 +57,18 @@ impl PushBody {
     pub(crate) fn refusal(&self) -> Option<Problem> {
         let first = self.rejected.first().filter(|_| self.changes.is_empty())?;
         Some(problems::invalid_message(first.code, first.detail.clone()))
+    }
+
+    /// What its writes add to the scope, if none of them is there already.
+    pub(crate) fn added(&self) -> Added {
+        let writes = self.changes.iter().filter_map(|pushed| match &pushed.change {
+            Change::Write(write) => Some(write.body.bytes()),
+            Change::Delete { .. } => None,
+        });
+        writes.fold(Added::default(), |added, bytes| Added {
+            messages: added.messages + 1,
+            bytes: added.bytes + bytes,
+        })
     }
 
     /// Whether a message says which version its writer had seen.

@@ -19,7 +19,10 @@ use model::{
     Action, Command, Outcome, Refusal, Rehearsal, RequestHash, RestoreCounts, RestoreFailure,
     RestoreId, RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
 };
-use readmodel::restores::{self, RestoreRow, RestoreState, RestoredBackup};
+use readmodel::{
+    access::AccessQuery,
+    restores::{self, RestoreRow, RestoreState, RestoredBackup},
+};
 use serde::Serialize;
 use service::{Problem, http::read_body};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -27,6 +30,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use crate::{
     Ingest,
     decide::{Decision, today},
+    gate::Added,
     restore_body::{RestoreBody, Which},
 };
 
@@ -35,6 +39,8 @@ const RESTORE_BYTES_MAX: u64 = 4096;
 /// Dry runs at once: each has what the fold remembers of a whole scope in memory.
 pub(crate) const DRY_RUNS_MAX: usize = 2;
 const DRY_RUN_AGAIN_SECONDS: u64 = 5;
+/// A content of one byte, and `{}` for metadata.
+const MESSAGE_BYTES_MIN: u64 = 3;
 /// How often the read model is asked how far a restore is: seldom at first, in case it is a long one.
 const ASK_AFTER: [Duration; 4] = [
     Duration::from_millis(20),
@@ -56,7 +62,7 @@ pub(crate) async fn request(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::of(&parts.headers, &ingest.verifier).await?;
+    let caller = ingest.entrance.admit(&parts.headers).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let timeout = ingest.config.body_timeout;
     let bytes = read_body(body, "restore_bytes_max", RESTORE_BYTES_MAX, timeout).await?;
@@ -88,6 +94,9 @@ pub(crate) async fn request(
     if let Some(other) = running_now.map_err(|error| problems::of_read_model(&error))? {
         return Err(another_runs(other));
     }
+    if source != scope {
+        check_room(ingest, caller.access(&scope), &backup).await?;
+    }
     let source = Box::new(source);
     let command = Command {
         id,
@@ -107,6 +116,18 @@ pub(crate) async fn request(
 
 fn restore_wait(ingest: &Ingest, headers: &http::HeaderMap) -> Duration {
     if headers::prefers_async(headers) { Duration::ZERO } else { ingest.config.restore_wait() }
+}
+
+/// A scope's own backup brings back what was there, and passes. Another's is a copy, as a push would be: of as
+/// many messages as it has, and of how many bytes its reading tells; so many at least.
+async fn check_room(
+    ingest: &Ingest,
+    access: AccessQuery,
+    backup: &RestoredBackup,
+) -> Result<(), Problem> {
+    let messages = backup.record_count.unwrap_or_default();
+    let added = Added { messages, bytes: messages.saturating_mul(MESSAGE_BYTES_MIN) };
+    ingest.gate.room(access, added, None).await
 }
 
 async fn find(ingest: &Ingest, source: &ScopeKey, which: Which) -> Result<RestoredBackup, Problem> {
@@ -195,9 +216,13 @@ async fn rehearse(
         problems::not_accepted("This instance has no archive: --archive is not set")
     })?;
     let permit = ingest.dry_runs.clone().try_acquire_owned().map_err(|_| {
-        problems::rate_limited("Other dry runs are being reckoned", DRY_RUN_AGAIN_SECONDS)
-            .with("limit", "dry_runs_running_max")
-            .with("max", DRY_RUNS_MAX)
+        let (limit, max) = ("dry_runs_running_max", DRY_RUNS_MAX as u64);
+        problems::rate_limited(
+            limit,
+            max,
+            "Other dry runs are being reckoned",
+            DRY_RUN_AGAIN_SECONDS,
+        )
     })?;
     let partition = partition_of(source.to_string().as_bytes(), ingest.log.partitions());
     let found = history::find(archive, ingest.log.log_id(), partition, source, backup.id)

@@ -13,6 +13,10 @@ use std::{
 
 use axum::{Router, body::Body, extract::Request, response::Response};
 use bytes::Bytes;
+use contract::{
+    Entrance,
+    rates::{RateConfig, Rates},
+};
 use eventlog::{
     AppendError, AppendFuture, Appended, Bounds, EventLog, LogError, LogReader, Record,
     RejectReason,
@@ -29,6 +33,7 @@ use service::{
     auth::{AuthConfig, OrgRole, Verifier, sign_hs256},
     http::{HttpLimits, envelope},
 };
+use tokio::{sync::Semaphore, task::JoinSet};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -43,6 +48,8 @@ enum Does {
     /// Takes it, and nobody folds it.
     Keeps,
     Fails(AppendError),
+    /// Takes it, and answers and folds once it may.
+    Pauses(Arc<Semaphore>),
 }
 
 /// A log of one partition that folds in memory what it takes.
@@ -71,9 +78,13 @@ impl EventLog for MemoryLog {
             let error = error.clone();
             return Box::pin(async move { Err(error) });
         }
+        let goes_on = match &self.does {
+            Does::Pauses(goes_on) => Some(goes_on.clone()),
+            _ => None,
+        };
         let offset = Offset::new(self.next.fetch_add(1, Ordering::SeqCst)).unwrap();
         let place = Place { partition, offset };
-        if matches!(self.does, Does::Folds) {
+        if matches!(self.does, Does::Folds | Does::Pauses(_)) {
             let event = schemas::decode(&value).unwrap();
             let time = Timestamp::parse_rfc3339("2025-12-30T10:00:01Z").unwrap();
             let applied = self.fold.lock().unwrap().apply(place, time, &key, Some(&event)).unwrap();
@@ -82,7 +93,12 @@ impl EventLog for MemoryLog {
                 applied.map(|applied| (command.id, applied.outcome)).into_iter().collect();
             self.feed.committed(&Committed { outcomes, ..Committed::default() });
         }
-        Box::pin(async move { Ok(Appended { place, append_time: None }) })
+        Box::pin(async move {
+            if let Some(goes_on) = goes_on {
+                let _permit = goes_on.acquire().await.unwrap();
+            }
+            Ok(Appended { place, append_time: None })
+        })
     }
 
     fn bounds(&self, _: Partition) -> Future<'_, Result<Bounds, LogError>> {
@@ -103,6 +119,14 @@ impl EventLog for MemoryLog {
 }
 
 fn service(does: Does) -> Router {
+    service_with(does, IngestConfig { push_wait_ms: 50, ..IngestConfig::default() })
+}
+
+fn service_with(does: Does, config: IngestConfig) -> Router {
+    service_at(does, config, &RateConfig::default())
+}
+
+fn service_at(does: Does, config: IngestConfig, rates: &RateConfig) -> Router {
     let feed = Feed::new(true);
     let log =
         MemoryLog { does, feed: feed.clone(), fold: Mutex::default(), next: AtomicU64::new(7) };
@@ -115,8 +139,8 @@ fn service(does: Does) -> Router {
     let pool = readmodel::pool(&nowhere, DatabaseRole::Ingest).unwrap();
     let auth = AuthConfig { jwt_secret: Some(SECRET.into()), ..AuthConfig::default() };
     let verifier = Arc::new(Verifier::new(&auth).unwrap());
-    let config = IngestConfig { push_wait_ms: 50, ..IngestConfig::default() };
-    let ingest = Arc::new(Ingest::new(config, Arc::new(log), pool, feed, verifier, None));
+    let entrance = Entrance { verifier, rates: Arc::new(Rates::new(rates)) };
+    let ingest = Arc::new(Ingest::new(config, Arc::new(log), pool, feed, entrance, None));
     envelope(ingest::router(ingest), &HttpLimits::default())
 }
 
@@ -370,4 +394,52 @@ async fn a_team_is_created_by_its_owner_and_once() {
     let owner = json!({"id": "backend", "role": "owner"});
     assert_eq!(ask(&service, create()).await, (201, owner.clone()));
     assert_eq!(ask(&service, create()).await, (200, owner));
+}
+
+#[tokio::test]
+async fn overload_a_log_that_stands_still_holds_so_many_bytes_and_takes_no_more() {
+    const PUSHES: usize = 50;
+    let goes_on = Arc::new(Semaphore::new(0));
+    let bytes_max = 4 << 20;
+    let config = IngestConfig { push_bytes_in_flight_max: bytes_max, ..IngestConfig::default() };
+    let service = service_with(Does::Pauses(goes_on.clone()), config);
+    let mut asked = JoinSet::new();
+    for n in 0..PUSHES {
+        // 0.29 MiB each: half of all is for one tenant, and holds six of them.
+        let messages: Vec<_> =
+            (0..5).map(|m| message(&format!("{n} {m} {}", "x".repeat(60_000)))).collect();
+        let (service, request) = (service.clone(), push(&json!({"messages": messages})));
+        asked.spawn(async move { ask(&service, request).await });
+    }
+    for _ in 0..PUSHES - 6 {
+        let (status, problem) = asked.join_next().await.unwrap().unwrap();
+        assert_eq!((status, &problem["accepted"]), (503, &false.into()), "{problem}");
+        assert_eq!(
+            (&problem["limit"], &problem["max"]),
+            (&"push_bytes_in_flight_max".into(), &bytes_max.into())
+        );
+    }
+    assert_eq!(asked.len(), 6, "those wait");
+    goes_on.add_permits(1);
+    while let Some(answered) = asked.join_next().await {
+        let (status, answer) = answered.unwrap();
+        assert_eq!((status, &answer["synced"]), (200, &5.into()), "{answer}");
+    }
+    let (status, _) = ask(&service, push(&json!({"messages": [message("after")]}))).await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn sync_006_a_request_over_its_rate_is_refused_before_its_body_is_read() {
+    let rates = RateConfig { device_requests_per_second: 1, ..RateConfig::OFF };
+    let service = service_at(Does::Folds, IngestConfig::default(), &rates);
+    let never_ends = || {
+        let body = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        request("POST", PUSH, Body::from_stream(body))
+    };
+    for _ in 0..2 {
+        ask(&service, push(&json!({"messages": []}))).await;
+    }
+    let (status, problem) = ask(&service, never_ends()).await;
+    assert_eq!((status, &problem["code"]), (429, &"SYNC_006".into()), "{problem}");
 }

@@ -4,7 +4,10 @@ use model::{OrgRole, Role, ScopeKey, Standing, TenantId, Timestamp, UserId};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::error::ReadModelError;
+use crate::{
+    error::ReadModelError,
+    quotas::{Usage, overrides},
+};
 
 /// A user and a scope, and what the user's token says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,21 +17,37 @@ pub struct AccessQuery {
     pub org_role: OrgRole,
 }
 
-/// The users' standings in the scopes, in the order asked: one round trip for all.
-pub async fn standings(
+/// Who somebody is in a scope, and what it and its tenant hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub standing: Standing,
+    pub usage: Usage,
+}
+
+/// Standing, role, what is held, and what operators have set.
+type AccountRow =
+    (bool, bool, Option<String>, i64, i64, i64, Option<i64>, Option<i64>, Option<i64>);
+
+/// The users' accounts in the scopes, in the order asked: one round trip for all.
+pub async fn accounts(
     pool: &PgPool,
     asked: &[AccessQuery],
-) -> Result<Vec<Standing>, ReadModelError> {
+) -> Result<Vec<Account>, ReadModelError> {
     let scopes: Vec<Uuid> = asked.iter().map(|query| query.scope.reference().0).collect();
     let tenants: Vec<&str> = asked.iter().map(|query| query.scope.tenant.as_str()).collect();
     let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
-    let rows = sqlx::query_as::<_, (bool, bool, Option<String>)>(
-        "select s.scope is not null, r.user_id is not null, r.role
+    let rows = sqlx::query_as::<_, AccountRow>(
+        "select s.scope is not null, r.user_id is not null, r.role,
+             coalesce(s.live_count, 0), coalesce(s.live_bytes, 0),
+             (select coalesce(sum(u.live_bytes), 0)::bigint from tenant_usage u
+              where u.tenant_id = asked.tenant_id),
+             q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max
          from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
                  as asked (scope, tenant_id, user_id, place)
              left join scopes s on s.scope = asked.scope and s.tenant_id = asked.tenant_id
              left join members r on r.scope = asked.scope and r.tenant_id = asked.tenant_id
                  and r.user_id = asked.user_id
+             left join context_sync_settings.quotas q on q.tenant_id = asked.tenant_id
          order by asked.place",
     )
     .bind(scopes)
@@ -36,12 +55,20 @@ pub async fn standings(
     .bind(users)
     .fetch_all(pool)
     .await?;
-    let standing =
-        |(query, (exists, is_member, role)): (&AccessQuery, (bool, bool, Option<String>))| {
-            let member = is_member.then(|| role.as_deref().and_then(Role::parse));
-            Standing::of(&query.scope, &query.user, query.org_role, exists, member)
-        };
-    Ok(asked.iter().zip(rows).map(standing).collect())
+    let account = |(query, row): (&AccessQuery, AccountRow)| {
+        let (exists, is_member, role, messages, bytes, of_tenant, ..) = row;
+        let member = is_member.then(|| role.as_deref().and_then(Role::parse));
+        Account {
+            standing: Standing::of(&query.scope, &query.user, query.org_role, exists, member),
+            usage: Usage {
+                scope_messages: messages.unsigned_abs(),
+                scope_bytes: bytes.unsigned_abs(),
+                tenant_bytes: of_tenant.unsigned_abs(),
+                overrides: overrides(row.6, row.7, row.8),
+            },
+        }
+    };
+    Ok(asked.iter().zip(rows).map(account).collect())
 }
 
 /// A row of a scope's members.

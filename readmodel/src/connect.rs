@@ -9,7 +9,8 @@ use sqlx::{
 
 use crate::{config::DatabaseConfig, error::ReadModelError};
 
-/// Every table, function and type of the read model is in this schema, and nothing else is.
+/// Every table, function and type of the read model is in this schema, and nothing else is: what operators
+/// have set, which no log has, stands in a schema of its own.
 const SCHEMA: &str = "context_sync";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -89,10 +90,15 @@ pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, R
     Ok(connection)
 }
 
+/// One connection of the login itself, which owns what operators set.
+pub(crate) async fn owner(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
+    Ok(PgConnection::connect_with(&options(config)?).await?)
+}
+
 /// Creates the read model, or brings it to this version. Safe to run at any time, by many at once.
 /// The login must be able to create roles, or the roles must exist and be granted to it.
 pub async fn migrate(config: &DatabaseConfig) -> Result<(), ReadModelError> {
-    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    let mut connection = owner(config).await?;
     // Two processes that migrate a new database at once both find no schema.
     sqlx::raw_sql(
         "select pg_advisory_lock(hashtext('context_sync migrate')); \

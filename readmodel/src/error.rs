@@ -17,6 +17,10 @@ pub enum ReadModelError {
     #[error("a partition's position is not the expected one: another projector moved it")]
     PositionMoved,
 
+    /// An operator's command, by a login that does not own what it is about.
+    #[error("this login may not do that ({0}): use the one that migrates; nothing was changed")]
+    NotOwner(#[source] sqlx::Error),
+
     #[error("no database is configured: set DATABASE_URL or --database-url")]
     NotConfigured,
 

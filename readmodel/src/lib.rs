@@ -1,7 +1,7 @@
 //! The read model: what the log folds to, as rows in Postgres.
 //!
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
-//! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them, [`feed`] and
+//! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them, [`quotas`] of what a scope and a tenant may hold, [`feed`] and
 //! [`asker`] tell who waits that it moved. The tables, their constraints and who may see what stand, with
 //! their reasons, in `migrations/`.
 
@@ -21,6 +21,7 @@ pub mod memory;
 pub mod outcomes;
 pub mod projection;
 pub mod pull;
+pub mod quotas;
 pub mod restores;
 pub mod snapshot;
 pub mod write;

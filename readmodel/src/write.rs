@@ -111,7 +111,7 @@ impl DeadLetterKind {
     }
 }
 
-/// Compare-and-set of the positions, then messages, scopes and outcomes: one statement, a transaction of
+/// Compare-and-set of the positions, then messages, scopes, outcomes and what the tenants hold: one statement, a transaction of
 /// its own. `fence` locks the positions, and holds if they all stand where the batch began; whoever has
 /// lost a race to them finds that out before anything of theirs is inserted, and writes nothing.
 ///
@@ -162,6 +162,22 @@ with standing as materialized (
         live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
         owners = excluded.owners, restore = excluded.restore,
         json_bytes_max = greatest(scopes.json_bytes_max, excluded.json_bytes_max)
+), grown as (
+    select n.tenant_id, sum(n.live_count - coalesce(s.live_count, 0))::bigint as live_count,
+        sum(n.live_bytes - coalesce(s.live_bytes, 0))::bigint as live_bytes
+    from (select unnest($30::uuid[]), unnest($31::text[]), unnest($37::bigint[]), unnest($38::bigint[]))
+            as n (scope, tenant_id, live_count, live_bytes)
+        left join scopes s on s.scope = n.scope -- as it was before this statement
+    where (select holds from fence)
+    group by n.tenant_id
+), usage as (
+    insert into tenant_usage (tenant_id, partition, live_count, live_bytes)
+    select tenant_id, (select min(partition) from unnest($1::int[]) as own (partition)), live_count, live_bytes
+    from grown
+    where live_count <> 0 or live_bytes <> 0
+    on conflict (tenant_id, partition) do update
+    set live_count = tenant_usage.live_count + excluded.live_count,
+        live_bytes = tenant_usage.live_bytes + excluded.live_bytes
 )
 select holds, case when holds and $42 then pg_notify('context_sync', '')::text end from fence";
 

@@ -106,10 +106,16 @@ pub(crate) async fn flags(kind: LogKind, database_url: &str) -> Vec<String> {
         format!("--jwt-secret={SECRET}"),
         "--database-connections=4".to_owned(),
     ];
+    flags.extend(no_rates());
     if kind == LogKind::Kafka {
         flags.extend(kafka_flags(&dev::kafka::for_tests().await.unwrap()));
     }
     flags
+}
+
+/// Tests send as fast as they can: those that are about rates set their own.
+pub(crate) fn no_rates() -> [String; 3] {
+    ["device", "user", "tenant"].map(|of| format!("--{of}-requests-per-second=0"))
 }
 
 /// Topics that no other test uses.

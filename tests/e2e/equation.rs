@@ -93,6 +93,7 @@ pub(crate) async fn compare(fold: &LogFold, pool: &PgPool) {
         check_fold(key, folded);
     }
     assert_same("scopes", scope_rows(pool).await, scopes_of(fold));
+    assert_same("tenants", tenant_rows(pool).await, tenants_of(fold));
     assert_same("messages", message_rows(pool).await, messages_of(fold));
     assert_same("members", member_rows(pool).await, members_of(fold));
     assert_same("outcomes", outcome_rows(pool).await, outcomes_of(fold));
@@ -191,6 +192,32 @@ fn scopes_of(fold: &LogFold) -> Rows<Uuid, ScopeRow> {
         (key.reference().0, (tenant, kind, name, numbers, digest, restore))
     };
     existing.map(row).collect()
+}
+
+/// Live messages and their bytes in all scopes of a tenant.
+type TenantRow = (i64, i64);
+
+async fn tenant_rows(pool: &PgPool) -> Rows<String, TenantRow> {
+    let query =
+        "select tenant_id, sum(live_count)::bigint, sum(live_bytes)::bigint from tenant_usage
+        group by tenant_id";
+    let rows: Vec<(String, i64, i64)> = rows(pool, query).await;
+    rows.into_iter().map(|(tenant, count, bytes)| (tenant, (count, bytes))).filter(holds).collect()
+}
+
+fn tenants_of(fold: &LogFold) -> Rows<String, TenantRow> {
+    let mut rows = Rows::new();
+    for (key, folded) in &fold.scopes {
+        let row: &mut TenantRow = rows.entry(key.tenant.to_string()).or_default();
+        row.0 += folded.scope.heading.count as i64;
+        row.1 += folded.scope.heading.bytes as i64;
+    }
+    rows.into_iter().filter(holds).collect()
+}
+
+/// One that never had anything may have a row or none.
+fn holds((_, row): &(String, TenantRow)) -> bool {
+    *row != TenantRow::default()
 }
 
 /// Tenant, JSON, its length, hashes, times and bytes, and the restore that deleted it.

@@ -43,6 +43,9 @@ pub struct DataDir(PathBuf);
 pub struct Addresses {
     pub api: String,
     pub ops: String,
+    /// Its private Postgres; `None` where it has another one.
+    #[serde(default)]
+    pub database: Option<String>,
 }
 
 /// Held as long as it lives: one instance a directory.
@@ -166,6 +169,10 @@ impl DataDir {
     pub fn write_addresses(&self, addresses: &Addresses) -> Result<(), DataDirError> {
         let path = self.0.join("addresses.json");
         let json = serde_json::to_vec(addresses).unwrap_or_default();
-        fs::write(&path, json).map_err(self.failed(&path))
+        // The database's has a password.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&path).map_err(self.failed(&path))?;
+        file.write_all(&json).map_err(self.failed(&path))
     }
 }

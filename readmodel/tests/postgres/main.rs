@@ -8,6 +8,7 @@ mod database;
 mod migrating;
 mod outcomes;
 mod pulling;
+mod quotas;
 mod refused;
 mod snapshot;
 mod tenants;

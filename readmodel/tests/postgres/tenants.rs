@@ -3,7 +3,7 @@
 use model::{Cursor, Role};
 use readmodel::{
     DatabaseRole, PgPool,
-    access::{AccessQuery, standings},
+    access::{AccessQuery, accounts},
     pull::moved,
 };
 use sqlx::Row;
@@ -172,7 +172,8 @@ async fn standings_are_those_of_the_scope_named() {
         asked("initech/team/web", "ann"),
         asked("acme/team/web", "ann"),
     ];
-    let standings = standings(&ingest, &all).await.unwrap();
+    let accounts = accounts(&ingest, &all).await.unwrap();
+    let standings: Vec<_> = accounts.iter().map(|account| account.standing).collect();
     let roles: Vec<Option<Role>> = standings.into_iter().map(|standing| standing.role()).collect();
     let expected = [Some(Role::Owner), None, Some(Role::Member), None, Some(Role::Owner)];
     assert_eq!(roles, expected);

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::{Child, load::Load};
 use crate::{
     client::{Device, USER, say},
-    cluster::{SECRET, kafka_flags, settings},
+    cluster::{SECRET, kafka_flags, no_rates, settings},
     database::Database,
     equation,
     replica::Replica,
@@ -46,6 +46,7 @@ fn flags(database_url: &str, log: &[String]) -> Vec<String> {
         "--database-connections=4".to_owned(),
         "--push-wait-ms=2000".to_owned(),
     ];
+    flags.extend(no_rates());
     flags.extend_from_slice(log);
     flags
 }

@@ -34,6 +34,11 @@ async fn dev_keeps_its_data_whatever_ends_it() {
     let ann = device(&dev, data).await;
     ann.push(USER, &[say("one"), say("two")]).await.ok();
     let before = ann.pull(USER, "").await.ok();
+    // Operators' commands find its database.
+    let args = ["ops", "quota", "show", "--tenant=acme", "--json", "--data-dir", data];
+    let shown = run(&args).await;
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&shown["messages"], &shown["bytes"]), (&json!(2), &json!(10)));
 
     // A second one on the same directory names the one that holds it.
     let args = ["dev", "--data-dir", data, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"];

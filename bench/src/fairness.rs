@@ -1,0 +1,64 @@
+//! What one tenant feels of another's storm.
+
+use std::time::Duration;
+
+use crate::{
+    Failure,
+    load::{Measured, Work, run},
+    scenarios::Push,
+    server::Server,
+};
+
+/// What a tenant may send here: a part of what one machine takes, as an operator would set it. What is measured is
+/// what the limit leaves to the others, not what a tenant may take from them.
+pub(crate) const RATES: [&str; 3] = [
+    "--device-requests-per-second=50",
+    "--user-requests-per-second=200",
+    "--tenant-requests-per-second=500",
+];
+
+/// Devices of a quiet tenant, and how often each pushes.
+const QUIET: usize = 16;
+const QUIET_PACE: Duration = Duration::from_millis(100);
+/// Devices of the other, a user each. Together they send four times what their tenant may.
+const STORM: usize = 64;
+const STORM_PACE: Duration = Duration::from_millis(32);
+
+/// Pushes of a quiet tenant.
+pub(crate) struct Felt {
+    pub(crate) alone: Measured,
+    pub(crate) in_storm: Measured,
+}
+
+/// Pushes that may be too many.
+struct Storm(Push);
+
+impl Work for Storm {
+    async fn once(&mut self) -> Result<(), Failure> {
+        match self.0.send().await? {
+            (200 | 429, _) => Ok(()),
+            (status, body) => Err(format!("the storm was answered with {status}: {body}").into()),
+        }
+    }
+}
+
+/// Measures a tenant alone, and then while another one sends too much.
+pub(crate) async fn feel(server: &Server, time: Duration) -> Result<Felt, Failure> {
+    let alone = run(quiet(server).await?, time, QUIET_PACE).await?;
+    let mut storm = Vec::new();
+    for i in 0..STORM {
+        storm.push(Storm(Push::of("storm", server, &format!("u{i}"), 1).await?));
+    }
+    let quiet = quiet(server).await?;
+    let (in_storm, _) =
+        tokio::try_join!(run(quiet, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
+    Ok(Felt { alone, in_storm })
+}
+
+async fn quiet(server: &Server) -> Result<Vec<Push>, Failure> {
+    let mut workers = Vec::new();
+    for i in 0..QUIET {
+        workers.push(Push::of("quiet", server, &format!("u{i}"), 1).await?);
+    }
+    Ok(workers)
+}
