@@ -286,7 +286,9 @@ fn api(
     verifier: &Arc<Verifier>,
     shutdown: &CancellationToken,
 ) -> Router {
-    let (config, feed, verifier) = (settings.api.clone(), feed.clone(), verifier.clone());
+    let mut config = settings.api.clone();
+    config.body_timeout = settings.http.body_timeout();
+    let (feed, verifier) = (feed.clone(), verifier.clone());
     let (pool, watcher, shutdown) = (pool.clone(), watcher.clone(), shutdown.clone());
     api::router(Arc::new(api::Api::new(config, pool, watcher, feed, verifier, archive, shutdown)))
 }

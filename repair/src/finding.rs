@@ -26,7 +26,7 @@ pub struct Differences {
 }
 
 impl<'a> Finding<'a> {
-    /// Begins with the frame to send first. No frame is much larger than `frame_bytes_max`.
+    /// Begins with the frame to send first. No frame is larger than `frame_bytes_max`.
     ///
     /// # Errors
     /// `frame_bytes_max` is below [`crate::FRAME_BYTES_MIN`].

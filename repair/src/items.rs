@@ -48,6 +48,7 @@ impl Items {
     pub fn new(mut held: Vec<Held>) -> Self {
         held.sort_unstable_by_key(Held::order);
         held.dedup_by_key(|held| held.item);
+        held.shrink_to_fit();
         let mut digest = Digest::EMPTY;
         held.iter().for_each(|held| digest.add(held.item));
         Self { held, digest }
@@ -83,7 +84,7 @@ impl Items {
         self.held.sort_by_key(Held::order);
     }
 
-    /// Answers the other side's frame with one of at most about `frame_bytes_max`.
+    /// Answers the other side's frame with one of at most `frame_bytes_max`.
     ///
     /// # Errors
     /// The frame is none.
