@@ -32,6 +32,8 @@ mod members;
 mod nodes;
 mod paging;
 mod permissions;
+mod reconcile;
+mod repair;
 mod restores;
 mod stores;
 mod tenants;
