@@ -15,6 +15,7 @@ use readmodel::{
     memory::Generation,
     pull::{Glance, GlanceQuery, Page, Summary, glances},
 };
+use service::Problem;
 
 /// Heads remembered at once.
 const HEADS_MAX: u64 = 100_000;
@@ -43,6 +44,13 @@ pub(crate) struct Idle {
 /// The read model shows less than it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WentBack;
+
+impl WentBack {
+    pub(crate) fn problem(self) -> Problem {
+        Problem::unavailable("The read model is being folded again after a crash of its database")
+            .retry_after(1)
+    }
+}
 
 /// A page that is about to be asked for.
 pub(crate) struct Asking {

@@ -1,17 +1,23 @@
 //! The api: every request that only reads.
 //!
-//! [`pull`] gives pages of what changed, with long poll; [`members`] and [`pushes`] tell who is in a
+//! [`pull`] gives pages of what changed, with long poll; [`reconcile`] tells a device whether it has drifted,
+//! [`compare`] and [`fetch`] mend it from what [`holdings`] knows; [`members`] and [`pushes`] tell who is in a
 //! scope and what became of a push; [`docs`] describes all routes, ingest's included.
 
+mod asking;
 mod backups;
+mod compare;
 mod config;
 pub mod docs;
+mod fetch;
+mod holdings;
 mod idle;
 mod measure;
 mod members;
 mod pull;
 mod pushes;
 mod query;
+mod reconcile;
 mod restores;
 
 use std::sync::Arc;
@@ -20,7 +26,7 @@ use archive::Archive;
 use axum::{
     Router,
     extract::{Request, State},
-    routing::get,
+    routing::{get, post},
 };
 use contract::{Entrance, path};
 use model::ScopeKind;
@@ -40,6 +46,7 @@ pub struct Api {
     shutdown: CancellationToken,
     drift: measure::Drift,
     idle: idle::Idle,
+    holdings: holdings::Holdings,
 }
 
 impl Api {
@@ -57,7 +64,8 @@ impl Api {
         measure::describe();
         let idle = idle::Idle::new(feed.clone(), watcher);
         let drift = measure::Drift::new();
-        Self { config, pool, feed, entrance, archive, shutdown, drift, idle }
+        let holdings = holdings::Holdings::new(&config, pool.clone());
+        Self { config, pool, feed, entrance, archive, shutdown, drift, idle, holdings }
     }
 }
 
@@ -87,9 +95,21 @@ pub fn router(api: Arc<Api>) -> Router {
         let restore = move |State(api): Shared, request: Request| async move {
             restores::show(&api, kind, request).await
         };
+        let reconcile = move |State(api): Shared, request: Request| async move {
+            reconcile::answer(&api, kind, request).await
+        };
+        let compare = move |State(api): Shared, request: Request| async move {
+            compare::answer(&api, kind, request).await
+        };
+        let fetch = move |State(api): Shared, request: Request| async move {
+            fetch::answer(&api, kind, request).await
+        };
         let context = path::context(kind);
         router = router
             .route(&format!("{context}/pull"), get(pull))
+            .route(&format!("{context}/reconcile"), post(reconcile))
+            .route(&format!("{context}/reconcile/messages"), post(compare))
+            .route(&format!("{context}/messages"), post(fetch))
             .route(&format!("{context}/backups"), get(list))
             .route(&format!("{context}/backups/{{backup_id}}"), get(show))
             .route(&format!("{context}/backups/{{backup_id}}/content"), get(content))

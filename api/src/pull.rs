@@ -14,11 +14,17 @@ use contract::{
     problems::{self, Whereabouts},
 };
 use http::{HeaderValue, Uri, header::CONTENT_TYPE};
-use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
+use model::{Cursor, Epoch, ScopeKey, ScopeKind, reconcile::is_good};
 use readmodel::pull::{Page, PullQuery, Summary};
 use service::Problem;
 
-use crate::{Api, ApiConfig, idle::WentBack, measure, query::Query};
+use crate::{
+    Api, ApiConfig,
+    asking::{asker, base, permit_asking, permit_pull},
+    idle::WentBack,
+    measure,
+    query::Query,
+};
 
 /// How long to wait before looking again where the feed has told of a head that no query shows.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -97,16 +103,13 @@ async fn look(
     scope: &ScopeKey,
     asked: &Asked,
 ) -> Result<Page, Problem> {
-    if scope.kind == ScopeKind::Org && scope.name.as_str() != scope.tenant.as_str() {
-        return Err(problems::permission_denied(false));
-    }
+    permit_asking(scope)?;
     let page = match api.idle.glance(scope, &caller.user, asked.cursor).await {
         Ok(Some(glance)) => Ok(Page::empty(glance)),
         Ok(None) => page(api, caller, scope, asked).await,
         Err(error) => Err(problems::of_read_model(&error)),
     }?;
-    let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
-    problems::permit(standing, standing.may_pull())?;
+    permit_pull(caller, scope, &page.glance())?;
     check_cursor(asked, &page.summary)?;
     if asked.cursor > Cursor::ZERO {
         api.drift.note(page.summary.head, asked.cursor);
@@ -122,9 +125,7 @@ async fn page(
     asked: &Asked,
 ) -> Result<Page, Problem> {
     let query = PullQuery {
-        scope,
-        user: &caller.user,
-        privileged: !scope.kind.has_members() || caller.org_role == OrgRole::Owner,
+        asker: asker(caller, scope),
         after: asked.cursor,
         limit: asked.limit,
         bytes: u64::from(api.config.page_bytes_max),
@@ -133,17 +134,14 @@ async fn page(
     let page = readmodel::pull::pull(&api.pool, &query)
         .await
         .map_err(|error| problems::of_read_model(&error))?;
-    api.idle.saw(asking, &caller.user, &page).map_err(|WentBack| {
-        Problem::unavailable("The read model is being folded again after a crash of its database")
-            .retry_after(1)
-    })?;
+    api.idle.saw(asking, &caller.user, &page).map_err(WentBack::problem)?;
     Ok(page)
 }
 
 /// Refuses a cursor that says nothing in this scope as it is now.
 fn check_cursor(asked: &Asked, summary: &Summary) -> Result<(), Problem> {
     let base = base(asked.epoch, summary.epoch);
-    let detail = if base.is_some_and(|base| asked.cursor > base) {
+    let detail = if !is_good(asked.cursor, base) {
         "cursor is of another epoch, and no longer good"
     } else if asked.cursor > summary.head {
         "cursor is ahead of the scope's head"
@@ -152,12 +150,6 @@ fn check_cursor(asked: &Asked, summary: &Summary) -> Result<(), Problem> {
     };
     let at = Whereabouts { head: summary.head, floor: summary.floor, epoch: summary.epoch, base };
     Err(problems::invalid_cursor(detail, &at))
-}
-
-/// Up to where cursors of the request's epoch are still good; `None` if it is the current one, or
-/// not said. What a recovery keeps is not in the read model, so of another epoch nothing is.
-fn base(asked: Option<Epoch>, current: Epoch) -> Option<Cursor> {
-    asked.filter(|epoch| *epoch != current).map(|_| Cursor::ZERO)
 }
 
 impl Asked {

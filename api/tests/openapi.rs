@@ -196,6 +196,11 @@ fn the_documented_limits_are_the_defaults() {
         ("/components/parameters/limit/schema/maximum", api.pull_limit_max),
         ("/components/parameters/limit/schema/default", api.pull_limit),
         ("/components/parameters/wait/schema/maximum", api.pull_wait_seconds_max),
+        ("/components/schemas/FetchRequest/properties/ids/maxItems", api.fetch_messages_max),
+        (
+            "/components/requestBodies/Frame/content/application~1octet-stream/schema/maxLength",
+            api.repair_frame_bytes_max,
+        ),
     ];
     for (pointer, limit) in table {
         assert_eq!(at(pointer), Some(u64::from(limit)), "{pointer}");

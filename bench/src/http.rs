@@ -17,6 +17,8 @@ pub(crate) struct Connection {
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
+    /// Of all of it.
+    pub(crate) bytes: usize,
 }
 
 impl Connection {
@@ -41,7 +43,8 @@ impl Connection {
             if let Some((status, from, length)) = head
                 && self.buffer.len() >= from + length
             {
-                return Ok(Answer { status, body: &self.buffer[from..from + length] });
+                let bytes = from + length;
+                return Ok(Answer { status, body: &self.buffer[from..bytes], bytes });
             }
         }
     }

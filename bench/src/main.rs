@@ -9,6 +9,7 @@ mod http;
 mod limits;
 mod load;
 mod peer;
+mod repairing;
 mod restoring;
 mod scenarios;
 mod server;
@@ -54,9 +55,13 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "peer,singles,hundreds,pulls,memory,rebuild,fairness,archiving,restore"
+        default_value = "peer,singles,hundreds,pulls,memory,rebuild,fairness,archiving,restore,repair"
     )]
     only: Vec<Figure>,
+
+    /// Messages in the scope that is repaired
+    #[arg(long, default_value_t = 50_000)]
+    repair_messages: usize,
 
     /// A JSON object a line, for programs
     #[arg(long)]
@@ -89,6 +94,8 @@ enum Figure {
     Archiving,
     /// Restoring a scope from its backup
     Restore,
+    /// Mending a device that differs in ten messages
+    Repair,
 }
 
 /// Bytes of the record that a single push makes: what the bare log appends.
@@ -140,6 +147,7 @@ async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
     let bench = Bench {
         time: Duration::from_secs(args.seconds.max(1)),
         only: &args.only,
+        repair_messages: args.repair_messages,
         directory: directory.path(),
         postgres: &postgres,
     };
@@ -177,6 +185,7 @@ struct PeerFigures {
 struct Bench<'a> {
     time: Duration,
     only: &'a [Figure],
+    repair_messages: usize,
     directory: &'a Path,
     postgres: &'a Postgres,
 }
@@ -237,6 +246,9 @@ impl Bench<'_> {
         if self.measures(Figure::Restore) {
             self.restore(&server, &url, lines).await?;
         }
+        if self.measures(Figure::Repair) {
+            self.repair(&server, lines).await?;
+        }
         server.stop()?;
         bare.close().await?;
         let log = eventlog::open(&config, &data.join("log")).await?;
@@ -283,6 +295,26 @@ impl Bench<'_> {
         let line = Line::new("embedded", what, restored, "/s");
         lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
         lines.push(line.beside("pushes of 100 of the same", Some(pushed)));
+        Ok(())
+    }
+
+    /// A repair, beside pulling everything.
+    async fn repair(&self, server: &Server, lines: &mut Vec<Line>) -> Result<(), Failure> {
+        let messages = self.repair_messages;
+        step(&format!("embedded: a repair of 10 in {messages} messages"));
+        let repairing::Repaired { pull, first, next, memory } =
+            repairing::repair(server, messages).await?;
+        let what = |what: &str| format!("repair of 10 in {messages}, {what}");
+        lines.push(Line::new("embedded", what("moved"), first.kb, "KB").below(64.0));
+        for (which, figure, unit, pull) in [
+            ("moved", first.kb, "KB", pull.kb),
+            ("first", first.ms, "ms", pull.ms),
+            ("next", next.ms, "ms", pull.ms),
+        ] {
+            let line = Line::new("embedded", what(which), figure, unit);
+            lines.push(line.beside("full pull", Some(pull)));
+        }
+        lines.push(Line::new("embedded", what("memory"), memory, "MB"));
         Ok(())
     }
 

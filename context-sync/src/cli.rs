@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     demo::DemoArgs,
     dev::DevArgs,
-    device::{pull::PullArgs, push::PushArgs},
+    device::{pull::PullArgs, push::PushArgs, status::StatusArgs, sync::SyncArgs},
     import::ImportArgs,
     ops::OpsCommand,
     serve::{Role, ServeArgs},
@@ -86,6 +86,24 @@ twice is kept once. The status is 1 if a message was rejected.")]
   context-sync pull --scope team/web --all --json > messages.jsonl
   context-sync pull --cursor 12345 --wait 30          what comes after it, as soon as it comes")]
     Pull(Box<PullArgs>),
+
+    /// Keep a scope's messages in a file: push what waits, pull what is new, mend what has drifted
+    #[command(after_help = "Examples:
+  context-sync sync
+  context-sync sync --scope team/web --replica ~/notes/web.jsonl
+  echo '{\"type\": \"insight\", \"content\": \"…\"}' >> ~/notes/web.outbox.jsonl     waits for the next sync
+
+Beside FILE.jsonl, FILE.outbox.jsonl holds messages to push, a JSON object a line; any tool may add to it.
+Count and digest are compared with the scope's; if they differ, only what differs is fetched.")]
+    Sync(Box<SyncArgs>),
+
+    /// Tell whether the file of a scope's messages is what the scope is
+    #[command(after_help = "Examples:
+  context-sync status
+  context-sync status --scope team/web --replica ~/notes/web.jsonl --json
+
+The exit status is 0 if all is the same and nothing waits to be pushed, else 1.")]
+    Status(Box<StatusArgs>),
 
     /// Import a git repository's history: a message a commit, of type decision
     #[command(after_help = "Examples:

@@ -47,6 +47,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     use serve::Role;
     match cli.command {
         Command::Ops(command) => return ops::run(command).await,
+        Command::Status(args) => return device::status::run(*args).await,
         Command::Dev(args) => dev::run(*args).await,
         Command::Serve(args) => serve::run(args.roles, *args.serve).await,
         Command::Ingest(args) => serve::run(vec![Role::Ingest], *args).await,
@@ -57,6 +58,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(args) => token::run(&args),
         Command::Push(args) => device::push::run(*args).await,
         Command::Pull(args) => device::pull::run(*args).await,
+        Command::Sync(args) => device::sync::run(*args).await,
         Command::Import(args) => import::run(*args).await,
         Command::Demo(args) => demo::run(args).await,
     }?;

@@ -295,7 +295,9 @@ fn api(
     entrance: &Entrance,
     shutdown: &CancellationToken,
 ) -> Router {
-    let (config, feed, entrance) = (settings.api.clone(), feed.clone(), entrance.clone());
+    let mut config = settings.api.clone();
+    config.body_timeout = settings.http.body_timeout();
+    let (feed, entrance) = (feed.clone(), entrance.clone());
     let (pool, watcher, shutdown) = (pool.clone(), watcher.clone(), shutdown.clone());
     api::router(Arc::new(api::Api::new(config, pool, watcher, feed, entrance, archive, shutdown)))
 }

@@ -18,6 +18,7 @@ pub mod log_fold;
 pub mod message;
 pub mod outcome;
 pub mod place;
+pub mod reconcile;
 pub mod restore;
 pub mod role;
 pub mod scope;

@@ -1,7 +1,8 @@
 //! The read model: what the log folds to, as rows in Postgres.
 //!
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
-//! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them, [`quotas`] of what a scope and a tenant may hold, [`feed`] and
+//! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them,
+//! [`quotas`] of what a scope and a tenant may hold, [`holding`] tells what devices compare with what they hold, [`feed`] and
 //! [`asker`] tell who waits that it moved. The tables, their constraints and who may see what stand, with
 //! their reasons, in `migrations/`.
 
@@ -14,6 +15,7 @@ pub mod drill;
 pub mod error;
 pub mod feed;
 pub mod gather;
+pub mod holding;
 mod key;
 pub mod lease;
 pub mod load;

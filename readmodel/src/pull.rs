@@ -64,10 +64,7 @@ impl Page {
 /// What to pull.
 #[derive(Clone, Debug)]
 pub struct PullQuery<'a> {
-    pub scope: &'a ScopeKey,
-    pub user: &'a UserId,
-    /// The caller may pull without being a member.
-    pub privileged: bool,
+    pub asker: Asker<'a>,
     pub after: Cursor,
     /// Messages in the page, at most.
     pub limit: u32,
@@ -77,11 +74,9 @@ pub struct PullQuery<'a> {
 
 /// Reads a page, in one round trip. A caller who is no member gets none of the messages.
 pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
-    let rows = sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)")
-        .bind(query.scope.tenant.as_str())
-        .bind(query.scope.reference().0)
-        .bind(query.user.as_str())
-        .bind(query.privileged)
+    let rows = query
+        .asker
+        .bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)"))
         .bind(query.after.as_i64())
         .bind(query.limit as i32)
         .bind(query.bytes.min(i64::MAX as u64) as i64)
@@ -90,6 +85,39 @@ pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadMode
     // No row: no projector has said yet which log this is.
     let (first, messages) = rows.split_first().ok_or(ReadModelError::NotMigrated)?;
     page(glance(first)?, messages)
+}
+
+/// One who asks about a scope.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub scope: &'a ScopeKey,
+    pub user: &'a UserId,
+    /// May pull without being a member.
+    pub privileged: bool,
+}
+
+impl<'a> Asker<'a> {
+    /// Tenant, scope, user and privilege, as the first parameters of a query.
+    pub(crate) fn bind<'q>(self, query: Query<'q>) -> Query<'q>
+    where
+        'a: 'q,
+    {
+        query
+            .bind(self.scope.tenant.as_str())
+            .bind(self.scope.reference().0)
+            .bind(self.user.as_str())
+            .bind(self.privileged)
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+/// What there is to know of the caller and the scope, without messages: one statement, one snapshot.
+pub async fn summary(pool: &PgPool, asker: &Asker<'_>) -> Result<Glance, ReadModelError> {
+    // Nothing is beyond the greatest cursor.
+    let query = asker.bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, 1, 1)"));
+    let row = query.bind(i64::MAX).fetch_optional(pool).await?;
+    glance(&row.ok_or(ReadModelError::NotMigrated)?)
 }
 
 /// A scope and one who asks about it.
@@ -148,7 +176,7 @@ fn page(glance: Glance, rows: &[PgRow]) -> Result<Page, ReadModelError> {
     Ok(page)
 }
 
-fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
+pub(crate) fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
     let number = |column: &str| -> Result<i64, ReadModelError> {
         Ok(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0))
     };

@@ -5,5 +5,6 @@ mod chaos;
 mod child;
 mod dev_command;
 mod load;
+mod sync_command;
 
 pub(crate) use child::{Child, binary, free_port, run};

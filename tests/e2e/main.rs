@@ -35,6 +35,8 @@ mod paging;
 mod permissions;
 mod quotas;
 mod rates;
+mod reconcile;
+mod repair;
 mod restores;
 mod stores;
 mod tenants;

@@ -84,7 +84,8 @@ pub async fn pull_all(
     let mut messages = Vec::new();
     let mut cursor = 0;
     loop {
-        let page = client.pull(scope, PullFrom { cursor, limit: PAGE, wait: 0 }).await?;
+        let page =
+            client.pull(scope, PullFrom { cursor, limit: PAGE, ..PullFrom::default() }).await?;
         for message in &page.messages {
             messages.push(serde_json::from_str(message.get())?);
         }

@@ -1,10 +1,11 @@
 //! A device's requests to the API.
 
 pub mod backups;
+pub mod repair;
 
 use std::{sync::Arc, time::Duration};
 
-use model::{CommandId, DeviceId, PushAnswer};
+use model::{CommandId, DeviceId, Epoch, PushAnswer};
 use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -23,6 +24,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How often the outcome of an accepted push is asked for, and for how long.
 const OUTCOME_EVERY: Duration = Duration::from_millis(250);
 const OUTCOME_WITHIN: Duration = Duration::from_secs(60);
+
+const JSON: &str = "application/json";
+const OCTETS: &str = "application/octet-stream";
 
 /// Told what a person who waits should know.
 pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
@@ -51,12 +55,16 @@ pub struct PullFrom {
     pub limit: u32,
     /// Seconds to wait for something newer.
     pub wait: u64,
+    /// That the cursor is of, if it is known.
+    pub epoch: Option<Epoch>,
 }
 
 struct Call<'a> {
     method: Method,
     path: &'a str,
     body: Option<Vec<u8>>,
+    /// What the body is.
+    media: &'static str,
     key: Option<String>,
     within: Duration,
 }
@@ -105,6 +113,7 @@ impl Client {
                 method: Method::POST,
                 path: &path,
                 body: Some(serde_json::to_vec(&body).map_err(ClientError::Request)?),
+                media: JSON,
                 key: Some(uuid::Uuid::new_v4().to_string()),
                 within: ANSWER_WITHIN,
             })
@@ -143,10 +152,13 @@ impl Client {
 
     /// Pulls one page.
     pub async fn pull(&self, scope: &Scope, from: PullFrom) -> Result<PullPage, ClientError> {
-        let PullFrom { cursor, limit, wait } = from;
+        let PullFrom { cursor, limit, wait, epoch } = from;
         let mut path = format!("{}/pull?cursor={cursor}&limit={limit}", scope.context_path());
         if wait > 0 {
             path.push_str(&format!("&wait={wait}"));
+        }
+        if let Some(epoch) = epoch {
+            path.push_str(&format!("&epoch={epoch}"));
         }
         self.get(&path, ANSWER_WITHIN + Duration::from_secs(wait)).await
     }
@@ -178,7 +190,7 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(), ClientError> {
-        let call = Call { method, path, body, key: None, within: ANSWER_WITHIN };
+        let call = Call { method, path, body, media: JSON, key: None, within: ANSWER_WITHIN };
         self.send(call).await.map(|_| ())
     }
 
@@ -187,7 +199,7 @@ impl Client {
         path: &str,
         within: Duration,
     ) -> Result<T, ClientError> {
-        let call = Call { method: Method::GET, path, body: None, key: None, within };
+        let call = Call { method: Method::GET, path, body: None, media: JSON, key: None, within };
         self.send(call).await?.read(path)
     }
 
@@ -218,7 +230,7 @@ impl Client {
             .header("X-Device-ID", self.device.as_str())
             .timeout(call.within);
         if let Some(body) = &call.body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
+            request = request.header(header::CONTENT_TYPE, call.media).body(body.clone());
         }
         if let Some(key) = &call.key {
             request = request.header("Idempotency-Key", key);

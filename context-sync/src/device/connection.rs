@@ -2,8 +2,10 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Args;
-use model::DeviceId;
+use model::{DeviceId, TenantId, UserId};
+use serde::Deserialize;
 use service::{
     Secret,
     auth::{OrgRole, sign_hs256},
@@ -95,7 +97,24 @@ impl ConnectionArgs {
         Ok(Secret::new(token))
     }
 
-    fn device(&self) -> Result<DeviceId, Failure> {
+    /// The tenant and the user that the token names. Whether it is good, the API says.
+    pub fn claims(&self) -> Result<(TenantId, UserId), Failure> {
+        #[derive(Deserialize)]
+        struct Claims {
+            tenant_id: String,
+            sub: String,
+        }
+        let unreadable =
+            || Failure::from("the token names no tenant_id and sub: it is no JWT of a user");
+        let token = self.token()?;
+        let payload = token.expose().split('.').nth(1).ok_or_else(unreadable)?;
+        let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| unreadable())?;
+        let Claims { tenant_id, sub } = serde_json::from_slice(&json).map_err(|_| unreadable())?;
+        Ok((TenantId::new(&tenant_id)?, UserId::new(&sub)?))
+    }
+
+    /// This device: as it was named, or by the machine's name.
+    pub fn device(&self) -> Result<DeviceId, Failure> {
         if let Some(device) = &self.device {
             return Ok(device.clone());
         }

@@ -43,7 +43,8 @@ pub async fn run(args: PullArgs) -> Result<(), Failure> {
     let progress = Progress::new("pulling", "messages", None);
     let client = args.connection.client(progress.notify())?;
     let for_people = !args.json && output::is_for_people();
-    let mut from = PullFrom { cursor: args.cursor, limit: args.limit, wait: args.wait };
+    let (cursor, limit, wait) = (args.cursor, args.limit, args.wait);
+    let mut from = PullFrom { cursor, limit, wait, epoch: None };
     let mut table = Table::new(["cursor", "type", "by", "updated", "content"]);
     let mut pulled = 0;
     let page = loop {

@@ -46,12 +46,17 @@ pub struct Pulled {
 }
 
 impl Pulled {
-    /// What this message adds to the digest; `None` for a tombstone, or what is no message.
-    pub fn item(&self) -> Option<Item> {
+    /// Which version of the message it is; `None` for a tombstone, or what is no message.
+    pub fn version(&self) -> Option<Version> {
         let message_type = self.message_type.as_ref().filter(|_| !self.deleted)?;
         let metadata = Metadata::new(self.metadata.as_ref()?).ok()?;
         let body = BodyHash::of(message_type, self.content.as_ref()?, metadata.as_str());
-        Some(Version { updated_at: self.updated_at, body }.item(self.id))
+        Some(Version { updated_at: self.updated_at, body })
+    }
+
+    /// What this message adds to the digest; `None` as for its version.
+    pub fn item(&self) -> Option<Item> {
+        self.version().map(|version| version.item(self.id))
     }
 }
 

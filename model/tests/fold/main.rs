@@ -15,6 +15,7 @@ mod partial;
 mod properties;
 mod pull;
 mod random;
+mod reconcile;
 mod restores;
 mod restoring;
 mod roles;

@@ -9,7 +9,7 @@ use model::UserId;
 use readmodel::{
     DatabaseConfig, DatabaseRole,
     feed::Feed,
-    pull::{PullQuery, pull},
+    pull::{Asker, PullQuery, pull},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,9 +95,7 @@ async fn a_commit_whose_answer_is_lost_is_done_once_and_nobody_is_told_there_is_
     let api = bench.database.role(DatabaseRole::Api);
     let asked = memory.generation(reference);
     let query = PullQuery {
-        scope: &key,
-        user: &ann,
-        privileged: true,
+        asker: Asker { scope: &key, user: &ann, privileged: true },
         after: model::Cursor::ZERO,
         limit: 10,
         bytes: 1 << 20,

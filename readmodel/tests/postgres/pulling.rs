@@ -3,7 +3,7 @@
 use model::{Cursor, Digest, Epoch, Role, RulesVersion};
 use readmodel::{
     DatabaseRole, PgPool,
-    pull::{GlanceQuery, Page, PullQuery, glances, pull},
+    pull::{Asker, GlanceQuery, Page, PullQuery, glances, pull},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -20,7 +20,8 @@ const ALL_BYTES: u64 = 4 << 20;
 
 async fn page(pool: &PgPool, name: &str, after: i64, limit: u32, bytes: u64) -> Page {
     let (scope, user, after) = (&scope(TEAM), &user(name), Cursor::from_i64(after));
-    let query = PullQuery { scope, user, privileged: false, after, limit, bytes };
+    let asker = Asker { scope, user, privileged: false };
+    let query = PullQuery { asker, after, limit, bytes };
     pull(pool, &query).await.unwrap()
 }
 
@@ -114,7 +115,8 @@ async fn only_members_and_the_privileged_get_messages() {
     }
     let (scope, user) = (&scope(TEAM), &user("eve"));
     let after = Cursor::ZERO;
-    let query = PullQuery { scope, user, privileged: true, after, limit: 10, bytes: ALL_BYTES };
+    let asker = Asker { scope, user, privileged: true };
+    let query = PullQuery { asker, after, limit: 10, bytes: ALL_BYTES };
     let page = pull(&api, &query).await.unwrap();
     assert_eq!((page.member, cursors(&page).len()), (None, 5));
 }

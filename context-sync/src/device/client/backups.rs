@@ -6,7 +6,7 @@ use model::{BackupId, Digest, RestoreId, RestoreMode};
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::{ANSWER_WITHIN, Call, Client};
+use super::{ANSWER_WITHIN, Call, Client, JSON};
 use crate::device::{problem::ClientError, scope::Scope};
 
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -102,7 +102,8 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<T, ClientError> {
         let key = Some(uuid::Uuid::new_v4().to_string());
-        let call = Call { method: Method::POST, path, body, key, within: ANSWER_WITHIN };
+        let call =
+            Call { method: Method::POST, path, body, media: JSON, key, within: ANSWER_WITHIN };
         self.send(call).await?.read(path)
     }
 }

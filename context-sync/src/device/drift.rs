@@ -1,0 +1,219 @@
+//! Bringing a replica to what its scope is: it pulls, looks whether it is the same now, and mends what is not.
+
+use std::collections::{HashSet, VecDeque};
+
+use model::{Cursor, Digest, Epoch, Item, reconcile::Remedy};
+use repair::{BadFrame, Differences, Finding};
+
+use super::{
+    batches::Outgoing,
+    client::{Client, PullFrom, repair::Reconciled},
+    problem::ClientError,
+    replica::{Message, Replica, ReplicaError},
+    scope::Scope,
+    upload::{Tally, Upload},
+    wire::PullPage,
+};
+
+/// Messages in a page.
+const PAGE: u32 = 1_000;
+/// Messages that are fetched at once: the contract's limit.
+const FETCH: usize = 1_000;
+/// Bytes of a frame: every server takes as many.
+const FRAME_BYTES: u32 = 64 << 10;
+/// Frames of one repair, at most: enough for a million messages of which none is the same.
+const FRAMES_MAX: usize = 2_000;
+/// Repairs in a row; a scope that others write to may need a second one, never this many.
+const REPAIRS_MAX: usize = 5;
+
+/// Why a replica could not be brought to what its scope is.
+#[derive(Debug, thiserror::Error)]
+pub enum DriftError {
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Replica(#[from] ReplicaError),
+    #[error("the API answered a repair with no frame: {0}")]
+    Frame(#[from] BadFrame),
+    #[error("a repair did not end after {FRAMES_MAX} frames")]
+    Endless,
+    #[error("the API gave none of the messages that it named")]
+    NothingFetched,
+    #[error("after {REPAIRS_MAX} repairs the messages here still are not those of the scope")]
+    StillDiffers,
+}
+
+/// What it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Mended {
+    /// Messages and tombstones that pulls gave.
+    pub pulled: u64,
+    pub repairs: u64,
+    /// Messages that a repair gave.
+    pub fetched: u64,
+    /// Messages that the scope no longer has.
+    pub dropped: u64,
+    /// Messages that the scope had lost.
+    pub pushed_again: u64,
+}
+
+/// A replica on its way to what its scope is.
+pub struct Mending<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    replica: &'a mut Replica,
+    pub mended: Mended,
+}
+
+impl<'a> Mending<'a> {
+    pub fn new(client: &'a Client, scope: &'a Scope, replica: &'a mut Replica) -> Self {
+        Self { client, scope, replica, mended: Mended::default() }
+    }
+
+    /// Pulls, and mends what then differs, until count and digest are the scope's.
+    pub async fn run(&mut self) -> Result<(), DriftError> {
+        for _ in 0..=REPAIRS_MAX {
+            match self.pull().await {
+                Ok(sums) if sums == (self.replica.count(), self.replica.digest()) => return Ok(()),
+                Ok(_) => self.mend(true).await?,
+                // The cursor is not good: what to do, reconciling tells.
+                Err(DriftError::Client(error)) if is_invalid_cursor(&error) => {
+                    self.mend(false).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(DriftError::StillDiffers)
+    }
+
+    /// Pulls to the head; the scope's count and digest there.
+    async fn pull(&mut self) -> Result<(u64, Digest), DriftError> {
+        loop {
+            let from = PullFrom {
+                cursor: self.replica.cursor.get(),
+                limit: PAGE,
+                wait: 0,
+                epoch: self.replica.epoch,
+            };
+            let page = self.client.pull(self.scope, from).await?;
+            self.mended.pulled += page.messages.len() as u64;
+            let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
+            for message in messages {
+                self.replica.apply(message)?;
+            }
+            self.replica.cursor = cursor;
+            // A cursor that was good is one of the present epoch from here on.
+            self.replica.epoch = Some(epoch);
+            if !has_more {
+                return Ok((count, digest));
+            }
+        }
+    }
+
+    /// Does what the API says; but one who pulled and saw that it `differs` repairs, also where others have pushed
+    /// since.
+    async fn mend(&mut self, differs: bool) -> Result<(), DriftError> {
+        let claim = self.replica.claim();
+        let told = self.client.reconcile(self.scope, &claim, self.replica.epoch).await?;
+        match told.action {
+            Remedy::Resync => self.resync(&told).await,
+            Remedy::Repair => self.repair(&told).await,
+            Remedy::None | Remedy::Pull if differs => self.repair(&told).await,
+            Remedy::None | Remedy::Pull => Ok(()),
+        }
+    }
+
+    /// Finds out what differs, and mends that.
+    async fn repair(&mut self, told: &Reconciled) -> Result<(), DriftError> {
+        self.mended.repairs += 1;
+        let Differences { here_alone, there_alone } = self.compare().await?;
+        let gone = self.replica.remove(|item| here_alone.contains(item));
+        let lost = self.lost(gone, told);
+        self.fetch(there_alone.into_iter().collect()).await?;
+        self.go_on(told.cursor, told.epoch);
+        self.push_again(lost).await
+    }
+
+    /// Pulls everything anew.
+    async fn resync(&mut self, told: &Reconciled) -> Result<(), DriftError> {
+        self.mended.repairs += 1;
+        let before = self.replica.clear(told.epoch);
+        self.pull().await?;
+        let (_, gone): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|message| self.replica.holds(&message.held));
+        let lost = self.lost(gone, told);
+        self.push_again(lost).await
+    }
+
+    async fn compare(&self) -> Result<Differences, DriftError> {
+        let items = self.replica.items();
+        let (mut finding, first) = Finding::begin(&items, FRAME_BYTES)?;
+        let mut next = Some(first);
+        for _ in 0..FRAMES_MAX {
+            let Some(frame) = next else { return Ok(finding.end()) };
+            next = finding.next(&self.client.compare(self.scope, frame).await?)?;
+        }
+        Err(DriftError::Endless)
+    }
+
+    /// Of what the scope does not have, what it never deleted: it stood beyond all that the scope knows of.
+    fn lost(&mut self, gone: Vec<Message>, told: &Reconciled) -> Vec<Message> {
+        let kept = told.base.unwrap_or(told.head);
+        let (lost, deleted): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|message| message.cursor > kept);
+        self.mended.dropped += deleted.len() as u64;
+        lost
+    }
+
+    async fn fetch(&mut self, items: Vec<Item>) -> Result<(), DriftError> {
+        let mut left: VecDeque<Item> = items.into();
+        while !left.is_empty() {
+            let asked: Vec<Item> = left.drain(..left.len().min(FETCH)).collect();
+            let fetched = self.client.fetch(self.scope, &asked).await?;
+            self.mended.fetched += fetched.messages.len() as u64;
+            let mut answered: HashSet<Item> = fetched.missing.into_iter().collect();
+            for message in fetched.messages {
+                answered.extend(self.replica.apply(message)?.map(|held| held.item));
+            }
+            if answered.is_empty() {
+                return Err(DriftError::NothingFetched);
+            }
+            // The rest did not fit.
+            left.extend(asked.into_iter().filter(|item| !answered.contains(item)));
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, cursor: Cursor, epoch: Epoch) {
+        self.replica.cursor = cursor;
+        self.replica.epoch = Some(epoch);
+    }
+
+    /// Pushes what the scope has lost, at the versions it had. One who may not push can only let it go.
+    async fn push_again(&mut self, lost: Vec<Message>) -> Result<(), DriftError> {
+        let mut upload = Upload::new(self.client, self.scope);
+        for message in &lost {
+            let outgoing = Outgoing { origin: String::new(), json: message.to_push()? };
+            match upload.add(outgoing).await {
+                Err(error) if is_denied(&error) => break,
+                pushed => pushed?,
+            };
+        }
+        match upload.finish().await {
+            Err(error) if is_denied(&error) => {}
+            pushed => _ = pushed?,
+        }
+        let Tally { synced, skipped, .. } = upload.tally;
+        self.mended.pushed_again += synced;
+        self.mended.dropped += lost.len() as u64 - (synced + skipped);
+        Ok(())
+    }
+}
+
+fn is_invalid_cursor(error: &ClientError) -> bool {
+    error.problem().is_some_and(|problem| problem.code == "SYNC_001")
+}
+
+fn is_denied(error: &ClientError) -> bool {
+    error.problem().is_some_and(|problem| problem.code == "SYNC_005")
+}

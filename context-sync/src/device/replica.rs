@@ -1,0 +1,243 @@
+//! What a device holds of a scope: the live messages, and the cursor that it has pulled to.
+//!
+//! Kept as lines of JSON: whose it is, the cursor and the epoch first, then the messages as pulls gave them.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use model::{Cursor, Digest, Epoch, Item, MessageId, reconcile::Claim};
+use repair::{Held, Items};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+use super::wire::Pulled;
+
+/// The messages of a scope on a device.
+#[derive(Default)]
+pub struct Replica {
+    pub cursor: Cursor,
+    /// That the cursor is of; `None` before the first pull.
+    pub epoch: Option<Epoch>,
+    /// Of which user and scope it is; empty before it was saved.
+    pub whose: String,
+    messages: HashMap<MessageId, Message>,
+}
+
+/// A live message that was pulled.
+pub struct Message {
+    pub held: Held,
+    /// Where it stood.
+    pub cursor: Cursor,
+    json: Box<RawValue>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Header {
+    whose: String,
+    cursor: Cursor,
+    epoch: Option<Epoch>,
+}
+
+/// Why a replica cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    #[error("{} cannot be used: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{}, line {line}, is not as it was written: {reason}; delete the file to pull everything anew",
+        path.display()
+    )]
+    Damaged { path: PathBuf, line: usize, reason: String },
+    #[error("a message is not as the contract says: {0}")]
+    Message(serde_json::Error),
+}
+
+impl Replica {
+    /// Reads the file; an empty replica, if there is none.
+    pub fn load(path: &Path) -> Result<Self, ReplicaError> {
+        let failed = |source| ReplicaError::Io { path: path.to_path_buf(), source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(failed(error)),
+        };
+        let damaged = |line, error: &dyn std::error::Error| {
+            let (path, reason) = (path.to_path_buf(), error.to_string());
+            ReplicaError::Damaged { path, line, reason }
+        };
+        let mut lines = BufReader::new(file).lines();
+        let first = lines.next().transpose().map_err(failed)?.unwrap_or_default();
+        let header: Header = serde_json::from_str(&first).map_err(|e| damaged(1, &e))?;
+        let Header { whose, cursor, epoch } = header;
+        let mut replica = Self { cursor, epoch, whose, messages: HashMap::new() };
+        for (line, text) in (2..).zip(lines) {
+            let json =
+                RawValue::from_string(text.map_err(failed)?).map_err(|e| damaged(line, &e))?;
+            replica.apply(json).map_err(|e| damaged(line, &e))?;
+        }
+        Ok(replica)
+    }
+
+    /// Writes the file: all of it, or nothing.
+    pub fn save(&self, path: &Path) -> Result<(), ReplicaError> {
+        let failed = |source| ReplicaError::Io { path: path.to_path_buf(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        let written = path.with_extension("new");
+        self.write(&written).and_then(|()| fs::rename(&written, path)).map_err(failed)
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        let (whose, cursor, epoch) = (self.whose.clone(), self.cursor, self.epoch);
+        let header = Header { whose, cursor, epoch };
+        writeln!(file, "{}", serde_json::to_string(&header)?)?;
+        for message in self.messages.values() {
+            writeln!(file, "{}", message.json.get().replace(['\n', '\r'], " "))?;
+        }
+        file.into_inner()?.sync_all()
+    }
+
+    /// Takes a message as the API gave it, without comparing versions: what comes later counts. Says what is
+    /// held now; `None`: it was a tombstone.
+    ///
+    /// # Errors
+    /// It is no message.
+    pub fn apply(&mut self, json: Box<RawValue>) -> Result<Option<Held>, ReplicaError> {
+        let pulled: Pulled = serde_json::from_str(json.get()).map_err(ReplicaError::Message)?;
+        let held = pulled.version().map(|version| Held::new(pulled.id, version));
+        match held {
+            Some(held) => {
+                self.messages.insert(held.id, Message { held, cursor: pulled.cursor, json });
+            }
+            None => _ = self.messages.remove(&pulled.id),
+        }
+        Ok(held)
+    }
+
+    /// Lets go of all messages, to begin again.
+    pub fn clear(&mut self, epoch: Epoch) -> Vec<Message> {
+        self.cursor = Cursor::ZERO;
+        self.epoch = Some(epoch);
+        std::mem::take(&mut self.messages).into_values().collect()
+    }
+
+    /// Lets go of these versions.
+    pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
+        self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m).collect()
+    }
+
+    pub fn holds(&self, held: &Held) -> bool {
+        self.messages.get(&held.id).is_some_and(|message| message.held == *held)
+    }
+
+    pub fn count(&self) -> u64 {
+        self.messages.len() as u64
+    }
+
+    pub fn digest(&self) -> Digest {
+        let mut digest = Digest::EMPTY;
+        self.messages.values().for_each(|message| digest.add(message.held.item));
+        digest
+    }
+
+    /// What is compared with the scope.
+    pub fn items(&self) -> Items {
+        Items::new(self.messages.values().map(|message| message.held).collect())
+    }
+
+    /// What the device says of itself.
+    pub fn claim(&self) -> Claim {
+        Claim { cursor: self.cursor, count: Some(self.count()), digest: Some(self.digest()) }
+    }
+}
+
+impl Message {
+    /// The message as it is pushed again, at the version that it had.
+    ///
+    /// # Errors
+    /// It is not as the contract says.
+    pub fn to_push(&self) -> Result<Box<RawValue>, ReplicaError> {
+        let pulled: Pulled =
+            serde_json::from_str(self.json.get()).map_err(ReplicaError::Message)?;
+        let message = json!({
+            "id": pulled.id, "type": pulled.message_type, "content": pulled.content,
+            "metadata": pulled.metadata, "updated_at": pulled.updated_at,
+        });
+        serde_json::value::to_raw_value(&message).map_err(ReplicaError::Message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: u8, cursor: u64, content: &str) -> Box<RawValue> {
+        let deleted = content.is_empty();
+        let text = |text: &str| if deleted { json!(null) } else { json!(text) };
+        let metadata = if deleted { json!(null) } else { json!({ "n": 1 }) };
+        let message = json!({
+            "id": format!("01940f2e-7c00-7000-8000-0000000000{id:02}"), "type": text("decision"),
+            "content": text(content), "content_hash": text("…"), "metadata": metadata,
+            "created_at": "2025-12-30T10:00:00Z", "updated_at": "2025-12-30T10:00:00.5Z",
+            "contributed_by": "ann", "device_id": null, "cursor": cursor, "deleted": deleted,
+        });
+        serde_json::value::to_raw_value(&message).unwrap()
+    }
+
+    fn replica() -> Replica {
+        let mut replica = Replica::default();
+        for json in [message(1, 1, "x"), message(2, 2, "y"), message(1, 3, "z")] {
+            replica.apply(json).unwrap();
+        }
+        replica.cursor = Cursor::from_i64(3);
+        replica.epoch = Some(Epoch(uuid::Uuid::nil()));
+        replica
+    }
+
+    #[test]
+    fn a_replica_is_what_was_saved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/down/user.jsonl");
+        assert_eq!(Replica::load(&path).unwrap().claim(), Replica::default().claim());
+        let replica = replica();
+        replica.save(&path).unwrap();
+        replica.save(&path).unwrap();
+        let loaded = Replica::load(&path).unwrap();
+        assert_eq!((loaded.claim(), loaded.epoch), (replica.claim(), replica.epoch));
+        assert_eq!((loaded.count(), fs::read_dir(path.parent().unwrap()).unwrap().count()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_by_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("user.jsonl");
+        let header = |cursor: i64| format!("{}\n", json!({ "whose": "ann", "cursor": cursor }));
+        for (text, line) in [(String::new(), 1), (header(-1), 1), (header(1) + "{}\n", 2)] {
+            fs::write(&path, text).unwrap();
+            let error = Replica::load(&path).err().unwrap().to_string();
+            assert!(error.contains(&format!("line {line}, ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_later_message_takes_the_place_of_an_earlier_one() {
+        let mut replica = replica();
+        assert_eq!((replica.count(), replica.digest()), (2, replica.items().digest()));
+        replica.apply(message(1, 4, "")).unwrap();
+        assert_eq!(replica.count(), 1);
+        let left = replica.remove(|_| true);
+        assert_eq!((left.len(), left[0].cursor.get(), replica.digest()), (1, 2, Digest::EMPTY));
+        let again: serde_json::Value =
+            serde_json::from_str(left[0].to_push().unwrap().get()).unwrap();
+        assert_eq!(
+            (&again["content"], &again["updated_at"]),
+            (&json!("y"), &json!("2025-12-30T10:00:00.500Z"))
+        );
+    }
+}

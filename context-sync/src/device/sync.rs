@@ -1,0 +1,146 @@
+//! `context-sync sync`: pushes what waits, pulls what is new, and mends what has drifted.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    client::Client,
+    connection::ConnectionArgs,
+    drift::{DriftError, Mended, Mending},
+    output::{self, print},
+    progress::Progress,
+    replica::Replica,
+    scope::Scope,
+    store::{Store, StoreArgs},
+    table::Table,
+    upload::{Tally, Upload},
+};
+use crate::Failure;
+
+#[derive(Args, Debug)]
+pub struct SyncArgs {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Print what was done as JSON, as everywhere but on a terminal
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Brings the files to what the scope is, and says what it took. Fails if a message was rejected.
+pub async fn run(args: SyncArgs) -> Result<(), Failure> {
+    let progress = Progress::new("syncing", "messages", None);
+    let client = args.connection.client(progress.notify())?;
+    let store = Store::of(&args.store, &args.connection)?;
+    let scope = &args.connection.scope;
+    let mut replica = store.load()?;
+    let pushed =
+        push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
+    let mut mending = Mending::new(&client, scope, &mut replica);
+    let ended = mending.run().await;
+    let mended = mending.mended;
+    // Whatever was reached: the next one goes on from there.
+    if !matches!(&ended, Err(error) if is_purge(error)) {
+        store.save(&replica)?;
+    }
+    ended.map_err(|error| purged(error.into(), &store))?;
+    progress.finish(format!("synced {} messages", replica.count()));
+    show(&args, &replica, &pushed, &mended)?;
+    match pushed.rejected {
+        0 => Ok(()),
+        rejected => Err(format!(
+            "{rejected} messages were rejected; the lines that they were among are in {}",
+            store.rejected().display()
+        )
+        .into()),
+    }
+}
+
+/// Pushes what waits in the outbox.
+async fn push(
+    client: &Client,
+    scope: &Scope,
+    store: &Store,
+    progress: &Progress,
+) -> Result<Tally, Failure> {
+    let waiting = store.take()?;
+    waiting.bad.iter().for_each(|why| progress.note(why));
+    let mut upload = Upload::new(client, scope);
+    let mut delivered = Vec::new();
+    for message in waiting.messages {
+        delivered.extend(upload.add(message).await?);
+    }
+    delivered.extend(upload.finish().await?);
+    delivered.iter().flat_map(|push| &push.rejections).for_each(|why| progress.note(why));
+    let mut tally = upload.tally;
+    tally.rejected += waiting.bad.len() as u64;
+    store.acknowledged(tally.rejected > 0)?;
+    Ok(tally)
+}
+
+fn is_purge(error: &DriftError) -> bool {
+    let DriftError::Client(error) = error else { return false };
+    error.problem().is_some_and(|problem| problem.purge)
+}
+
+/// Whoever was removed from a scope keeps nothing of it.
+fn purged(error: Failure, store: &Store) -> Failure {
+    let client = error.downcast_ref::<super::problem::ClientError>();
+    let purge = client.and_then(|error| error.problem()).is_some_and(|problem| problem.purge)
+        || error.downcast_ref::<DriftError>().is_some_and(is_purge);
+    if !purge {
+        return error;
+    }
+    match store.purge() {
+        Ok(()) => format!("{error}; what was here of the scope is deleted").into(),
+        Err(failed) => {
+            format!("{error}; what is here of the scope could not be deleted: {failed}").into()
+        }
+    }
+}
+
+fn show(
+    args: &SyncArgs,
+    replica: &Replica,
+    pushed: &Tally,
+    mended: &Mended,
+) -> Result<(), Failure> {
+    if args.json || !output::is_for_people() {
+        let line = json!({
+            "cursor": replica.cursor, "epoch": replica.epoch, "count": replica.count(),
+            "digest": replica.digest(), "pushed": pushed.json(), "mended": mended,
+        });
+        let _ = print([line])?;
+        return Ok(());
+    }
+    let mut table = Table::new([
+        "cursor",
+        "messages",
+        "pushed",
+        "rejected",
+        "pulled",
+        "repairs",
+        "fetched",
+        "dropped",
+        "pushed again",
+    ]);
+    let Mended { pulled, repairs, fetched, dropped, pushed_again } = *mended;
+    table.row(
+        [
+            replica.cursor.get(),
+            replica.count(),
+            pushed.synced + pushed.skipped,
+            pushed.rejected,
+            pulled,
+            repairs,
+            fetched,
+            dropped,
+            pushed_again,
+        ]
+        .map(|number| number.to_string()),
+    );
+    let _ = print([table])?;
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! `context-sync sync` and `status`: a scope in a file, kept right.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use super::{Child, run};
+
+/// What a device's command printed, and its exit status.
+async fn device(command: &str, data: &str, replica: &Path) -> (Value, i32) {
+    let replica = format!("--replica={}", replica.display());
+    let ended = run(&[command, "--json", "--data-dir", data, &replica]).await;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let line =
+        serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{command}: {said}"));
+    (line, ended.status.code().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wf_cs_012_sync_keeps_a_file_right_and_status_says_so() {
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let data_dir = scratch.path().join("data");
+    let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
+    let mut dev = Child::dev(&data_dir, &output, &[]).await;
+    let file = scratch.path().join("deep/user.jsonl");
+    let outbox = file.with_extension("outbox.jsonl");
+
+    // Nothing there, nothing here.
+    let (told, code) = device("status", data, &file).await;
+    assert_eq!((&told["status"], code), (&json!("in_sync"), 0));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let say =
+        |n: u32| format!("{}\n", json!({"type": "decision", "content": format!("message {n}")}));
+    fs::write(&outbox, (1..=60).map(say).collect::<String>()).unwrap();
+    let (told, code) = device("status", data, &file).await;
+    assert_eq!((&told["waiting"], code), (&json!(60), 1));
+
+    // What waits is pushed, and is in the file.
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!(
+        (&done["pushed"]["synced"], &done["mended"]["pulled"], code),
+        (&json!(60), &json!(60), 0)
+    );
+    assert_eq!((&done["cursor"], &done["count"]), (&json!(60), &json!(60)));
+    let (told, code) = device("status", data, &file).await;
+    assert_eq!((&told["status"], &told["waiting"], code), (&json!("in_sync"), &json!(0), 0));
+
+    // Somebody cuts messages out of the file: the cursor does not tell, count and digest do.
+    let whole = fs::read_to_string(&file).unwrap();
+    let cut: String = whole.lines().take(50).map(|line| format!("{line}\n")).collect();
+    fs::write(&file, cut).unwrap();
+    let (told, code) = device("status", data, &file).await;
+    assert_eq!((&told["status"], &told["action"], code), (&json!("diverged"), &json!("repair"), 1));
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!((&done["mended"]["fetched"], &done["count"], code), (&json!(11), &json!(60), 0));
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(&fs::read_to_string(&file).unwrap()), sorted(&whole));
+
+    // A message that is none is named and kept aside; the others are pushed.
+    fs::write(&outbox, format!("{}{}\n", say(61), json!({"type": "decision"}))).unwrap();
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!(
+        (&done["pushed"]["synced"], &done["pushed"]["rejected"], code),
+        (&json!(1), &json!(1), 1)
+    );
+    assert!(!outbox.exists() && file.with_extension("rejected.jsonl").exists());
+
+    // What is not acknowledged waits on.
+    dev.kill().await;
+    fs::write(&outbox, say(62)).unwrap();
+    let replica = format!("--replica={}", file.display());
+    let ended = run(&["sync", "--json", "--data-dir", data, &replica]).await;
+    assert!(!ended.status.success());
+    let mut dev = Child::dev(&data_dir, &output, &[]).await;
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!((&done["pushed"]["synced"], &done["count"], code), (&json!(1), &json!(62), 0));
+    dev.kill().await;
+}
