@@ -98,13 +98,16 @@ pub(crate) async fn request(
     let id = Ingest::command_id(&scope, "backup-requested", &caller.user, key);
     let backup = BackupId(today(id));
     let request_hash = RequestHash::of(&[b"backup-requested\n", &body]);
-    let known = match key {
-        Some(_) => ingest.known_outcome(id, request_hash, &scope).await?,
-        None => None,
+    let is_known = async || match key {
+        Some(_) => ingest.known_outcome(id, request_hash, &scope).await.map(|o| o.is_some()),
+        None => Ok(false),
     };
-    // A retry asks for no more than there was.
-    if known.is_none() {
-        check_number(ingest, &scope).await?;
+    // A retry asks for no more than there was; the first try may have been folded while this one was counted.
+    if !is_known().await?
+        && let Err(limited) = check_number(ingest, &scope).await
+        && !is_known().await?
+    {
+        return Err(limited);
     }
     let command = Command {
         id,

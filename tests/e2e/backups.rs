@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use archive::ArchiveAddress;
 use eventlog::partition_of;
-use model::{CommandId, ScopeKey, UserId};
+use model::{CommandId, ScopeKey, Timestamp, UserId};
 use reqwest::Method;
 use serde_json::{Value, json};
 use service::auth::OrgRole;
@@ -13,10 +13,11 @@ use crate::{
     client::{Device, Reply, USER, assert_keys, contents, project, say, team},
     cluster::Cluster,
     equation::eventually,
+    restores::restore,
 };
 
 /// The founding metadata, and what goes beyond.
-const BACKUP: [&str; 17] = [
+pub(crate) const BACKUP: [&str; 17] = [
     "id",
     "tenant_id",
     "scope_type",
@@ -43,7 +44,7 @@ archiving_on_both_logs! {
     backups_are_for_those_who_may_back_up,
 }
 
-async fn ask(device: &Device, scope: &str) -> Reply {
+pub(crate) async fn ask(device: &Device, scope: &str) -> Reply {
     Reply::of(device.request(Method::POST, &format!("{scope}/backups"))).await
 }
 
@@ -56,12 +57,37 @@ pub(crate) async fn back_up(device: &Device, scope: &str) -> Value {
 }
 
 pub(crate) async fn completed(device: &Device, scope: &str, id: &str) -> Value {
-    eventually("the backup is completed", async || {
+    let backup = eventually("the backup is completed", async || {
         let reply = device.get(&format!("{scope}/backups/{id}")).await;
         let done = reply.status == 200 && reply.body["verified_at"].is_string();
         done.then_some(reply.body)
     })
-    .await
+    .await;
+    assert_metadata(&backup);
+    backup
+}
+
+/// The founding metadata of a completed backup: every field is there, and no moment is before its turn.
+pub(crate) fn assert_metadata(backup: &Value) {
+    assert_keys(backup, &BACKUP);
+    assert_eq!(backup["status"], "completed", "{backup}");
+    let (created, completed) = (time(&backup["created_at"]), time(&backup["completed_at"]));
+    assert!(created <= completed && completed <= time(&backup["verified_at"]), "{backup}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(completed.as_micros() <= i64::try_from(now.as_micros()).unwrap(), "{backup}");
+    let days = |days: i64| json!(created.plus_micros(days * 86_400_000_000).to_string());
+    let expires = match (backup["backup_type"].as_str().unwrap(), &backup["scope_type"]) {
+        ("incremental", _) => days(7),
+        ("full", scope) => days(if scope == "org" { 365 } else { 90 }),
+        _ => Value::Null,
+    };
+    assert_eq!(backup["expires_at"], expires, "{backup}");
+    let checksum = backup["checksum"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    assert!(checksum.len() == 64 && backup["size_bytes"].as_u64().unwrap() > 0, "{backup}");
+}
+
+pub(crate) fn time(value: &Value) -> Timestamp {
+    Timestamp::parse_rfc3339(value.as_str().unwrap()).unwrap()
 }
 
 async fn wf_cs_009_a_backup_on_demand_shows_the_scope_where_the_request_is(cluster: &mut Cluster) {
@@ -124,6 +150,10 @@ async fn wf_cs_009_a_backup_that_cannot_be_made_has_failed(cluster: &mut Cluster
     assert_keys(&failed, &BACKUP);
     assert_eq!((&failed["status"], &failed["gcs_path"]), (&json!("failed"), &Value::Null));
     ann.get(&format!("{USER}/backups/{id}/content")).await.problem(404, "SYNC_003");
+    for (mode, dry_run) in [("merge", false), ("replace", false), ("replace", true)] {
+        let body = json!({"backup_id": id, "mode": mode, "dry_run": dry_run});
+        restore(&ann, USER, body).await.problem(404, "SYNC_003");
+    }
     assert_eq!(back_up(&ann, USER).await["record_count"], 1);
 }
 
@@ -151,9 +181,7 @@ async fn wf_cs_007_an_hour_becomes_an_incremental(cluster: &mut Cluster) {
     assert_eq!((&backup["record_count"], &backup["digest"]), (&json!(2), &pulled["digest"]));
     let path = backup["gcs_path"].as_str().unwrap();
     assert!(path.contains("/tenants/acme/teams/web/incremental/2"), "{path}");
-    let created = model::Timestamp::parse_rfc3339(backup["created_at"].as_str().unwrap()).unwrap();
-    let expires = model::Timestamp::parse_rfc3339(backup["expires_at"].as_str().unwrap()).unwrap();
-    assert_eq!(expires.micros_since(created), 7 * 86_400_000_000);
+    completed(&ann, &team("web"), id(backup)).await;
     assert_eq!(contents(&pulled), ["one", "two"]);
 }
 

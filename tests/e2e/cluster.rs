@@ -95,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) url: String,
     pub(crate) ops_url: String,
     pub(crate) log: Arc<dyn EventLog>,
+    /// The archiver's facts, where there is an archive.
+    pub(crate) facts: Option<Arc<dyn EventLog>>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -142,9 +144,14 @@ impl Cluster {
 
     /// With an archive in a folder; an hour is two seconds.
     pub(crate) async fn start_archiving(kind: LogKind) -> Self {
+        Self::start_archiving_with(kind, &[]).await
+    }
+
+    /// As [`Self::start_archiving`], with further flags.
+    pub(crate) async fn start_archiving_with(kind: LogKind, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let archive = format!("--archive=file://{}", dir.path().join("archive").display());
-        Self::start_archiving_in(dir, kind, &[&archive]).await
+        Self::start_archiving_in(dir, kind, &[&[archive.as_str()], more].concat()).await
     }
 
     /// With an archive that the flags name; an hour is two seconds.
@@ -154,7 +161,10 @@ impl Cluster {
 
     async fn start_archiving_in(dir: tempfile::TempDir, kind: LogKind, archive: &[&str]) -> Self {
         let cache = format!("--archive-cache={}", dir.path().join("archiver").display());
-        let more = [archive, &[&cache, "--archive-hour-seconds=2"]].concat();
+        let hours = "--archive-hour-seconds=2";
+        let has_hours = archive.iter().any(|flag| flag.starts_with("--archive-hour-seconds="));
+        let own: &[&str] = if has_hours { &[&cache] } else { &[&cache, hours] };
+        let more = [archive, own].concat();
         Self::start_in(dir, kind, ARCHIVING, &more).await
     }
 
@@ -235,7 +245,7 @@ impl Node {
         let url = format!("http://{}", listeners.api.local_addr().unwrap());
         let ops_url = format!("http://{}", listeners.ops.local_addr().unwrap());
         let logs = Logs::open(settings, &dir.join("log")).await.unwrap();
-        let log = logs.events.clone();
+        let (log, facts) = (logs.events.clone(), logs.facts.clone());
         let (shutdown, metrics) =
             (CancellationToken::new(), service::telemetry::metrics().unwrap());
         let (settings, token) = (settings.clone(), shutdown.clone());
@@ -245,7 +255,7 @@ impl Node {
         if !roles.is_empty() {
             eventually("ready", async || ready.is_ready().then_some(())).await;
         }
-        Self { url, ops_url, log, shutdown, task }
+        Self { url, ops_url, log, facts, shutdown, task }
     }
 
     /// As SIGTERM.

@@ -1,10 +1,13 @@
-//! Real processes that are killed, stopped and started again under load, and the servers they lean
+//! Real processes, and commands to their end: killed, stopped and started again under load, and the servers they lean
 //! on. Afterwards every acknowledged push is there exactly once, and `rows == fold(log)`.
 
+mod archiving;
 mod chaos;
 mod child;
+mod demo_command;
 mod dev_command;
 mod load;
+mod ops_commands;
 mod sync_command;
 
 pub(crate) use child::{Child, binary, free_port, run};

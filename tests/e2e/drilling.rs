@@ -10,7 +10,8 @@ use sqlx::Row;
 use crate::{
     backups::back_up,
     client::{USER, say, team},
-    cluster::Cluster,
+    cluster::{ARCHIVING, Cluster},
+    crash::run,
     equation::eventually,
 };
 
@@ -18,6 +19,7 @@ archiving_on_both_logs! {
     backups_are_what_is_live_also_where_it_has_moved_on,
     what_is_not_as_it_was_backed_up_is_named,
     a_drill_is_asked_for_on_the_ops_port_and_kept,
+    a_drill_is_due_at_start_and_not_again_before_its_time,
     what_would_expire_is_asked_for_on_the_ops_port,
 }
 
@@ -26,6 +28,16 @@ async fn drill(cluster: &Cluster) -> DrillRecord {
     let archive = Archive::open(&cluster.settings.archive).unwrap();
     let pool = cluster.database.role(DatabaseRole::Ingest);
     archiver::drill(&archive, &pool, 100, Timestamp::EPOCH, None).await.unwrap()
+}
+
+/// `ops drill` itself, where there is no archiver: its status, and what it says.
+async fn drill_command(cluster: &Cluster) -> (Option<i32>, String) {
+    let archive = cluster.settings.archive.archive.as_ref().unwrap().to_string();
+    let database = cluster.database.url();
+    let args = ["ops", "drill", "--archive", &archive, "--database-url", database];
+    let ended = run(&args).await;
+    let said = [ended.stdout, ended.stderr].concat();
+    (ended.status.code(), String::from_utf8(said).unwrap())
 }
 
 /// Messages pushed, edited and deleted; backed up; then nothing archives any more.
@@ -54,6 +66,8 @@ async fn backups_are_what_is_live_also_where_it_has_moved_on(cluster: &mut Clust
     ann.push(&team("web"), &[edit, delete, say("five"), say("four")]).await.ok();
     let record = drill(cluster).await;
     assert_eq!((record.scopes, record.failures), (2, vec![]));
+    let well = "well: the newest backups of 2 scopes are what is live\n";
+    assert_eq!(drill_command(cluster).await, (Some(0), well.to_owned()));
 }
 
 /// Each is done to the rows, found, and undone.
@@ -118,6 +132,9 @@ async fn what_is_not_as_it_was_backed_up_is_named(cluster: &mut Cluster) {
         matches!(&failures[..], [(scope, problem)] if scope == "acme/user/ann" && problem.contains("sha256")),
         "{failures:?}"
     );
+    let (status, said) = drill_command(cluster).await;
+    assert!(status == Some(1) && said.starts_with("acme/user/ann: backup "), "{said}");
+    assert!(said.contains("\nwrong: the newest backups of 1 of 2 scopes"), "{said}");
 }
 
 /// Asks on the ops port; the lines of the answer.
@@ -147,6 +164,29 @@ async fn a_drill_is_asked_for_on_the_ops_port_and_kept(cluster: &mut Cluster) {
     for gauge in ["context_sync_drill_ok 1", "context_sync_drill_age_seconds "] {
         assert!(metrics.contains(gauge), "{gauge}: {metrics}");
     }
+}
+
+async fn drills(cluster: &Cluster) -> i64 {
+    let pool = cluster.database.owner_pool();
+    sqlx::query_scalar("select count(*) from drills where failures = '[]'")
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+}
+
+/// Nobody asks: --archive-drill-hours is a day.
+async fn a_drill_is_due_at_start_and_not_again_before_its_time(cluster: &mut Cluster) {
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("one")]).await.ok();
+    back_up(&ann, USER).await;
+    assert_eq!(drills(cluster).await, 0, "there was no backup when one was due");
+    cluster.restart(ARCHIVING).await;
+    eventually("a drill by itself", async || (drills(cluster).await == 1).then_some(())).await;
+    // The next process knows of it. What is due comes before what is asked for, and its fact before a later backup's.
+    cluster.restart(ARCHIVING).await;
+    ask(cluster, "/archive/expire?dry_run=true").await;
+    back_up(&cluster.device("ann"), USER).await;
+    assert_eq!(drills(cluster).await, 1);
 }
 
 async fn what_would_expire_is_asked_for_on_the_ops_port(cluster: &mut Cluster) {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventlog::{EventLog, ReadLimit};
+use eventlog::{EventLog, ReadLimit, Record};
 use model::{
     Applied, Digest, Event, LogFold, Offset, Partition, ScopeKey, Verdict, log_fold::FoldedScope,
     outcome::Outcome,
@@ -55,28 +55,36 @@ pub(crate) async fn caught_up(log: &dyn EventLog, pool: &PgPool) {
 
 /// Folds the whole log.
 pub(crate) async fn fold(log: &dyn EventLog) -> LogFold {
+    let mut fold = LogFold::default();
+    let mut heads: HashMap<ScopeKey, u64> = HashMap::new();
+    read(log, |record| {
+        let event = schemas::decode(&record.value).ok();
+        let place = record.place();
+        let applied = fold.apply(place, record.append_time, &record.key, event.as_ref());
+        if let (Some(Event::Command(command)), Some(applied)) = (event, applied.unwrap()) {
+            let head = heads.entry(command.scope).or_default();
+            check_cursors(&applied, head);
+        }
+    })
+    .await;
+    fold
+}
+
+/// Reads the whole log, each partition in its order.
+pub(crate) async fn read(log: &dyn EventLog, mut take: impl FnMut(Record)) {
     const LIMIT: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 16 << 20 };
     let ends = ends(log).await;
     let from: Vec<_> = ends.keys().map(|partition| (*partition, Offset::ZERO)).collect();
     let mut reader = log.reader(&from).unwrap();
     let mut next: BTreeMap<Partition, Offset> = from.into_iter().collect();
-    let mut fold = LogFold::default();
-    let mut heads: HashMap<ScopeKey, u64> = HashMap::new();
     let deadline = Instant::now() + DEADLINE;
     while next.iter().any(|(partition, next)| next < &ends[partition]) {
         assert!(Instant::now() < deadline, "the log was read up to {next:?} of {ends:?}");
         for record in reader.next(LIMIT, Duration::from_millis(200)).await.unwrap_or_default() {
             next.insert(record.partition, record.offset.next());
-            let event = schemas::decode(&record.value).ok();
-            let place = record.place();
-            let applied = fold.apply(place, record.append_time, &record.key, event.as_ref());
-            if let (Some(Event::Command(command)), Some(applied)) = (event, applied.unwrap()) {
-                let head = heads.entry(command.scope).or_default();
-                check_cursors(&applied, head);
-            }
+            take(record);
         }
     }
-    fold
 }
 
 /// Waits for the projector, then compares everything.

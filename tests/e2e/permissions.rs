@@ -1,12 +1,14 @@
-//! The founding permission tables (WF-CS-003, WF-CS-005) and the org's: a row, a test. Columns
-//! "can push" and "can pull"; backups and restores come with the archiver.
+//! The founding permission tables (WF-CS-003, WF-CS-005), the org's and a user's own: a row, a test. All
+//! columns: who may push, pull, back up and restore.
 
 use serde_json::json;
 use service::auth::OrgRole;
 
 use crate::{
-    client::{Device, org, project, say, team},
+    backups::{ask, back_up},
+    client::{Device, USER, org, project, say, team},
     cluster::Cluster,
+    restores::restore,
 };
 
 const YES: bool = true;
@@ -33,7 +35,36 @@ async fn check(device: &Device, scope: &str, can_push: bool, can_pull: bool) {
     }
 }
 
-both_logs! {
+/// A row: whether one can push, pull, back up and restore. `owner`: one who may back up.
+async fn check_row(
+    device: &Device,
+    owner: &Device,
+    scope: &str,
+    [can_push, can_pull, can_back_up, can_restore]: [bool; 4],
+) {
+    check(device, scope, can_push, can_pull).await;
+    let backup = back_up(if can_back_up { device } else { owner }, scope).await;
+    let path = format!("{scope}/backups/{}", backup["id"].as_str().unwrap());
+    if can_back_up {
+        assert_eq!(device.get(&path).await.ok(), backup);
+    } else {
+        ask(device, scope).await.problem(403, "SYNC_005");
+        for path in [format!("{scope}/backups"), format!("{path}/content"), path] {
+            device.get(&path).await.problem(403, "SYNC_005");
+        }
+    }
+    for dry_run in [true, false] {
+        let body = json!({"backup_id": backup["id"], "mode": "merge", "dry_run": dry_run});
+        let restored = restore(device, scope, body).await;
+        if can_restore {
+            assert_eq!(restored.ok()["skipped"], u64::from(can_push));
+        } else {
+            restored.problem(403, "SYNC_005");
+        }
+    }
+}
+
+archiving_on_both_logs! {
     wf_cs_003_team_member,
     wf_cs_003_team_admin,
     wf_cs_003_team_owner,
@@ -41,49 +72,67 @@ both_logs! {
     wf_cs_005_project_member,
     wf_cs_005_project_admin,
     wf_cs_005_project_owner,
+    user_oneself,
     org_member_admin_and_owner,
+}
+
+both_logs! {
     an_org_owner_counts_as_owner_of_every_team_and_project,
     a_stranger_and_a_scope_that_does_not_exist_are_answered_alike,
 }
 
+async fn of_team(cluster: &Cluster, role: &str, row: [bool; 4]) {
+    let bob = with_role(cluster, "/api/v1/teams/t", role).await;
+    check_row(&bob, &cluster.device("ann"), &team("t"), row).await;
+}
+
+async fn of_project(cluster: &Cluster, role: &str, row: [bool; 4]) {
+    let bob = with_role(cluster, "/api/v1/projects/p", role).await;
+    check_row(&bob, &cluster.device("ann"), &project("p"), row).await;
+}
+
 async fn wf_cs_003_team_member(cluster: &mut Cluster) {
-    check(&with_role(cluster, "/api/v1/teams/t", "member").await, &team("t"), YES, YES).await;
+    of_team(cluster, "member", [YES, YES, NO, NO]).await;
 }
 
 async fn wf_cs_003_team_admin(cluster: &mut Cluster) {
-    check(&with_role(cluster, "/api/v1/teams/t", "admin").await, &team("t"), YES, YES).await;
+    of_team(cluster, "admin", [YES, YES, YES, YES]).await;
 }
 
 async fn wf_cs_003_team_owner(cluster: &mut Cluster) {
-    check(&with_role(cluster, "/api/v1/teams/t", "owner").await, &team("t"), YES, YES).await;
+    of_team(cluster, "owner", [YES, YES, YES, YES]).await;
 }
 
 async fn wf_cs_005_project_viewer(cluster: &mut Cluster) {
-    let bob = with_role(cluster, "/api/v1/projects/p", "viewer").await;
-    check(&bob, &project("p"), NO, YES).await;
+    of_project(cluster, "viewer", [NO, YES, NO, NO]).await;
 }
 
 async fn wf_cs_005_project_member(cluster: &mut Cluster) {
-    let bob = with_role(cluster, "/api/v1/projects/p", "member").await;
-    check(&bob, &project("p"), YES, YES).await;
+    of_project(cluster, "member", [YES, YES, NO, NO]).await;
 }
 
 async fn wf_cs_005_project_admin(cluster: &mut Cluster) {
-    let bob = with_role(cluster, "/api/v1/projects/p", "admin").await;
-    check(&bob, &project("p"), YES, YES).await;
+    of_project(cluster, "admin", [YES, YES, YES, YES]).await;
 }
 
 async fn wf_cs_005_project_owner(cluster: &mut Cluster) {
-    let bob = with_role(cluster, "/api/v1/projects/p", "owner").await;
-    check(&bob, &project("p"), YES, YES).await;
+    of_project(cluster, "owner", [YES, YES, YES, YES]).await;
 }
 
+async fn user_oneself(cluster: &mut Cluster) {
+    let bob = cluster.device("bob");
+    check_row(&bob, &bob, USER, [YES, YES, YES, YES]).await;
+}
+
+/// Each in an org of its own.
 async fn org_member_admin_and_owner(cluster: &mut Cluster) {
-    let bob = |role| cluster.device_of("acme", "bob", role);
-    check(&bob(OrgRole::Member), &org("acme"), NO, YES).await;
-    for role in [OrgRole::Admin, OrgRole::Owner] {
-        bob(role).push(&org("acme"), &[say(role.as_str())]).await.ok();
-        bob(role).pull(&org("acme"), "").await.ok();
+    for (tenant, role, row) in [
+        ("acme", OrgRole::Member, [NO, YES, NO, NO]),
+        ("globex", OrgRole::Admin, [YES, YES, YES, NO]),
+        ("initech", OrgRole::Owner, [YES, YES, YES, YES]),
+    ] {
+        let of = |user, role| cluster.device_of(tenant, user, role);
+        check_row(&of("bob", role), &of("ann", OrgRole::Owner), &org(tenant), row).await;
     }
 }
 

@@ -24,23 +24,23 @@ archiving_on_both_logs! {
     wf_cs_003_and_005_who_may_restore,
 }
 
-fn restoring(device: &Device, scope: &str, body: &Value) -> reqwest::RequestBuilder {
+pub(crate) fn restoring(device: &Device, scope: &str, body: &Value) -> reqwest::RequestBuilder {
     device.request(Method::POST, &format!("{scope}/restore")).json(body)
 }
 
-async fn restore(device: &Device, scope: &str, body: Value) -> Reply {
+pub(crate) async fn restore(device: &Device, scope: &str, body: Value) -> Reply {
     Reply::of(restoring(device, scope, &body)).await
 }
 
 /// What a completed restore must say, its founding part apart.
-fn counts(answer: &Value) -> [u64; 3] {
+pub(crate) fn counts(answer: &Value) -> [u64; 3] {
     let keys = ["restored", "skipped", "mode", "backup", "restore_id", "status", "deleted"];
     assert_keys(answer, &keys);
     assert_keys(&answer["backup"], &["id", "created_at", "record_count"]);
     ["restored", "skipped", "deleted"].map(|key| answer[key].as_u64().unwrap())
 }
 
-async fn delete_all(device: &Device, scope: &str) {
+pub(crate) async fn delete_all(device: &Device, scope: &str) {
     let page = device.pull(scope, "limit=1000").await.ok();
     let live = page["messages"].as_array().unwrap().iter().filter(|m| m["deleted"] == false);
     let delete = |m: &Value| json!({"id": m["id"], "deleted": true, "base_cursor": m["cursor"]});
@@ -48,7 +48,7 @@ async fn delete_all(device: &Device, scope: &str) {
     assert_eq!(device.push(scope, &deletes).await.ok()["synced"], deletes.len());
 }
 
-fn three() -> [Value; 3] {
+pub(crate) fn three() -> [Value; 3] {
     ["one", "two", "three"].map(say)
 }
 
@@ -131,7 +131,7 @@ async fn a_dry_run_says_what_it_would_come_to_and_changes_nothing(cluster: &mut 
 }
 
 /// Of the incremental that shows what is there now.
-async fn sealed(device: &Device, scope: &str) -> Value {
+pub(crate) async fn sealed(device: &Device, scope: &str) -> Value {
     let digest = device.pull(scope, "").await.ok()["digest"].clone();
     eventually("the hour is sealed", async || {
         let listed = device.get(&format!("{scope}/backups?type=incremental")).await.ok();

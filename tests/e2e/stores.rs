@@ -1,5 +1,10 @@
 //! An archive in a bucket that is down for a while: pushes and pulls go on, and it catches up.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use dev::gcs::{Fault, Front};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,6 +14,7 @@ use crate::{
     client::{Device, Reply, USER, contents, say},
     cluster::{Cluster, LogKind},
     equation::eventually,
+    restores::{counts, delete_all, restore, restoring, three},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,6 +67,66 @@ async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
     front.misbehave(|_| Some(Fault::Status(500)));
     assert_eq!(ann.get(&content).await.status, 503);
     front.behave();
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_waits_for_the_archive_and_ends_well_on_the_embedded_log() {
+    a_restore_waits_for_the_archive_and_ends_well(LogKind::Embedded, 503, "merge").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_waits_for_the_archive_and_ends_well_on_kafka() {
+    a_restore_waits_for_the_archive_and_ends_well(LogKind::Kafka, 500, "replace").await;
+}
+
+async fn a_restore_waits_for_the_archive_and_ends_well(kind: LogKind, status: u16, mode: &str) {
+    let front = Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
+    let bucket = front.make_bucket().await.unwrap();
+    let archive = format!("--archive=gs://{bucket}");
+    let endpoint = format!("--archive-endpoint={}", front.url());
+    let cluster = Cluster::start_archiving_to(kind, &[&archive, &endpoint]).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &three()).await.ok();
+    let backup = completed(&ann, USER, &ask(&ann).await).await;
+    delete_all(&ann, USER).await;
+    let before = ann.pull(USER, "").await.ok();
+
+    let refused = Arc::new(AtomicU64::new(0));
+    let seen = refused.clone();
+    front.misbehave(move |_| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        Some(Fault::Status(status))
+    });
+    let real = json!({"backup_id": backup["id"], "mode": mode});
+    let dry = json!({"backup_id": backup["id"], "mode": mode, "dry_run": true});
+    let problem = restore(&ann, USER, dry.clone()).await.problem(503, "UNAVAILABLE");
+    assert_eq!(problem["accepted"], json!(false));
+    let asked = restoring(&ann, USER, &real).header("Prefer", "respond-async");
+    let asked = Reply::of(asked).await.is(202);
+    let path = format!("{USER}/restores/{}", asked["restore_id"].as_str().unwrap());
+    let before_it = refused.load(Ordering::SeqCst);
+    let running = eventually("it is tried, and runs", async || {
+        let shown = ann.get(&path).await;
+        let tried = refused.load(Ordering::SeqCst) > before_it;
+        (shown.status == 200 && tried).then_some(shown.body)
+    })
+    .await;
+    assert_eq!((&running["status"], counts(&running)), (&json!("running"), [0, 0, 0]));
+    let meanwhile = ann.pull(USER, "").await.ok();
+    assert_eq!(meanwhile["messages"], before["messages"], "nothing is changed");
+
+    front.behave();
+    let done = eventually("it is restored", async || {
+        let shown = ann.get(&path).await.ok();
+        assert_ne!(shown["status"], "failed", "{shown}");
+        (shown["status"] == "completed").then_some(shown)
+    })
+    .await;
+    assert_eq!(counts(&done), [3, 0, 0]);
+    let after = ann.pull(USER, "").await.ok();
+    assert_eq!((&after["count"], &after["digest"]), (&json!(3), &backup["digest"]));
+    assert_eq!(counts(&restore(&ann, USER, dry).await.ok()), [0, 3, 0]);
     cluster.finish().await;
 }
 

@@ -1,23 +1,20 @@
-//! Weeks of real histories in seconds: teams and their people push, edit and delete, a team is restored, and the
-//! archiver is killed on the way. In the end `rows == fold(log) == fold(read(archive))` for every scope.
+//! Weeks of histories in seconds: teams and their people push, edit and delete, a team is backed up, loses messages and is
+//! restored, and the archiver is killed on the way. In the end `rows == fold(log) == fold(read(archive))` for every scope.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use archive::{
-    Archive, ArchiveAddress, ArchiveConfig,
+    Archive, ArchiveAddress, ArchiveConfig, history,
     period::HourLength,
     verify::{Sample, verify},
 };
 use archiver::{Archiver, ArchiverConfig, Clock, Retention, SegmentConfig, Upkeep};
-use context_sync::{
-    demo::{history, people::Person},
-    device::batches::Outgoing,
-};
 use eventlog::EventLog;
 use model::{
-    Action, BackupId, BackupType, Command, CommandId, DeviceId, Event, Limits, LogFold, MessageId,
-    OrgRole, Partition, PushedChange, RequestHash, RestoreId, RestoreMode, Role, ScopeKey,
-    ScopeKind, Timestamp, UserId, draft::parse_change,
+    Action, BackupId, BackupType, Command, CommandId, DeviceId, Event, Limits, LogFold, Message,
+    MessageId, OrgRole, Partition, PushedChange, RequestHash, RestoreCounts, RestoreId,
+    RestoreMode, RestoreStatus, Role, ScopeKey, ScopeKind, Timestamp, UserId, draft::parse_change,
+    log_fold::FoldedScope,
 };
 use projector::{Projector, ProjectorConfig};
 use readmodel::feed::Feed;
@@ -28,51 +25,23 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    corpus::{self, Random},
+    corpus::Random,
     database::Database,
-    equation, shown,
+    equation,
+    histories::{self, Told, histories},
+    shown,
     simulated_log::SimulatedLog,
 };
 
 const HOUR: i64 = 3_600_000_000;
 const WEEKS: i64 = 3;
-/// Histories that are told besides, as a search path of repositories.
-const MORE: &str = "CONTEXT_SYNC_TEST_HISTORIES";
-/// Messages of one history, at most.
-const MESSAGES_MAX: usize = 1_500;
-/// So many backups, one is read message by message: the others by count and digest.
+/// Messages that a team loses before it is restored.
+const LOST: usize = 40;
+/// So many backups, one is read message by message, and the newest of each scope: the others by count and digest.
 const READ_ONE_OF: usize = 7;
 
 fn begin() -> Timestamp {
     Timestamp::parse_rfc3339("2025-12-01T07:00:00Z").unwrap()
-}
-
-/// Who says what, in order.
-type Line = (String, Value);
-
-/// A team's history: that of the shared corpus or of a repository.
-struct Told {
-    team: String,
-    lines: Vec<Line>,
-}
-
-async fn histories() -> Vec<Told> {
-    let mut told = vec![Told { team: "corpus".to_owned(), lines: corpus::corpus().lines }];
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let more = std::env::var_os(MORE).unwrap_or_default();
-    for path in std::iter::once(own).chain(std::env::split_paths(&more)) {
-        let people = history::read(&path, MESSAGES_MAX as u64).await.unwrap().people;
-        let said = |person: &Person| {
-            let line = |message: &Outgoing| {
-                (person.user.clone(), serde_json::from_str(message.json.get()).unwrap())
-            };
-            person.messages.iter().map(line).collect::<Vec<Line>>()
-        };
-        let team = format!("history-{}", told.len());
-        told.push(Told { team, lines: people.iter().flat_map(said).collect() });
-    }
-    told.iter_mut().for_each(|told| told.lines.truncate(MESSAGES_MAX));
-    told
 }
 
 /// Writes a log, and folds it along: edits and deletes are of what is there.
@@ -119,7 +88,7 @@ impl Scribe {
         (!live.is_empty()).then(|| live[self.random.below(live.len())])
     }
 
-    /// The lines of a history, over the weeks: to the team, some to their own scope too.
+    /// The lines of a history, over the weeks: to the team, and now and then something to their own scope.
     fn tell(&mut self, told: &Told) {
         let team = scope(ScopeKind::Team, &told.team);
         self.time = begin();
@@ -145,11 +114,40 @@ impl Scribe {
             place += batch.len();
             self.push(&team, user, &batch);
             match self.random.below(6) {
-                0 => self.push(&scope(ScopeKind::User, user), user, &batch),
+                0 => self.note(user, place),
                 1 => self.change(&team, user),
                 _ => {}
             }
         }
+        self.lose(&team);
+    }
+
+    /// What nobody else sees.
+    fn note(&mut self, user: &str, place: usize) {
+        let own = scope(ScopeKind::User, user);
+        let note =
+            |n: usize| json!({"type": "insight", "content": format!("{user} notes {place}.{n}")});
+        let notes: Vec<Value> = (0..1 + self.random.below(4)).map(note).collect();
+        self.push(&own, user, &notes);
+        self.change(&own, user);
+    }
+
+    /// The team loses messages of its first week, and some are others now.
+    fn lose(&mut self, team: &ScopeKey) {
+        let messages = self.fold.scopes[team].messages.values();
+        let mut live: Vec<_> = messages
+            .filter(|message| message.entry.is_live())
+            .map(|message| (message.entry.cursor.get(), message.id))
+            .collect();
+        live.sort_unstable();
+        let change = |(place, (cursor, id)): (usize, &(u64, MessageId))| match place % 4 {
+            0 => {
+                json!({"id": id, "type": "decision", "content": format!("other: {place}"), "base_cursor": cursor})
+            }
+            _ => json!({"id": id, "deleted": true, "base_cursor": cursor}),
+        };
+        let changes: Vec<Value> = live.iter().take(LOST).enumerate().map(change).collect();
+        self.push(team, "ann", &changes);
     }
 
     /// Edits a message, or deletes it.
@@ -173,7 +171,9 @@ fn scope(kind: ScopeKind, name: &str) -> ScopeKey {
 /// What is written of all histories, in the order of time.
 async fn written() -> Arc<SimulatedLog> {
     let mut drafts = Vec::new();
-    for (number, told) in histories().await.iter().enumerate() {
+    let told = histories().await;
+    histories::check(&told);
+    for (number, told) in told.iter().enumerate() {
         let draft = SimulatedLog::new(1);
         let random = Random(number as u64);
         let mut scribe =
@@ -240,23 +240,35 @@ fn tick(log: &SimulatedLog, days: i64) {
     }
 }
 
-/// The team is set back to how it was after its first week.
-fn restore(log: &SimulatedLog, mode: RestoreMode) -> RestoreId {
-    let team = scope(ScopeKind::Team, "corpus");
-    let restore = RestoreId(Uuid::new_v4());
-    let backup = BackupId::scheduled(&team, BackupType::Full, "2025-12-08");
-    let source = Box::new(team.clone());
+/// The team that is backed up and restored.
+fn team() -> ScopeKey {
+    scope(ScopeKind::Team, "corpus")
+}
+
+/// A request of its owner, after the weeks.
+fn request(log: &SimulatedLog, action: Action) {
     let command = Command {
-        id: CommandId(restore.0),
-        scope: team,
+        id: CommandId(Uuid::new_v4()),
+        scope: team(),
         actor: UserId::new("ann").unwrap(),
         org_role: OrgRole::Member,
         device: None,
         request_hash: RequestHash::of(&[b"request"]),
-        action: Action::RestoreRequested { restore, mode, backup, source },
+        action,
     };
-    let time = begin().plus_micros((WEEKS * 7 + 1) * 24 * HOUR);
-    log.at(time, &command);
+    log.at(begin().plus_micros((WEEKS * 7 + 1) * 24 * HOUR), &command);
+}
+
+/// The full that shows the team after its first week.
+fn first_week() -> BackupId {
+    BackupId::scheduled(&team(), BackupType::Full, "2025-12-08")
+}
+
+/// The team is set back to how it was then.
+fn restore(log: &SimulatedLog, mode: RestoreMode) -> RestoreId {
+    let restore = RestoreId(Uuid::new_v4());
+    let (backup, source) = (first_week(), Box::new(team()));
+    request(log, Action::RestoreRequested { restore, mode, backup, source });
     restore
 }
 
@@ -274,6 +286,100 @@ async fn restored(log: &SimulatedLog, id: RestoreId) {
     .await;
 }
 
+type Messages = BTreeMap<MessageId, Message>;
+
+/// The live messages of one of the team's backups, as a restore reads them.
+async fn messages(archive: &Archive, log: &SimulatedLog, backup: BackupId) -> Messages {
+    let (team, partitions) = (team(), log.partitions());
+    let partition = eventlog::partition_of(team.to_string().as_bytes(), partitions);
+    let found = history::find(archive, log.log_id(), partition, &team, backup).await;
+    let mut state = found.unwrap().expect("a backup").open(archive).await.unwrap();
+    let mut messages = Messages::new();
+    while let Some(message) = state.next_message().unwrap() {
+        if message.entry.is_live() {
+            messages.insert(message.id, message);
+        }
+    }
+    messages
+}
+
+/// The team right after a restore of it, and before it; and what that came to.
+fn around(log: &SimulatedLog, id: RestoreId) -> (FoldedScope, FoldedScope, RestoreCounts) {
+    let (mut fold, mut before, team) = (LogFold::default(), None, team());
+    for record in log.all() {
+        let event = schemas::decode(&record.value).unwrap();
+        let (place, time) = (record.place(), record.append_time);
+        let applied = fold.apply(place, time, &record.key, Some(&event)).unwrap();
+        let Some(step) = applied.and_then(|a| a.restore).filter(|s| s.restore.id == id) else {
+            continue;
+        };
+        let before = before.get_or_insert_with(|| fold.scopes[&team].clone());
+        if matches!(step.status, RestoreStatus::Completed { .. }) {
+            return (before.clone(), fold.scopes[&team].clone(), step.restore.counts);
+        }
+    }
+    panic!("{id} has not completed");
+}
+
+fn live(folded: &FoldedScope) -> Messages {
+    let live = folded.messages.iter().filter(|(_, message)| message.entry.is_live());
+    live.map(|(id, message)| (*id, message.clone())).collect()
+}
+
+/// As the backup has it, but for its place.
+fn assert_back(message: &Message, saved: &Message) {
+    let entry = model::Entry { cursor: saved.entry.cursor, ..message.entry.clone() };
+    assert_eq!(Message { entry, ..message.clone() }, *saved);
+}
+
+/// What was deleted came back; what is there in a greater version, or is new, stayed as it was.
+fn check_merge(log: &SimulatedLog, id: RestoreId, saved: &Messages) {
+    let (before, after, counts) = around(log, id);
+    let (before, after) = (live(&before), live(&after));
+    let mut came = 0;
+    for (id, saved) in saved {
+        match (before.get(id), after.get(id)) {
+            (Some(old), Some(new)) if old.entry.version >= saved.entry.version => {
+                assert_eq!(new, old)
+            }
+            // Its content lives under another id.
+            (None, None) => {
+                let hash = saved.entry.content_hash;
+                assert!(before.values().any(|message| message.entry.content_hash == hash), "{id}");
+            }
+            (_, Some(new)) => {
+                assert_back(new, saved);
+                came += 1;
+            }
+            (Some(_), None) => panic!("{id} was lost in a merge"),
+        }
+    }
+    for (id, old) in before.iter().filter(|(id, _)| !saved.contains_key(id)) {
+        assert_eq!(after.get(id), Some(old));
+    }
+    let skipped = saved.len() as u64 - came;
+    assert_eq!(counts, RestoreCounts { restored: came, skipped, deleted: 0 });
+    // Three of four that were lost were deleted, and the backup has the oldest.
+    assert!(came as usize >= LOST / 2, "{counts:?}");
+}
+
+/// The team is what the backup is, with new cursors for what was put and the old ones for what was left.
+fn check_replace(log: &SimulatedLog, id: RestoreId, saved: &Messages) {
+    let (before, after, counts) = around(log, id);
+    let (before, after) = (live(&before), live(&after));
+    assert_eq!(after.keys().collect::<Vec<_>>(), saved.keys().collect::<Vec<_>>());
+    let mut skipped = 0;
+    for (id, saved) in saved {
+        assert_back(&after[id], saved);
+        let is_same = |old: &&Message| old.entry.version == saved.entry.version;
+        skipped += u64::from(before.get(id).filter(is_same).is_some());
+    }
+    let deleted = before.keys().filter(|id| !saved.contains_key(id)).count() as u64;
+    let restored = saved.len() as u64 - skipped;
+    assert_eq!(counts, RestoreCounts { restored, skipped, deleted });
+    assert!(restored > 0 && deleted > 0, "{counts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     let log = written().await;
@@ -289,14 +395,21 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     tick(&log, 1);
     let running = archiver(&log, &archive, dir.path());
     shown::sealed(&archive, &log).await;
-    for mode in [RestoreMode::Replace, RestoreMode::Merge] {
-        let id = restore(&log, mode);
-        restored(&log, id).await;
-    }
+    let backup = BackupId(Uuid::new_v4());
+    request(&log, Action::BackupRequested { backup });
+    let merge = restore(&log, RestoreMode::Merge);
+    restored(&log, merge).await;
+    let replace = restore(&log, RestoreMode::Replace);
+    restored(&log, replace).await;
     tick(&log, 3);
     tick(&log, 4);
     shown::sealed(&archive, &log).await;
     running.stop().await;
+    let saved = messages(&archive, &log, first_week()).await;
+    check_merge(&log, merge, &saved);
+    check_replace(&log, replace, &saved);
+    let on_demand = messages(&archive, &log, backup).await;
+    assert!(on_demand.len() > saved.len(), "{} messages on demand", on_demand.len());
 
     let database = Database::migrated().await;
     let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
@@ -314,7 +427,12 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
         ready: readiness.component("projector"),
     };
     let projecting = tokio::spawn(projector.run(shutdown.clone()));
-    equation::check(log.as_ref(), &database.owner_pool()).await;
+    let fold = equation::check(log.as_ref(), &database.owner_pool()).await;
+    let own = fold
+        .scopes
+        .iter()
+        .filter(|(key, folded)| key.kind == ScopeKind::User && folded.scope.heading.count > 2);
+    assert!(own.count() > 10, "users with messages of their own");
     shutdown.cancel();
     projecting.await.unwrap().unwrap();
 

@@ -13,7 +13,7 @@ use archive::{
 };
 use eventlog::{EventLog, Record};
 use model::{
-    BackupId, LogFold, Message, MessageId, Offset, Partition, ScopeKey, Timestamp,
+    BackupId, LogFold, LogId, Message, MessageId, Offset, Partition, ScopeKey, Timestamp,
     log_fold::FoldedScope,
 };
 
@@ -84,16 +84,30 @@ pub(crate) async fn settled(archive: &Archive, wanted: &[String], unwanted: &[St
     }
 }
 
-/// Every manifest says of every scope what the log folds to at its place, and every so many-th backup, read from the
-/// archive, holds the messages. Returns how many backups there are.
+/// Every manifest says of every scope what the log folds to at its place; the newest backup of every scope, and every
+/// so many-th of the others, read from the archive, holds the messages. Returns how many backups there are.
 pub(crate) async fn check(archive: &Archive, log: &SimulatedLog, every: usize) -> usize {
+    check_records(archive, log.log_id(), log.all(), every).await
+}
+
+/// As [`check`], of any log, by all of its records, those of a partition in their order.
+pub(crate) async fn check_records(
+    archive: &Archive,
+    log: LogId,
+    records: Vec<Record>,
+    every: usize,
+) -> usize {
     let mut backups = 0;
-    for partition in partitions(log) {
-        let records: Vec<Record> =
-            log.all().into_iter().filter(|record| record.partition == partition).collect();
+    let mut parts: BTreeMap<Partition, Vec<Record>> = BTreeMap::new();
+    for record in records {
+        parts.entry(record.partition).or_default().push(record);
+    }
+    for (partition, records) in parts {
         let mut records = records.into_iter().peekable();
         let mut fold = LogFold::default();
-        for (next, path) in manifests(archive, log, partition).await {
+        let manifests = manifests(archive, log, partition).await;
+        let newest = newest(archive, &manifests).await;
+        for (next, path) in manifests {
             while let Some(record) = records.next_if(|record| record.offset.get() < next) {
                 let event = schemas::decode(&record.value).ok();
                 let (place, time) = (record.place(), record.append_time);
@@ -109,7 +123,7 @@ pub(crate) async fn check(archive: &Archive, log: &SimulatedLog, every: usize) -
                 assert_eq!(line.restore, heading.restore, "{path}");
                 assert_eq!(line.members.len(), folded.scope.members.len(), "{path}");
                 let Some(backup) = line.backup else { continue };
-                if backups % every == 0 {
+                if backups % every == 0 || newest[&line.scope] == path {
                     check_backup(archive, log, partition, &line.scope, backup.id, folded).await;
                 }
                 backups += 1;
@@ -119,15 +133,11 @@ pub(crate) async fn check(archive: &Archive, log: &SimulatedLog, every: usize) -
     backups
 }
 
-/// The manifests of hours and days, in the order of their places on the log.
-async fn manifests(
-    archive: &Archive,
-    log: &SimulatedLog,
-    partition: Partition,
-) -> Vec<(u64, String)> {
-    let names = history::Names::list(archive, log.log_id(), partition).await.unwrap();
+/// The manifests of hours and days and of backups on demand, in the order of their places on the log.
+async fn manifests(archive: &Archive, log: LogId, partition: Partition) -> Vec<(u64, String)> {
+    let names = history::Names::list(archive, log, partition).await.unwrap();
     let mut manifests = Vec::new();
-    for path in names.hours().chain(names.fulls()) {
+    for path in names.hours().chain(names.fulls()).chain(names.on_demand()) {
         let object = archive.fetch(&path).await.unwrap();
         let header = ManifestReader::new(object, &path).unwrap().header;
         manifests.push((header.next_offset.get(), path));
@@ -136,15 +146,30 @@ async fn manifests(
     manifests
 }
 
+/// Of every scope, the last of the manifests that list a backup of it.
+async fn newest(archive: &Archive, manifests: &[(u64, String)]) -> BTreeMap<ScopeKey, String> {
+    let mut newest = BTreeMap::new();
+    for (_, path) in manifests {
+        let object = archive.fetch(path).await.unwrap();
+        let mut manifest = ManifestReader::new(object, path).unwrap();
+        while let Some(line) = manifest.next_scope().unwrap() {
+            if line.backup.is_some() {
+                newest.insert(line.scope, path.clone());
+            }
+        }
+    }
+    newest
+}
+
 async fn check_backup(
     archive: &Archive,
-    log: &SimulatedLog,
+    log: LogId,
     partition: Partition,
     scope: &ScopeKey,
     id: BackupId,
     folded: &FoldedScope,
 ) {
-    let found = history::find(archive, log.log_id(), partition, scope, id).await.unwrap().unwrap();
+    let found = history::find(archive, log, partition, scope, id).await.unwrap().unwrap();
     let mut state = found.open(archive).await.unwrap();
     let mut messages: BTreeMap<MessageId, Message> = BTreeMap::new();
     while let Some(message) = state.next_message().unwrap() {

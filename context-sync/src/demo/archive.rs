@@ -21,7 +21,7 @@ use crate::{
     device::{
         client::{Client, backups::Backup},
         progress::Progress,
-        wire::Pulled,
+        wire::{self, Pulled},
     },
 };
 
@@ -66,23 +66,28 @@ impl Saved {
         Ok(format!("{came} deleted; restored by replace: count and digest equal"))
     }
 
-    /// Half is deleted and something new is there; a merge brings the half back, and what is new stays.
+    /// Everything is deleted and something new is there; a merge brings everything back, and what is new stays.
+    ///
+    /// What comes back has new cursors. The digest is of ids and versions, which are the backup's: that of what came
+    /// back is equal.
     pub async fn merge(&self, world: &World<'_>, progress: &Progress) -> Result<String, Failure> {
         let messages = self.messages(world).await?;
-        let half = &messages[..messages.len().div_ceil(2)];
-        self.delete(world, half, progress).await?;
+        self.delete(world, &messages, progress).await?;
         let news = json!({ "type": "insight", "content": "Written after the backup" });
         let news = serde_json::value::to_raw_value(&news)?;
         let pushed = self.owner.push(&world.team, [&*news]).await?;
-        must(pushed.synced == 1, || "the new message was not created".to_owned())?;
+        let new = pushed.results.first().filter(|result| result.status == Status::Created);
+        let new = new.and_then(|result| result.id).ok_or("the new message was not created")?;
         let came = self.restore(world, RestoreMode::Merge).await?;
-        must(came == half.len() as u64, || format!("{came} of {} came back", half.len()))?;
+        must(came == self.count, || format!("{came} of {} came back", self.count))?;
         let after = self.messages(world).await?;
-        let stays = after.iter().any(|m| m.content.as_deref() == Some("Written after the backup"));
-        must(stays && after.len() as u64 == self.count + 1, || {
-            format!("there are {} messages, the new one among them: {stays}", after.len())
+        let (news, back): (Vec<_>, Vec<_>) = after.iter().partition(|message| message.id == new);
+        must(news.len() == 1, || "what was new is gone".to_owned())?;
+        let digest = wire::digest(back.iter().copied());
+        must((back.len() as u64, digest) == (self.count, self.digest), || {
+            format!("{} messages with digest {digest} came back", back.len())
         })?;
-        Ok(format!("{came} deleted and restored by merge; what was new stayed"))
+        Ok(format!("{came} deleted; restored by merge: digest of these equal, what was new stayed"))
     }
 
     async fn restore(&self, world: &World<'_>, mode: RestoreMode) -> Result<u64, Failure> {
@@ -158,13 +163,17 @@ fn is_of_an_hour(backup: &Backup) -> bool {
     backup.gcs_path.as_ref().is_some_and(|path| path.contains("/incremental/"))
 }
 
-/// An analyst's question, answered from the archive's Parquet alone: who contributed how much to the team?
+/// An analyst's question: who contributed how much to the team? It is counted by this program, with the archive's own
+/// reader: from the manifests of the hours and the Parquet files of events that they list, and nothing else.
+/// docs/analytics.md asks it of the Parquet of messages, in SQL.
 pub async fn contributions(world: &World<'_>, data_dir: &DataDir) -> Result<String, Failure> {
     let archive = Archive::open(&ArchiveConfig::new(data_dir.archive()))?;
+    // Each was created once, by whoever said it first.
+    let contents = world.contents()?.len() as u64;
     let all = async {
         loop {
             let contributed = contributed(world, &archive).await?;
-            if contributed.len() >= world.people.len() {
+            if contributed.values().sum::<u64>() >= contents {
                 return Ok::<_, Failure>(contributed);
             }
             tokio::time::sleep(ASK_EVERY).await; // their hour is open
@@ -172,12 +181,12 @@ pub async fn contributions(world: &World<'_>, data_dir: &DataDir) -> Result<Stri
     };
     let contributed = tokio::time::timeout(BACKUP_WITHIN, all)
         .await
-        .map_err(|_| format!("not everyone's messages were sealed within {BACKUP_WITHIN:?}"))??;
+        .map_err(|_| format!("not all messages were sealed within {BACKUP_WITHIN:?}"))??;
     let mut people: Vec<_> = contributed.into_iter().collect();
     people.sort_by_key(|(_, messages)| std::cmp::Reverse(*messages));
     let most = people.iter().take(3).map(|(user, messages)| format!("{user} {messages}"));
     let most: Vec<_> = most.collect();
-    Ok(format!("contributions by person, from Parquet alone: {}", most.join(", ")))
+    Ok(format!("counted by this program from the Parquet of events: {}", most.join(", ")))
 }
 
 /// What each person contributed in the hours that are sealed.
@@ -200,7 +209,7 @@ async fn contributed(
     Ok(contributed)
 }
 
-/// Who pushed to the team, and how many messages were new or changed by it.
+/// Who pushed to the team, and how many messages were new or changed by it: to delete is not to contribute.
 fn contribution(world: &World<'_>, event: &StoredEvent) -> Option<(UserId, u64)> {
     let is_the_team = event.key == world.team_key().as_bytes();
     if !is_the_team || event.verdict != Some(RecordVerdict::Accepted) {
@@ -208,7 +217,12 @@ fn contribution(world: &World<'_>, event: &StoredEvent) -> Option<(UserId, u64)>
     }
     let outcome = event.outcome.as_ref()?;
     match &outcome.verdict {
-        Verdict::Pushed(answer) => Some((outcome.actor.clone(), u64::from(answer.synced))),
+        Verdict::Pushed(answer) => {
+            let contributed =
+                |status| matches!(status, Status::Created | Status::Updated | Status::Revived);
+            let results = answer.results.iter().filter(|result| contributed(result.status));
+            Some((outcome.actor.clone(), results.count() as u64))
+        }
         _ => None,
     }
 }

@@ -115,6 +115,23 @@ proptest! {
         prop_assert_eq!(&heading.restore, &None);
     }
 
+    /// It has no use for the backup's tombstones: what lives goes on living, in its version or a greater one.
+    #[test]
+    fn a_merge_takes_nothing_away(
+        log in logs(40), split in 0..40_usize, scope in 0..2_usize, size in 1..6_usize,
+    ) {
+        let mut story = Story::new(&log, split, SCOPES[scope]);
+        prop_assume!(story.begin(RestoreMode::Merge));
+        let before = story.versions();
+        let counts = story.finish(&[size]);
+        let after = story.versions();
+        for (id, version) in &before {
+            prop_assert!(after.get(id).is_some_and(|after| after >= version), "{}", id);
+        }
+        prop_assert_eq!(counts.deleted, 0);
+        prop_assert!(after.len() >= before.len() && after.len() as u64 <= before.len() as u64 + counts.restored);
+    }
+
     #[test]
     fn chunks_of_any_size_come_to_the_same(
         log in logs(40), split in 0..40_usize, scope in 0..2_usize, replace: bool,

@@ -7,9 +7,10 @@
 //! ann create                     => ok
 //! ann set bob admin              => ok
 //! ann remove bob                 => refused
-//! ann backup                     => ok                   what restores restore
+//! ann backup name=late           => ok                   what restores restore; the name may be left out
 //! ann restore replace            => ok
-//! ann chunk max=2                => ok restored=1 skipped=0 deleted=1
+//! ann chunk max=2 of=late        => ok restored=1 skipped=0 deleted=1    without a name, of the last backup
+//! ann chunk ts=31T12:00:00       => ok restored=1        as if that were the times of all that is put
 //! ann complete                   => ok
 //! bob:owner push "x" key=k1      => created 1            bob is an org owner; the Idempotency-Key is k1
 //! ann push "y" id=A base=1 ts=12:00:00 type=insight meta={"a":1} + delete A base=2 + invalid
@@ -105,8 +106,8 @@ struct Table {
     /// Commands so far; each without a key gets the next id.
     commands: u64,
     last: Option<Command>,
-    /// The scope at the last `backup`.
-    saved: Option<FoldedScope>,
+    /// The scope at each `backup`, by its name; the last one's has no name too.
+    saved: HashMap<String, Option<FoldedScope>>,
     names: HashMap<MessageId, String>,
     ids: HashMap<String, MessageId>,
 }
@@ -119,7 +120,7 @@ impl Table {
             scope: "acme/user/ann".parse().unwrap(),
             commands: 0,
             last: None,
-            saved: None,
+            saved: HashMap::new(),
             names: HashMap::new(),
             ids: HashMap::new(),
         }
@@ -176,7 +177,11 @@ impl Table {
             "set" => Action::MemberSet { user: user(0), role: Role::parse(rest[1]).unwrap() },
             "remove" => Action::MemberRemoved { user: user(0) },
             "backup" => {
-                self.saved = self.log.scopes.get(&self.scope).cloned();
+                let saved = self.log.scopes.get(&self.scope).cloned();
+                let name = rest.iter().find_map(|word| word.strip_prefix("name="));
+                for name in [name.unwrap_or_default(), ""] {
+                    self.saved.insert(name.to_owned(), saved.clone());
+                }
                 Action::BackupRequested { backup: BackupId(id.0) }
             }
             "restore" => Action::RestoreRequested {
@@ -186,14 +191,17 @@ impl Table {
                 source: Box::new(self.scope.clone()),
             },
             "chunk" => {
-                let option = |name: &str| {
-                    let value = rest.iter().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
-                    value.map(|value| value.parse::<u64>().unwrap())
-                };
-                let max = option("max").unwrap_or(1_000) as usize;
-                let mut chunk = self.chunk(max);
+                let option =
+                    |name: &str| rest.iter().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+                let max = option("max").map_or(1_000, |max| max.parse().unwrap());
+                let mut chunk = self.chunk(max, option("of").unwrap_or_default());
                 if let Some(lines) = option("from") {
-                    chunk.from = RestorePlace::Puts(lines);
+                    chunk.from = RestorePlace::Puts(lines.parse().unwrap());
+                }
+                if let Some(ts) = option("ts").map(time) {
+                    for put in &mut chunk.puts {
+                        (put.updated_at, put.created_at) = (ts, ts);
+                    }
                 }
                 Action::RestoreChunk(Box::new(chunk))
             }
@@ -221,9 +229,10 @@ impl Table {
         running.map_or((RestoreId(Uuid::nil()), RestorePlace::Puts(0)), |r| (r.id, r.place))
     }
 
-    /// The next chunk of the running restore, of the scope as it was at the last `backup`.
-    fn chunk(&self, max: usize) -> RestoreChunk {
-        next_chunk(self.log.scopes.get(&self.scope), self.saved.as_ref(), max)
+    /// The next chunk of the running restore, of the scope as it was at a `backup`.
+    fn chunk(&self, max: usize, backup: &str) -> RestoreChunk {
+        let saved = self.saved.get(backup).and_then(Option::as_ref);
+        next_chunk(self.log.scopes.get(&self.scope), saved, max)
     }
 
     fn push(&mut self, push: CommandId, text: &str) -> Action {

@@ -22,24 +22,28 @@ use crate::{
 };
 
 /// Waits that are the same for one seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
         println!("seed {seed}");
         Self(seed)
     }
 
-    /// At a random point of what goes on meanwhile.
-    async fn moment(&mut self) {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        tokio::time::sleep(Duration::from_millis(50 + (self.0 >> 33) % 450)).await;
+        (self.0 >> 33) % bound
+    }
+
+    /// At a random point of what goes on meanwhile.
+    pub(super) async fn moment(&mut self) {
+        tokio::time::sleep(Duration::from_millis(50 + self.below(450))).await;
     }
 }
 
-fn flags(database_url: &str, log: &[String]) -> Vec<String> {
+pub(super) fn flags(database_url: &str, log: &[String]) -> Vec<String> {
     let mut flags = vec![
         format!("--database-url={database_url}"),
         format!("--jwt-secret={SECRET}"),
@@ -51,7 +55,7 @@ fn flags(database_url: &str, log: &[String]) -> Vec<String> {
     flags
 }
 
-fn ann(at: &Child) -> Device {
+pub(super) fn ann(at: &Child) -> Device {
     Device::new(&reqwest::Client::new(), &at.url, "acme", "ann", OrgRole::Member)
 }
 
@@ -75,7 +79,7 @@ async fn all_is_well(load: Load, log: &dyn EventLog, pool: &PgPool, api: Option<
     }
 }
 
-async fn open(flags: &[String], dir: &Path) -> std::sync::Arc<dyn EventLog> {
+pub(super) async fn open(flags: &[String], dir: &Path) -> std::sync::Arc<dyn EventLog> {
     eventlog::open(&settings(flags).log, dir).await.unwrap()
 }
 

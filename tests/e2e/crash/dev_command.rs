@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A device with a token of the development key, as `context-sync token` prints it.
-async fn device(dev: &Child, data_dir: &str) -> Device {
+pub(super) async fn device(dev: &Child, data_dir: &str) -> Device {
     let token = run(&["token", "--tenant=acme", "--user=ann", "--data-dir", data_dir]).await;
     assert!(token.status.success());
     let mut device = Device::new(
