@@ -6,6 +6,7 @@
 mod backups;
 mod config;
 pub mod docs;
+mod history;
 mod idle;
 mod measure;
 mod members;
@@ -88,13 +89,17 @@ pub fn router(api: Arc<Api>) -> Router {
         let restore = move |State(api): Shared, request: Request| async move {
             restores::show(&api, kind, request).await
         };
+        let history = move |State(api): Shared, request: Request| async move {
+            history::show(&api, kind, request).await
+        };
         let context = path::context(kind);
         router = router
             .route(&format!("{context}/pull"), get(pull))
             .route(&format!("{context}/backups"), get(list))
             .route(&format!("{context}/backups/{{backup_id}}"), get(show))
             .route(&format!("{context}/backups/{{backup_id}}/content"), get(content))
-            .route(&format!("{context}/restores/{{restore_id}}"), get(restore));
+            .route(&format!("{context}/restores/{{restore_id}}"), get(restore))
+            .route(&format!("{context}/messages/{{message_id}}/history"), get(history));
     }
     for (kind, path) in path::with_members() {
         let list = move |State(api): Shared, request: Request| async move {

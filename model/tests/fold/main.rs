@@ -7,6 +7,8 @@
 mod auditor;
 mod digest;
 mod draft;
+mod history;
+mod history;
 mod log;
 mod message;
 mod metadata;
