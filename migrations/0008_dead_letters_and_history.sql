@@ -23,7 +23,7 @@ grant select, insert on dead_letter_marks to context_sync_projector;
 
 -- Versions that are not the message, or no more: those that another one took the place of, and those that had to give
 -- way when they came. What a message is now is in `messages`: to create one costs nothing here
--- (docs/decisions/0015-history.md).
+-- (docs/decisions/0015-past-versions-and-dead-letters.md).
 create table message_history (
     id_key uuid not null, -- as in messages
     record_offset bigint not null, -- of the command that decided so, in the scope's partition

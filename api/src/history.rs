@@ -33,8 +33,9 @@ pub(crate) async fn show(
         .map_err(|error| problems::of_read_model(&error))?;
     problems::permit(standing, standing.may_pull())?;
     if history.current.is_none() && history.past.is_empty() && page.before.is_none() {
-        return Err(Problem::not_found("This scope has no such message")
-            .resolution("Check message_id"));
+        return Err(
+            Problem::not_found("This scope has no such message").resolution("Check message_id")
+        );
     }
     let json = HeaderValue::from_static("application/json");
     Ok(([(CONTENT_TYPE, json)], body(&history)).into_response())

@@ -48,11 +48,7 @@ async fn rows(config: &DatabaseConfig) -> Result<PgPool, Unasked> {
 
 impl Copies {
     /// Opens what the flags name. Nothing is created anywhere.
-    pub async fn open(
-        log: &LogConfig,
-        database: &DatabaseConfig,
-        archive: &ArchiveConfig,
-    ) -> Self {
+    pub async fn open(log: &LogConfig, database: &DatabaseConfig, archive: &ArchiveConfig) -> Self {
         let look = LogConfig { log_must_exist: true, ..log.clone() };
         let nowhere = PathBuf::new(); // an embedded log is not opened beside the process that holds it
         let (events, facts) = match &log.log {

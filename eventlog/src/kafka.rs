@@ -29,7 +29,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening the log may take: brokers that start, topics that become known.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long, of one that must be there already: somebody looks at it.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(6);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An open log on Kafka.
 struct KafkaLog {

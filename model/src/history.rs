@@ -95,9 +95,8 @@ fn outlived(
     results: &[PushResult],
 ) -> Option<Message> {
     let Action::MessagesPushed { changes, .. } = &command.action else { return None };
-    let own = |result: &&PushResult| {
-        result.status.is_synced() && result.cursor == Some(changed.cursor)
-    };
+    let own =
+        |result: &&PushResult| result.status.is_synced() && result.cursor == Some(changed.cursor);
     let updated_at = results.iter().find(own)?.updated_at?;
     let change = &changes.get(changed.change)?.change;
     let mut message = of_change(scope, command, changed.id, change)?;
@@ -130,12 +129,7 @@ fn given_way<'a>(
 }
 
 /// The version that a change asks for.
-fn of_change(
-    scope: &Scope,
-    command: &Command,
-    id: MessageId,
-    change: &Change,
-) -> Option<Message> {
+fn of_change(scope: &Scope, command: &Command, id: MessageId, change: &Change) -> Option<Message> {
     let now = scope.messages.get(&id)?;
     let body: Option<Body> = match change {
         Change::Write(write) => Some(write.body.clone()),

@@ -6,7 +6,11 @@
 
 use eventlog::Record;
 use model::{Offset, Partition, Place, ScopeRef};
-use readmodel::{DatabaseConfig, ReadModelError, feed::Feed, parked::{Parked, ParkedEvent, Unparking}};
+use readmodel::{
+    DatabaseConfig, ReadModelError,
+    feed::Feed,
+    parked::{Parked, ParkedEvent, Unparking},
+};
 
 use crate::{
     batch::{Batch, Folded},
@@ -41,7 +45,8 @@ pub async fn retry(
     let mut at_once = EVENTS_AT_ONCE;
     loop {
         let Some(unparking) = parked.begin(scope, at_once).await? else { return Ok(retried) };
-        let (first, count) = (unparking.events.first().map(|event| event.place), unparking.events.len());
+        let (first, count) =
+            (unparking.events.first().map(|event| event.place), unparking.events.len());
         match unpark(unparking, feed).await {
             Ok(()) => {
                 retried.folded += count as u64;
@@ -50,7 +55,8 @@ pub async fn retry(
             // Which of them is it? Those before it can be folded.
             Err(ReadModelError::Refused(_)) if count > 1 => at_once = (count / 2).max(1) as u32,
             Err(ReadModelError::Refused(error)) => {
-                let place = first.unwrap_or(Place { partition: Partition::new(0), offset: Offset::ZERO });
+                let place =
+                    first.unwrap_or(Place { partition: Partition::new(0), offset: Offset::ZERO });
                 parked.note(place, &error.to_string()).await?;
                 retried.still_refused = Some((place, error.to_string()));
                 return Ok(retried);

@@ -126,7 +126,8 @@ pub struct LetterQuery {
     pub limit: u32,
 }
 
-const COLUMNS: &str = "d.partition, d.record_offset, d.kind, d.append_time_us, d.time_us, d.key, d.reason,
+const COLUMNS: &str =
+    "d.partition, d.record_offset, d.kind, d.append_time_us, d.time_us, d.key, d.reason,
     octet_length(d.value)::bigint as value_bytes, k.mark, k.retried_as, k.note,
     (extract(epoch from k.marked_at) * 1000000)::bigint as marked_us";
 
@@ -135,10 +136,7 @@ const MARKS: &str = "left join dead_letter_marks k on k.partition = d.partition
     and k.record_offset = d.record_offset and k.log_id = (select log_id from source)";
 
 /// Dead letters in the log's order, without their values (the projector's role).
-pub async fn list(
-    pool: &PgPool,
-    query: LetterQuery,
-) -> Result<Vec<StoredLetter>, ReadModelError> {
+pub async fn list(pool: &PgPool, query: LetterQuery) -> Result<Vec<StoredLetter>, ReadModelError> {
     let after = query.after.map_or((-1, -1), |at| (at.partition.get() as i32, at.offset.as_i64()));
     let sql = sqlx::AssertSqlSafe(format!(
         "select {COLUMNS}, ''::bytea as value from dead_letters d {MARKS}
@@ -222,14 +220,13 @@ pub async fn open(pool: &PgPool) -> Result<(u64, Vec<ParkedScope>), ReadModelErr
     )
     .fetch_all(pool)
     .await?;
-    let parked = |(key, partition, offset, reason, events): (Vec<u8>, i32, i64, String, i64)| {
-        ParkedScope {
+    let parked =
+        |(key, partition, offset, reason, events): (Vec<u8>, i32, i64, String, i64)| ParkedScope {
             scope: String::from_utf8_lossy(&key).into_owned(),
             place: format!("{partition}-{offset}"),
             reason,
             events: events.unsigned_abs(),
-        }
-    };
+        };
     Ok((refused.unsigned_abs(), rows.into_iter().map(parked).collect()))
 }
 

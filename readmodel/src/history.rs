@@ -1,7 +1,8 @@
 //! What messages were: written with each batch, asked for by the API.
 
 use model::{
-    Cursor, MessageId, Offset, Partition, PastResult, Place, ScopeRef, Standing, TenantId, Timestamp,
+    Cursor, MessageId, Offset, Partition, PastResult, Place, ScopeRef, Standing, TenantId,
+    Timestamp,
 };
 use sqlx::{PgConnection, PgPool, Row};
 
@@ -162,7 +163,8 @@ pub async fn history(
 }
 
 fn past_row(row: &sqlx::postgres::PgRow) -> Result<PastRow, ReadModelError> {
-    let damaged = |what: &str| ReadModelError::Damaged(format!("a past version's {what} is unknown"));
+    let damaged =
+        |what: &str| ReadModelError::Damaged(format!("a past version's {what} is unknown"));
     let result: &str = row.try_get("result")?;
     let offset = Offset::from_i64(row.try_get("record_offset")?);
     Ok(PastRow {

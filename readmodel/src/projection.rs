@@ -113,7 +113,7 @@ impl Projection {
         let before = position.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
         let delete = "delete from outcomes where ctid = any(array(
                  select ctid from outcomes where partition = $1 and folded_at_us < $2
-                     and scope <> all (array(select scope from dead_letters where kind = 'parked'))
+                     and scope <> all (array(select distinct scope from dead_letters where kind = 'parked' and scope is not null))
                  limit $3))";
         self.expire(delete, position.partition, before).await
     }

@@ -37,8 +37,9 @@ pub struct RunningRow {
 pub async fn standing(pool: &PgPool) -> Result<ReadModelStanding, ReadModelError> {
     let source: Option<(Uuid, Uuid)> =
         sqlx::query_as("select log_id, epoch from source").fetch_optional(pool).await?;
-    let catalogue: Option<i64> =
-        sqlx::query_scalar("select next_offset from catalogue_position").fetch_optional(pool).await?;
+    let catalogue: Option<i64> = sqlx::query_scalar("select next_offset from catalogue_position")
+        .fetch_optional(pool)
+        .await?;
     let restores = sqlx::query_as::<_, (Uuid, String, String, i64, i64, i64)>(
         "select r.id, concat_ws('/', s.tenant_id, s.kind, s.name), r.mode, r.restored, r.skipped, r.deleted
          from restores r join scopes s on s.scope = r.scope
@@ -52,16 +53,17 @@ pub async fn standing(pool: &PgPool) -> Result<ReadModelStanding, ReadModelError
     )
     .fetch_one(pool)
     .await?;
-    let running = |(id, scope, mode, restored, skipped, deleted): (Uuid, String, String, i64, i64, i64)| {
-        RunningRow {
-            id: RestoreId(id),
-            scope,
-            mode,
-            restored: restored.unsigned_abs(),
-            skipped: skipped.unsigned_abs(),
-            deleted: deleted.unsigned_abs(),
-        }
-    };
+    let running =
+        |(id, scope, mode, restored, skipped, deleted): (Uuid, String, String, i64, i64, i64)| {
+            RunningRow {
+                id: RestoreId(id),
+                scope,
+                mode,
+                restored: restored.unsigned_abs(),
+                skipped: skipped.unsigned_abs(),
+                deleted: deleted.unsigned_abs(),
+            }
+        };
     Ok(ReadModelStanding {
         source: source.map(|(log, epoch)| (LogId(log), Epoch(epoch))),
         positions: positions(pool).await?,

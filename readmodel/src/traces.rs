@@ -128,16 +128,17 @@ pub async fn backups_of(
     .bind(scope.reference().0)
     .fetch_all(pool)
     .await?;
-    let backup = |(id, backup_type, created, path, first, last): (Uuid, String, i64, String, i64, i64)| {
-        BackupOfScope {
-            id: BackupId(id),
-            backup_type,
-            created_at: Timestamp::from_micros(created),
-            path,
-            cursor_first: first.unsigned_abs(),
-            cursor_last: last.unsigned_abs(),
-        }
-    };
+    let backup =
+        |(id, backup_type, created, path, first, last): (Uuid, String, i64, String, i64, i64)| {
+            BackupOfScope {
+                id: BackupId(id),
+                backup_type,
+                created_at: Timestamp::from_micros(created),
+                path,
+                cursor_first: first.unsigned_abs(),
+                cursor_last: last.unsigned_abs(),
+            }
+        };
     Ok(rows.into_iter().map(backup).collect())
 }
 

@@ -30,6 +30,7 @@ mod idempotency;
 mod long_poll;
 mod members;
 mod nodes;
+mod operators;
 mod paging;
 mod permissions;
 mod restores;

@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use archive::verify::Sample;
 use eventlog::{EventLog, partition_of};
 use model::{Offset, Partition, ScopeKey, ScopeRef};
-use readmodel::{outcomes::positions, snapshot::{Snapshot, parked_in}};
+use readmodel::{
+    outcomes::positions,
+    snapshot::{Snapshot, parked_in},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
@@ -196,7 +199,9 @@ impl Copies {
             Some((mut fold, mut read)) => {
                 let at = snapshot.position.next_offset;
                 if at < read.next {
-                    return Err(format!("partition {partition} went back while it was checked; check again"));
+                    return Err(format!(
+                        "partition {partition} went back while it was checked; check again"
+                    ));
                 }
                 fold.up_to(&mut read, at, &parked, query, say).await?;
                 Some(fold)

@@ -3,7 +3,7 @@
 //! A refused record is an outcome like any other, the same in every copy: its row stays. To retry it appends a new
 //! event, to discard it says that somebody has looked; either is a mark beside the row. A parked event has been folded
 //! by every other copy, the archiver's too: it can only be folded here as well, never discarded
-//! (docs/decisions/0015-history.md has the reasons).
+//! (docs/decisions/0015-past-versions-and-dead-letters.md has the reasons).
 
 use std::time::Duration;
 
@@ -87,17 +87,40 @@ pub struct Chosen {
 #[serde(rename_all = "snake_case")]
 pub enum Handling {
     /// Parked events of a scope folded so far.
-    Folding { scope: String, events: u64 },
+    Folding {
+        scope: String,
+        events: u64,
+    },
     /// All parked events of a scope are folded.
-    Folded { scope: String, events: u64 },
+    Folded {
+        scope: String,
+        events: u64,
+    },
     /// The database still refuses this one of them.
-    StillParked { scope: String, folded: u64, place: String, reason: String },
+    StillParked {
+        scope: String,
+        folded: u64,
+        place: String,
+        reason: String,
+    },
     /// A refused record was appended anew; what it came to.
-    Appended { place: String, retried_as: String, outcome: String },
-    Discarded { place: String },
+    Appended {
+        place: String,
+        retried_as: String,
+        outcome: String,
+    },
+    Discarded {
+        place: String,
+    },
     /// This one is left as it was.
-    Left { place: String, why: String },
-    Done { handled: u64, left: u64 },
+    Left {
+        place: String,
+        why: String,
+    },
+    Done {
+        handled: u64,
+        left: u64,
+    },
     /// It could not be done, or no further.
     Failed(String),
 }
@@ -250,7 +273,9 @@ impl Copies {
             let Some(last) = letters.last() else { break };
             after = Some(last.place);
             let key = scope.as_ref().map(|scope| scope.to_string().into_bytes());
-            for letter in letters.iter().filter(|letter| key.as_ref().is_none_or(|k| *k == letter.key)) {
+            for letter in
+                letters.iter().filter(|letter| key.as_ref().is_none_or(|k| *k == letter.key))
+            {
                 resolved.add(letter)?;
             }
         }
@@ -267,8 +292,9 @@ impl Resolved {
             return Ok(());
         }
         let key = String::from_utf8_lossy(&letter.key);
-        let scope: ScopeKey =
-            key.parse().map_err(|_| format!("the parked event at {} is of no scope", letter.place))?;
+        let scope: ScopeKey = key
+            .parse()
+            .map_err(|_| format!("the parked event at {} is of no scope", letter.place))?;
         if self.parked.iter().all(|(known, _)| *known != scope) {
             self.parked.push((scope, letter.place));
         }
@@ -316,11 +342,7 @@ async fn append_anew(
     let mark = Mark::Retried(appended.to_string());
     dead_letters::mark(rows, place, &mark, note).await.map_err(in_database)?;
     let outcome = wait_for(rows, command.id, appended).await?;
-    Ok(Handling::Appended {
-        place: place.to_string(),
-        retried_as: appended.to_string(),
-        outcome,
-    })
+    Ok(Handling::Appended { place: place.to_string(), retried_as: appended.to_string(), outcome })
 }
 
 /// The command in a record, if the fold would take it.

@@ -220,9 +220,8 @@ async fn read_rows(
         status.partition(*partition).projected = Some(next.get());
     }
     status.epoch = standing.source.map(|(_, epoch)| epoch.to_string());
-    status.catalogue = standing
-        .catalogue
-        .map(|next| CatalogueStatus { projected: next.get(), lag: None });
+    status.catalogue =
+        standing.catalogue.map(|next| CatalogueStatus { projected: next.get(), lag: None });
     status.drill = standing.drill.map(|(at, well)| DrillStatus {
         at: at.to_string(),
         well,
@@ -289,7 +288,8 @@ impl Status {
         }
         if let Some(drill) = &self.drill {
             if !drill.well {
-                self.problems.push("the last drill found backups that are not what is live".to_owned());
+                self.problems
+                    .push("the last drill found backups that are not what is live".to_owned());
             }
             let hours = drill.seconds / 3_600;
             if hours > limits.drill_hours {
@@ -367,13 +367,22 @@ mod tests {
             events: 2,
         };
         for (change, problem) in [
-            (Box::new(|s: &mut Status| s.partition(Partition::new(3)).log_end = Some(8))
-                as Box<dyn FnOnce(&mut Status)>, "it was cut, or is another"),
-            (Box::new(|s| s.partition(Partition::new(3)).archived_seconds = Some(7_501)), "7501 s ago"),
+            (
+                Box::new(|s: &mut Status| s.partition(Partition::new(3)).log_end = Some(8))
+                    as Box<dyn FnOnce(&mut Status)>,
+                "it was cut, or is another",
+            ),
+            (
+                Box::new(|s| s.partition(Partition::new(3)).archived_seconds = Some(7_501)),
+                "7501 s ago",
+            ),
             (Box::new(|s| s.drill.as_mut().unwrap().well = false), "not what is live"),
             (Box::new(|s| s.drill.as_mut().unwrap().seconds = 49 * 3_600), "49 hours ago"),
             (Box::new(|s| s.dead_letters.as_mut().unwrap().refused = 1), "1 dead letters"),
-            (Box::new(|s| s.dead_letters.as_mut().unwrap().parked = vec![parked]), "acme/user/ann: 2 events"),
+            (
+                Box::new(|s| s.dead_letters.as_mut().unwrap().parked = vec![parked]),
+                "acme/user/ann: 2 events",
+            ),
         ] {
             let problems = judged(change);
             assert!(problems.len() == 1 && problems[0].contains(problem), "{problems:?}");

@@ -31,7 +31,11 @@ const EMPTY_READS_MAX: u32 = 20;
 #[serde(rename_all = "snake_case")]
 pub enum Tracing {
     /// Records of a partition read so far.
-    Read { partition: u32, records: u64, of: u64 },
+    Read {
+        partition: u32,
+        records: u64,
+        of: u64,
+    },
     Found(Box<Trace>),
     Failed(String),
 }
@@ -112,17 +116,24 @@ impl Sought {
 /// Whether a command may be about a message.
 fn names(command: &Command, id: MessageId) -> bool {
     match &command.action {
-        Action::MessagesPushed { changes, .. } => changes.iter().any(|pushed| match &pushed.change {
-            Change::Delete { id: own, .. } => *own == id,
-            Change::Write(write) => {
-                let hash = &write.content_hash;
-                let derived = || {
-                    MessageId::of_content(&command.scope, hash) == id
-                        || MessageId::of_content_again(&command.scope, hash, command.id, pushed.index) == id
-                };
-                write.id.map_or_else(derived, |own| own == id)
-            }
-        }),
+        Action::MessagesPushed { changes, .. } => {
+            changes.iter().any(|pushed| match &pushed.change {
+                Change::Delete { id: own, .. } => *own == id,
+                Change::Write(write) => {
+                    let hash = &write.content_hash;
+                    let derived = || {
+                        MessageId::of_content(&command.scope, hash) == id
+                            || MessageId::of_content_again(
+                                &command.scope,
+                                hash,
+                                command.id,
+                                pushed.index,
+                            ) == id
+                    };
+                    write.id.map_or_else(derived, |own| own == id)
+                }
+            })
+        }
         Action::RestoreChunk(chunk) => {
             chunk.deletes.contains(&id) || chunk.puts.iter().any(|put| put.id == id)
         }
@@ -144,18 +155,23 @@ impl Copies {
         let (log, rows) = self.of_each_other().await?;
         let log = log.as_ref();
         let in_database = |error: readmodel::ReadModelError| format!("the database: {error}");
-        let found = match traces::scope_of_command(rows, CommandId(id)).await.map_err(in_database)? {
-            Some(scope) => Some((scope, Sought::Command(CommandId(id)))),
-            None => {
-                let of_message = traces::scope_of_message(rows, MessageId(id)).await;
-                of_message.map_err(in_database)?.map(|scope| (scope, Sought::Message(MessageId(id))))
-            }
-        };
+        let found =
+            match traces::scope_of_command(rows, CommandId(id)).await.map_err(in_database)? {
+                Some(scope) => Some((scope, Sought::Command(CommandId(id)))),
+                None => {
+                    let of_message = traces::scope_of_message(rows, MessageId(id)).await;
+                    of_message
+                        .map_err(in_database)?
+                        .map(|scope| (scope, Sought::Message(MessageId(id))))
+                }
+            };
         // The rows know commands of a day, and messages that are there: the log knows all.
         let (scope, sought) = match found {
             Some(found) => found,
             None => search(log, id, say).await?.ok_or_else(|| {
-                format!("{id} is no push, command or message on this log, as far back as it reaches")
+                format!(
+                    "{id} is no push, command or message on this log, as far back as it reaches"
+                )
             })?,
         };
         let (mut steps, is_cut) = follow(log, &scope, sought, say).await?;
@@ -273,17 +289,18 @@ async fn follow(
     let mut latest: BTreeMap<MessageId, (Place, usize)> = BTreeMap::new();
     let start = read_all(log, partition, say, |record| {
         clock.time = clock.time.max(record.append_time);
-        let of_scope = record.key.as_ref() == text.as_bytes();
-        let Some(Event::Command(command)) = schemas::decode(&record.value).ok().filter(|_| of_scope)
-        else {
-            return true;
-        };
+        if record.key.as_ref() != text.as_bytes() {
+            return true; // of another scope: not even decoded
+        }
+        let Ok(Event::Command(command)) = schemas::decode(&record.value) else { return true };
         let wanted = sought.is_in(&command);
-        let applied = check_key(&record.key, &command).and_then(|()| scope.apply(&command, clock.time));
+        let applied =
+            check_key(&record.key, &command).and_then(|()| scope.apply(&command, clock.time));
         if let Ok(applied) = &applied {
             for changed in &applied.changes {
                 if let Some((place, at)) = latest.get(&changed.id)
-                    && let Some(message) = steps.get_mut(place).and_then(|s| s.messages.get_mut(*at))
+                    && let Some(message) =
+                        steps.get_mut(place).and_then(|s| s.messages.get_mut(*at))
                 {
                     message.replaced_at.get_or_insert(changed.cursor.get());
                 }
@@ -304,7 +321,8 @@ async fn follow(
             Err(reason) => step.outcome = Some(format!("refused: {reason}")),
         }
         for (at, message) in step.messages.iter().enumerate() {
-            if let (true, Ok(id)) = (is_synced(&message.status), message.message_id.parse::<Uuid>()) {
+            if let (true, Ok(id)) = (is_synced(&message.status), message.message_id.parse::<Uuid>())
+            {
                 latest.insert(MessageId(id), (record.place(), at));
             }
         }
@@ -378,7 +396,9 @@ async fn read_all(
         if records.is_empty() {
             empty += 1;
             if empty > EMPTY_READS_MAX {
-                return Err(format!("the log gives nothing of partition {partition} from {next} on"));
+                return Err(format!(
+                    "the log gives nothing of partition {partition} from {next} on"
+                ));
             }
         }
         for record in records {

@@ -1,8 +1,10 @@
 //! What the commands ask of the copies: the flags, and the JSON on the ops port.
 
+use std::{fmt::Display, str::FromStr};
+
 use archive::verify::Sample;
 use clap::Args;
-use model::Place;
+use model::{Place, ScopeKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use crate::copies::{
 
 /// When something is a problem.
 #[derive(Args, Clone, Copy, Debug, Deserialize, Serialize)]
-pub struct StatusAsked {
+pub(super) struct StatusAsked {
     /// It is a problem if an event waits longer than this to be projected, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub waiting_seconds_max: u64,
@@ -40,14 +42,19 @@ impl StatusAsked {
 }
 
 #[derive(Args, Clone, Debug, Deserialize, Serialize)]
-pub struct CheckAsked {
+pub(super) struct CheckAsked {
     /// This scope alone, such as acme/team/web
-    #[arg(long, value_name = "TENANT/KIND/NAME", conflicts_with = "sample")]
+    #[arg(long, value_name = "TENANT/KIND/NAME", conflicts_with = "sample", value_parser = valid::<ScopeKey>)]
     pub scope: Option<String>,
 
     /// A part of the scopes: n/t is the n-th of t runs that check all together
-    #[arg(long, value_name = "N/T")]
+    #[arg(long, value_name = "N/T", value_parser = valid::<Sample>)]
     pub sample: Option<String>,
+}
+
+/// Text that reads as a `T`, as it is.
+fn valid<T: FromStr<Err: Display>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 impl CheckAsked {
@@ -62,13 +69,13 @@ impl CheckAsked {
 }
 
 #[derive(Args, Clone, Copy, Debug, Deserialize, Serialize)]
-pub struct TraceAsked {
+pub(super) struct TraceAsked {
     /// A push_id (or another command's id), or a message's id
     pub id: Uuid,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct LettersAsked {
+pub(super) struct LettersAsked {
     pub with_marked: bool,
     pub after: Option<String>,
     pub limit: u32,
@@ -82,7 +89,7 @@ impl LettersAsked {
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ShowAsked {
+pub(super) struct ShowAsked {
     pub place: String,
 }
 

@@ -38,7 +38,8 @@ pub(super) async fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
 
 async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
     let mut told = args.reach.reach().await.check(args.asked).await?;
-    let bar: ProgressBar = progress("checking {wide_bar} {msg} {pos}/{len} records, {per_sec}, {eta} left");
+    let bar: ProgressBar =
+        progress("checking {wide_bar} {msg} {pos}/{len} records, {per_sec}, {eta} left");
     while let Some(line) = told.next().await? {
         match line {
             Checking::Folded { partition, records, of } => {
@@ -84,7 +85,9 @@ fn print(sums: &Sums) {
         println!("{scope}: its events are parked; it is compared up to there");
     }
     for partition in &sums.only_rows {
-        println!("partition {partition}: the log has lost its beginning; only the rows' own sums are compared");
+        println!(
+            "partition {partition}: the log has lost its beginning; only the rows' own sums are compared"
+        );
     }
     let Sums { partitions, scopes, messages, differ, .. } = sums;
     let what = format!("{scopes} scopes with {messages} messages of {partitions} partitions");

@@ -30,7 +30,7 @@ pub enum DeadLettersCommand {
   context-sync ops dead-letters retry --scope acme/user/ann --yes
 
 A parked event, wherever it is named, means all of its scope. The status is 0 if everything was retried and taken, 1 if
-something is left as it was, 3 if a part could not be reached.")]
+something is left as it was, 3 if it could not be done.")]
     Retry(HandleArgs),
     /// Mark refused records as done with; nothing else comes of it
     #[command(after_help = "Example:

@@ -73,7 +73,9 @@ impl PortArgs {
 }
 
 fn unanswered(url: &str, error: &reqwest::Error) -> String {
-    format!("no instance answers on {url} ({error}); start one, or name its --ops-url or --data-dir")
+    format!(
+        "no instance answers on {url} ({error}); start one, or name its --ops-url or --data-dir"
+    )
 }
 
 impl Said {

@@ -91,7 +91,10 @@ fn print(status: &Status) {
         println!("not asked     {}: {}", part.part, part.why);
     }
     for problem in &status.problems {
-        println!("problem       {}", problem.chars().filter(|c| !c.is_control()).collect::<String>());
+        println!(
+            "problem       {}",
+            problem.chars().filter(|c| !c.is_control()).collect::<String>()
+        );
     }
     match (status.unasked.is_empty(), status.problems.is_empty()) {
         (true, true) => println!("well"),

@@ -90,14 +90,23 @@ fn print_step(step: &TraceStep) {
     let device = step.device.as_ref().map_or_else(String::new, |device| format!(" on {device}"));
     println!(
         "{}  {}  {} {} by {}{device} (org {}), {} bytes",
-        step.place, step.appended_at, step.kind, step.command_id, step.actor, step.org_role, step.bytes
+        step.place,
+        step.appended_at,
+        step.kind,
+        step.command_id,
+        step.actor,
+        step.org_role,
+        step.bytes
     );
     let state = step.state.as_deref().unwrap_or("unknown");
     println!("    {state}: {}", shown(step.outcome.as_deref().unwrap_or("no outcome")));
     for message in &step.messages {
         let cursor = message.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
         let until = message.replaced_at.map_or_else(String::new, |at| format!(", until {at}"));
-        println!("    message {}: {} at cursor {cursor}{until}", message.message_id, message.status);
+        println!(
+            "    message {}: {} at cursor {cursor}{until}",
+            message.message_id, message.status
+        );
     }
     match &step.archived_hour {
         Some(hour) => println!("    archived in hour {hour}"),

@@ -8,7 +8,6 @@ mod auditor;
 mod digest;
 mod draft;
 mod history;
-mod history;
 mod log;
 mod message;
 mod metadata;

@@ -109,7 +109,7 @@ async fn retried_events_are_folded_in_order_and_the_rows_are_the_logs_again() {
     };
     let delete = serde_json::json!({"id": id, "deleted": true, "base_cursor": 2});
     bench.append(&push(ANN, "ann", &[edit("first")])).await;
-    let again = push(ANN, "ann", &[edit("unlucky"), say("beside")]);
+    let again = push(ANN, "ann", &[edit("second"), say("unlucky"), say("beside")]);
     bench.append(&again).await;
     bench.append(&push(ANN, "ann", &[delete])).await;
     bench.append(&again).await; // repeated
@@ -159,7 +159,10 @@ async fn a_retry_goes_as_far_as_the_database_lets_it() {
     assert_eq!((retried.folded, retried.still_refused.unwrap().0.offset.get()), (6, 6));
     let dead = bench.dead_letters().await;
     assert_eq!((bench.head(ANN).await, dead.len()), (Some(6), 2));
-    assert!(dead[0].2.contains("bug"), "the reason is that of the event that waits first: {dead:?}");
+    assert!(
+        dead[0].2.contains("bug"),
+        "the reason is that of the event that waits first: {dead:?}"
+    );
     allow(&bench).await;
     retry(&bench.database.config, None, scope, |_| {}).await.unwrap();
     bench.check().await;
@@ -173,8 +176,9 @@ async fn events_that_come_while_others_are_retried_are_neither_lost_nor_overtake
     let bench = Bench::new().await;
     let running = bench.start_with_small_batches();
     for round in 0..5 {
-        forbid(&bench, "unlucky").await;
-        bench.append(&push(ANN, "ann", &[say(&format!("unlucky {round}"))])).await;
+        let unlucky = format!("unlucky {round}");
+        forbid(&bench, &unlucky).await;
+        bench.append(&push(ANN, "ann", &[say(&unlucky)])).await;
         bench.caught_up().await;
         allow(&bench).await;
         let coming = async {

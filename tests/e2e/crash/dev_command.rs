@@ -34,6 +34,12 @@ async fn dev_keeps_its_data_whatever_ends_it() {
     let ann = device(&dev, data).await;
     ann.push(USER, &[say("one"), say("two")]).await.ok();
     let before = ann.pull(USER, "").await.ok();
+    // Operators ask through it: nobody else can read its log.
+    for command in ["status", "check"] {
+        let asked = run(&["ops", command, "--data-dir", data]).await;
+        let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+        assert!(asked.status.success() && said.contains("well"), "{command}: {said}");
+    }
 
     // A second one on the same directory names the one that holds it.
     let args = ["dev", "--data-dir", data, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"];

@@ -137,7 +137,8 @@ impl Rows<'_> {
             ("digest", heading.digest.to_string(), digest.to_string()),
         ] {
             if stored != sum {
-                found.push(|| format!("its {what} is stored as {stored}, its rows sum up to {sum}"));
+                found
+                    .push(|| format!("its {what} is stored as {stored}, its rows sum up to {sum}"));
             }
         }
         let missing = |id: &&MessageId| !seen.contains(*id);
@@ -190,7 +191,8 @@ impl Rows<'_> {
             found.push(|| format!("{partition}-{offset} is no event, and no dead letter either"));
         }
         for offset in rows.difference(&log) {
-            found.push(|| format!("{partition}-{offset} is a dead letter, and an event by the log"));
+            found
+                .push(|| format!("{partition}-{offset} is a dead letter, and an event by the log"));
         }
         self.say_if_differs(found, format!("the dead letters of partition {partition}")).await;
         Ok(())
