@@ -84,7 +84,7 @@ The status is 0 if they are, 1 if something differs or is parked, 3 if a part co
 
     /// Records that became no rows: list, show, retry or discard them
     #[command(subcommand)]
-    DeadLetters(DeadLettersCommand),
+    DeadLetters(Box<DeadLettersCommand>),
 }
 
 #[derive(Args, Debug)]
@@ -114,7 +114,7 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
         OpsCommand::Status(args) => status::run(*args).await,
         OpsCommand::Check(args) => check::run(*args).await,
         OpsCommand::Trace(args) => trace::run(*args).await,
-        OpsCommand::DeadLetters(command) => dead_letters::run(command).await,
+        OpsCommand::DeadLetters(command) => dead_letters::run(*command).await,
     }
 }
 

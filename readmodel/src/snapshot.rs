@@ -58,10 +58,13 @@ impl Snapshot {
         partition: Partition,
     ) -> Result<Self, ReadModelError> {
         let mut snapshot = Self::begin_as_it_is(config, log, partitions, partition).await?;
-        match snapshot.parked().await?.is_empty() {
-            true => Ok(snapshot),
-            false => Err(ReadModelError::Parked(partition)),
-        }
+        let parked: bool = sqlx::query_scalar(
+            "select exists (select from dead_letters where partition = $1 and kind = 'parked')",
+        )
+        .bind(partition.get() as i32)
+        .fetch_one(&mut snapshot.connection)
+        .await?;
+        if parked { Err(ReadModelError::Parked(partition)) } else { Ok(snapshot) }
     }
 
     /// As [`Self::begin`], also where events are parked.
@@ -206,7 +209,7 @@ async fn parked(
 ) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
     let rows = sqlx::query_as::<_, (Uuid, i64)>(
         "select scope, min(record_offset) from dead_letters
-         where partition = $1 and kind = 'parked' group by scope",
+         where partition = $1 and kind = 'parked' and scope is not null group by scope",
     )
     .bind(partition.get() as i32)
     .fetch_all(connection)
