@@ -10,6 +10,7 @@ mod compare;
 mod config;
 pub mod docs;
 mod fetch;
+mod history;
 mod holdings;
 mod idle;
 mod measure;
@@ -104,6 +105,9 @@ pub fn router(api: Arc<Api>) -> Router {
         let fetch = move |State(api): Shared, request: Request| async move {
             fetch::answer(&api, kind, request).await
         };
+        let history = move |State(api): Shared, request: Request| async move {
+            history::show(&api, kind, request).await
+        };
         let context = path::context(kind);
         router = router
             .route(&format!("{context}/pull"), get(pull))
@@ -113,7 +117,8 @@ pub fn router(api: Arc<Api>) -> Router {
             .route(&format!("{context}/backups"), get(list))
             .route(&format!("{context}/backups/{{backup_id}}"), get(show))
             .route(&format!("{context}/backups/{{backup_id}}/content"), get(content))
-            .route(&format!("{context}/restores/{{restore_id}}"), get(restore));
+            .route(&format!("{context}/restores/{{restore_id}}"), get(restore))
+            .route(&format!("{context}/messages/{{message_id}}/history"), get(history));
     }
     for (kind, path) in path::with_members() {
         let list = move |State(api): Shared, request: Request| async move {

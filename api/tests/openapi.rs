@@ -94,7 +94,7 @@ fn document() -> Value {
 /// An address that the path matches.
 fn address(path: &str) -> String {
     let segment = |segment: &str| match segment {
-        "{push_id}" | "{backup_id}" | "{restore_id}" => {
+        "{push_id}" | "{backup_id}" | "{restore_id}" | "{message_id}" => {
             "01940f2e-7c00-7000-8000-000000000001".to_owned()
         }
         named if named.starts_with('{') => "x".to_owned(),

@@ -43,7 +43,8 @@ pub struct InvalidSample;
 impl Sample {
     pub const ALL: Self = Self { part: 0, parts: 1 };
 
-    fn has(self, path: &str) -> bool {
+    /// Whether what has this name is of the part.
+    pub fn has(self, path: &str) -> bool {
         let hash = Sha256Hex::of_bytes(path.as_bytes()).0;
         let number = u64::from_str_radix(&hash[..15], 16).unwrap_or_default();
         number % u64::from(self.parts) == u64::from(self.part)

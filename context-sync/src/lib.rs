@@ -1,9 +1,11 @@
 //! Context Sync in one binary: a subcommand per role, `dev` for all of them, and a device's commands.
 //!
 //! Read [`cli`] for what there is, [`serve`] for how a process of roles is put together, [`dev`] for the
-//! one that needs nothing installed, [`device`] for a device's own commands, [`demo`] for all of it at work.
+//! one that needs nothing installed, [`device`] for a device's own commands, [`copies`] for what operators ask, [`demo`] for all
+//! of it at work.
 
 pub mod cli;
+pub mod copies;
 pub mod demo;
 pub mod dev;
 pub mod device;

@@ -1,10 +1,16 @@
 //! Operators' commands.
 
+mod asked;
+mod check;
+mod dead_letters;
 mod drill;
 mod expire;
 mod port;
 mod quota;
+mod reach;
 pub mod routes;
+mod status;
+mod trace;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -16,9 +22,13 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{Failure, dev::data_dir::DataDir};
+pub use check::CheckArgs;
+pub use dead_letters::DeadLettersCommand;
 pub use drill::DrillArgs;
 pub use expire::ExpireArgs;
 pub use quota::QuotaCommand;
+pub use status::StatusArgs;
+pub use trace::TraceArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum OpsCommand {
@@ -60,6 +70,34 @@ The status is 0 if every backup is what the rows are, 1 if one is not: each is n
 They count within ten seconds. A development instance is found by --data-dir, another by DATABASE_URL; the
 login is the one that migrates.")]
     Quota(QuotaCommand),
+    /// How everything stands: positions, lag, ages, dead letters, restores, drills, disk
+    #[command(after_help = "Examples:
+  context-sync ops status                             the development instance here
+  context-sync ops status --log kafka://kafka:9092 --archive gs://backups --json
+                                                      DATABASE_URL names Postgres
+
+The status is 0 if all is well, 1 if something needs an operator, 3 if a part could not be asked: each is named.")]
+    Status(Box<StatusArgs>),
+
+    /// Are the rows what the log folds to? Compares them, message by message
+    #[command(after_help = "Examples:
+  context-sync ops check                              everything, of the development instance here
+  context-sync ops check --log kafka://kafka:9092 --sample 3/30
+  context-sync ops check --scope acme/team/web --json
+
+Pushes and pulls go on. The fold of one partition's scopes is in memory, without contents: of a large log take a sample.
+The status is 0 if they are, 1 if something differs or is parked, 3 if a part could not be asked.")]
+    Check(Box<CheckArgs>),
+
+    /// The whole way of a push or a message: request, place on the log, outcome, cursors, backups
+    #[command(after_help = "Examples:
+  context-sync ops trace 0199f7c4-…                   a push_id or a message's id, of any tenant
+  context-sync ops trace 0199f7c4-… --log kafka://kafka:9092 --json")]
+    Trace(Box<TraceArgs>),
+
+    /// Records that became no rows: list, show, retry or discard them
+    #[command(subcommand)]
+    DeadLetters(Box<DeadLettersCommand>),
 }
 
 #[derive(Args, Debug)]
@@ -87,6 +125,10 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
         OpsCommand::Expire(args) => expire::run(args).await,
         OpsCommand::Drill(args) => drill::run(args).await,
         OpsCommand::Quota(command) => quota::run(command).await,
+        OpsCommand::Status(args) => status::run(*args).await,
+        OpsCommand::Check(args) => check::run(*args).await,
+        OpsCommand::Trace(args) => trace::run(*args).await,
+        OpsCommand::DeadLetters(command) => dead_letters::run(*command).await,
     }
 }
 
@@ -96,7 +138,7 @@ async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
         config.archive = Some(DataDir::new(&args.data_dir).archive());
     }
     let archive = Archive::open_existing(&config)?;
-    let bar = progress();
+    let bar = progress("verifying {wide_bar} {pos}/{len} manifests");
     let report = verify(&archive, args.sample.unwrap_or(Sample::ALL), |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -116,11 +158,12 @@ async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn progress() -> ProgressBar {
+/// A bar on a terminal.
+fn progress(template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("verifying {wide_bar} {pos}/{len} manifests");
+    let style = ProgressStyle::with_template(template);
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use archive::Archive;
+use archive::{Archive, ArchiveAddress};
 use axum::Router;
 use clap::{Args, ValueEnum};
 use contract::{
@@ -27,7 +27,7 @@ use service::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Failure, ops::routes};
+use crate::{Failure, copies::Copies, ops::routes};
 
 /// How long everything has to stop once shutdown begins.
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -99,6 +99,8 @@ pub struct Logs {
     pub events: Arc<dyn EventLog>,
     /// The archiver's facts, where there is an archive.
     pub facts: Option<Arc<dyn EventLog>>,
+    /// Of an embedded log.
+    pub dir: PathBuf,
 }
 
 impl Logs {
@@ -109,7 +111,7 @@ impl Logs {
             Some(_) => Some(eventlog::open_backups(&settings.log, &dir.join("backups")).await?),
             None => None,
         };
-        Ok(Self { events, facts })
+        Ok(Self { events, facts, dir: dir.to_path_buf() })
     }
 
     async fn close(&self) -> Result<(), eventlog::LogError> {
@@ -187,6 +189,11 @@ pub fn start(
             ready: readiness.component("projector"),
         };
         tasks.spawn("projector", projector.run(shutdown.clone()));
+        // Elsewhere operators go to log and database themselves, with rights of their own.
+        let is_local = listeners.ops.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        if exclusive || is_local {
+            ops = ops.merge(routes::copies(copies(&settings, logs.as_ref(), &archive, &feed)));
+        }
     }
     if has(Role::Archiver)
         && let Some(log) = log
@@ -254,6 +261,36 @@ pub fn start(
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, logs, shutdown, pools })
+}
+
+/// What operators ask of this process.
+fn copies(
+    settings: &Settings,
+    logs: Option<&Logs>,
+    archive: &Option<Archive>,
+    feed: &Arc<Feed>,
+) -> Copies {
+    let database = DatabaseConfig { database_connections: 2, ..settings.database.clone() };
+    let rows = readmodel::pool(&database, DatabaseRole::Projector);
+    let mut disks = Vec::new();
+    if let Some(logs) = logs.filter(|logs| logs.events.is_exclusive()) {
+        disks.push(("log".to_owned(), logs.dir.clone()));
+    }
+    if let Some(ArchiveAddress::File(folder)) = &settings.archive.archive {
+        disks.push(("archive".to_owned(), folder.clone()));
+    }
+    if let Some(cache) = &settings.archiver.archive_cache {
+        disks.push(("archiver's cache".to_owned(), cache.clone()));
+    }
+    Copies {
+        log: logs.map(|logs| logs.events.clone()).ok_or_else(|| "there is none".to_owned()),
+        facts: logs.and_then(|logs| logs.facts.clone()),
+        database,
+        rows: rows.map_err(|error| error.to_string()),
+        archive: archive.clone().map(Ok),
+        feed: Some(feed.clone()),
+        disks,
+    }
 }
 
 /// Pushes and pulls go on without the archive: what ends the archiver ends a process of its own alone.

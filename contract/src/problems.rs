@@ -173,7 +173,7 @@ pub fn acceptance_unknown(detail: impl Into<String>) -> Problem {
 pub fn of_read_model(error: &ReadModelError) -> Problem {
     let unreachable = || not_accepted("The database cannot be used at the moment").cause(error);
     match error {
-        ReadModelError::Unavailable(_) => unreachable(),
+        ReadModelError::Unavailable(_) | ReadModelError::Forbidden(_) => unreachable(),
         // The projector makes it; an instance that starts before it is early, not broken.
         ReadModelError::NotMigrated => unreachable(),
         _ => Problem::internal(error),

@@ -84,6 +84,10 @@ pub struct LogConfig {
         value_name = "MILLISECONDS"
     )]
     pub log_append_timeout_ms: u32,
+
+    /// Opens a log that is there, and makes none: for whoever only wants to look.
+    #[arg(skip)]
+    pub log_must_exist: bool,
 }
 
 impl LogConfig {
@@ -98,6 +102,7 @@ impl LogConfig {
             log_retention_hours: 0,
             log_retention_bytes: 0,
             log_append_timeout_ms: APPEND_TIMEOUT_MS,
+            log_must_exist: false,
         }
     }
 

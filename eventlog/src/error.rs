@@ -114,6 +114,9 @@ pub enum OpenError {
     /// The topic or directory has records but no identity.
     #[error("{log} has records but no log_id: {reason}")]
     NoLogId { log: String, reason: String },
+    /// It must exist, and does not.
+    #[error("there is no {log}: name another --log or --log-topic-prefix")]
+    Missing { log: String },
     #[error("--kafka-property {name} is refused: {reason}")]
     Property { name: String, reason: String },
     #[error("the log cannot be reached: {0}")]

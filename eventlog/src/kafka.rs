@@ -28,6 +28,8 @@ use reader::KafkaReader;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening the log may take: brokers that start, topics that become known.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long, of one that must be there already: somebody looks at it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An open log on Kafka.
 struct KafkaLog {
@@ -47,7 +49,8 @@ pub(crate) async fn open(
     brokers: &str,
 ) -> Result<Arc<dyn EventLog>, OpenError> {
     let clients = Clients::new(config, brokers)?;
-    let deadline = Instant::now() + OPEN_TIMEOUT;
+    let within = if config.log_must_exist { LOOK_TIMEOUT } else { OPEN_TIMEOUT };
+    let deadline = Instant::now() + within;
     let inquirer = Arc::new(clients.inquirer()?);
     let producer = Arc::new(Producer::new(&clients)?);
     let opened = topics::open(config, name, &clients, &inquirer, &producer, deadline).await?;

@@ -103,12 +103,14 @@ pub(crate) async fn request(
         None => Ok(false),
     };
     // A retry asks for no more than there was; the first try may have been folded while this one was counted.
-    if !is_known().await?
-        && let Err(limited) = check_number(ingest, &scope).await
-        && !is_known().await?
-    {
-        return Err(limited);
-    }
+    let is_counted = match is_known().await? {
+        true => false,
+        false => match check_number(ingest, &scope).await {
+            Ok(()) => true,
+            Err(_) if is_known().await? => false,
+            Err(limited) => return Err(limited),
+        },
+    };
     let command = Command {
         id,
         request_hash,
@@ -120,7 +122,7 @@ pub(crate) async fn request(
     };
     let wait = ingest.wait(&parts.headers);
     let decided = ingest.decide(&command, key.is_some(), wait).await;
-    if decided.is_err() && known.is_none() {
+    if decided.is_err() && is_counted {
         ingest.backups.give_back(&command.scope);
     }
     let (backup, at) = match decided? {

@@ -395,7 +395,7 @@ impl Scope {
         base_cursor.filter(|base| *base <= self.heading.head).unwrap_or(Cursor::ZERO)
     }
 
-    fn version_of(&self, write: &Write) -> Version {
+    pub(crate) fn version_of(&self, write: &Write) -> Version {
         let clock = self.heading.clock;
         let latest = clock.plus_micros(UPDATED_AT_AHEAD_MAX_MICROS);
         Version { updated_at: write.updated_at.unwrap_or(clock).min(latest), body: write.body_hash }

@@ -12,6 +12,7 @@ pub mod draft;
 pub mod event;
 pub mod fold;
 pub mod hash;
+pub mod history;
 pub mod ids;
 pub mod limits;
 pub mod log_fold;
@@ -31,6 +32,7 @@ pub use event::{
 };
 pub use fold::{Applied, Changed, Heading, KnownCommand, Member, Scope, Touched};
 pub use hash::{BodyHash, ContentHash, Digest, Item, RequestHash, Version};
+pub use history::{Past, PastResult};
 pub use ids::{
     BackupId, CommandId, DeviceId, DrillId, Epoch, InvalidName, MessageId, NAMESPACE, RestoreId,
     ScopeName, TenantId, UserId,

@@ -191,6 +191,15 @@ impl Message {
     /// The JSON of the wire contract, keys in its order. Written by hand: the read model keeps it
     /// ready to send, and metadata is JSON already.
     pub fn to_json(&self) -> String {
+        self.json_at(Some(self.entry.cursor))
+    }
+
+    /// As [`Self::to_json`], of a version that never was the message: its cursor is `null`.
+    pub fn to_json_without_cursor(&self) -> String {
+        self.json_at(None)
+    }
+
+    fn json_at(&self, cursor: Option<Cursor>) -> String {
         let mut json = String::with_capacity(
             400 + self.body.as_ref().map_or(0, |b| b.content.len() + b.metadata.as_str().len()),
         );
@@ -228,7 +237,7 @@ impl Message {
             None => json.push_str("\",\"device_id\":null"),
         }
         json.push_str(",\"cursor\":");
-        json.push_str(&entry.cursor.to_string());
+        json.push_str(&cursor.map_or_else(|| "null".to_owned(), |cursor| cursor.to_string()));
         json.push_str(if entry.is_live() { ",\"deleted\":false}" } else { ",\"deleted\":true}" });
         json
     }

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
     Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, RestoreId,
-    Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, log_fold::images,
+    Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, history,
+    log_fold::images,
 };
 use readmodel::{
+    dead_letters::{DeadLetter, DeadLetterKind},
     feed::Committed,
+    history::PastImage,
     load::{Loaded, Wanted},
     projection::{Advance, LastRecord, Position},
-    write::{
-        DeadLetter, DeadLetterKind, MemberImage, MessageImage, OutcomeImage, RequestedBackup,
-        RestoreImage, Writes,
-    },
+    write::{MemberImage, MessageImage, OutcomeImage, RequestedBackup, RestoreImage, Writes},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -72,6 +72,11 @@ impl Batch {
         }
         let advances = advances(&records[..times.len()], positions, &clocks);
         Self { records, times, advances, unknown_rules }
+    }
+
+    /// Records that were parked, each at the log's time there. The positions are past them already.
+    pub(crate) fn of_parked(records: Vec<Decoded>, times: Vec<Timestamp>) -> Self {
+        Self { records, times, advances: Vec::new(), unknown_rules: None }
     }
 
     /// How many records are folded.
@@ -136,8 +141,8 @@ impl Batch {
     /// The database refuses this one record: it waits for an operator, and its scope with it.
     pub(crate) fn park(&self, reason: &str) -> Folded {
         let mut work = Work::default();
-        for record in self.folded() {
-            work.dead_letter(record, DeadLetterKind::Parked, reason.to_owned());
+        for (record, time) in self.folded().iter().zip(&self.times) {
+            work.dead_letter(record, *time, DeadLetterKind::Parked, reason.to_owned());
         }
         work.finish(&self.advances)
     }
@@ -192,6 +197,7 @@ struct Work {
     /// Messages that had no row before the batch.
     created: HashSet<(ScopeRef, MessageId)>,
     replaced: HashSet<(ScopeRef, MessageId)>,
+    history: Vec<PastImage>,
     members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
     backups: Vec<RequestedBackup>,
@@ -207,12 +213,13 @@ impl Work {
             Ok(Event::Command(command)) => command,
             Ok(Event::Tick | Event::RulesChanged { .. }) => return,
             Err(reason) => {
-                return self.dead_letter(record, DeadLetterKind::Refused, reason.to_string());
+                let reason = reason.to_string();
+                return self.dead_letter(record, time, DeadLetterKind::Refused, reason);
             }
         };
         if self.loaded.parked.contains(&command.scope) {
             let reason = "an earlier event of its scope is parked".to_owned();
-            return self.dead_letter(record, DeadLetterKind::Parked, reason);
+            return self.dead_letter(record, time, DeadLetterKind::ParkedBehind, reason);
         }
         let scope = self
             .loaded
@@ -222,7 +229,7 @@ impl Work {
         match scope.apply(command, time) {
             Ok(applied) => self.applied(record, command, &applied),
             Err(reason) => {
-                self.dead_letter(record, DeadLetterKind::Refused, reason.to_string());
+                self.dead_letter(record, time, DeadLetterKind::Refused, reason.to_string());
             }
         }
     }
@@ -238,6 +245,21 @@ impl Work {
         // First: a command may also edit what it creates, and only its last image comes below.
         let new = applied.changes.iter().filter(|changed| changed.is_new);
         self.created.extend(new.map(|changed| (reference, changed.id)));
+        // Before the messages that it was are overwritten below.
+        for past in history::past(scope, command, applied) {
+            let in_batch = || self.messages.get(&(reference, past.id)).map(|now| now.json.clone());
+            self.history.push(PastImage {
+                scope: reference,
+                tenant: key.tenant.clone(),
+                id: past.id,
+                place: record.place,
+                change: past.change,
+                result: past.result,
+                won_by: past.won_by,
+                at: applied.outcome.folded_at,
+                json: past.json.or_else(in_batch),
+            });
+        }
         for (changed, message) in images(scope, command, &applied.changes) {
             let place = (reference, changed.id);
             if !self.created.contains(&place) {
@@ -278,7 +300,13 @@ impl Work {
         }
     }
 
-    fn dead_letter(&mut self, record: &Decoded, kind: DeadLetterKind, reason: String) {
+    fn dead_letter(
+        &mut self,
+        record: &Decoded,
+        time: Timestamp,
+        kind: DeadLetterKind,
+        reason: String,
+    ) {
         let key = std::str::from_utf8(&record.key).ok();
         let scope: Option<ScopeKey> = key.and_then(|key| key.parse().ok());
         self.dead_letters.push(DeadLetter {
@@ -287,6 +315,7 @@ impl Work {
             kind,
             scope: scope.map(|scope| scope.reference()),
             append_time: record.append_time,
+            time,
             key: record.key.to_vec(),
             value: record.value.to_vec(),
             reason,
@@ -296,6 +325,7 @@ impl Work {
     fn finish(self, advances: &[Advance]) -> Folded {
         let Self { loaded, scopes, messages, replaced, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
+        let history = self.history;
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
         let mut changed = HashMap::with_capacity(scopes.len());
@@ -318,6 +348,7 @@ impl Work {
             members: members.into_values().collect(),
             replaced: replaced.into_iter().collect(),
             messages,
+            history,
             outcomes: outcomes.into_values().collect(),
             backups,
             restores: restores.into_values().collect(),

@@ -19,6 +19,11 @@ pub struct ProjectorConfig {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_changes_max: u32,
 
+    /// Days that versions of messages are kept after they were replaced, or had to give way, by the log's time; 0 keeps
+    /// them for ever.
+    #[arg(long, env = "CONTEXT_SYNC_HISTORY_DAYS", default_value_t = 90, value_name = "DAYS")]
+    pub history_days: u32,
+
     /// Partitions to work on, such as 0,1,2; all of the log's where none are named. Several projectors
     /// share them out by leases; naming them fixes who does which.
     #[arg(long, env = "CONTEXT_SYNC_PARTITIONS", value_delimiter = ',', value_parser = partition)]

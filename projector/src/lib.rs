@@ -11,6 +11,7 @@ mod config;
 mod inbox;
 mod lag;
 mod measure;
+pub mod parked;
 mod projecting;
 mod record;
 mod session;

@@ -22,7 +22,7 @@ use crate::{
     session::{ProjectorError, Session},
 };
 
-/// How often old outcomes are deleted, and how soon again when there are more.
+/// How often old rows are deleted, and how soon again when there are more.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 const EXPIRE_MORE: Duration = Duration::from_millis(200);
 
@@ -70,7 +70,7 @@ impl<'a> Projecting<'a> {
         let mut ahead: Option<Prepared> = None;
         while !shutdown.is_cancelled() {
             self.say_if_ready();
-            self.expire_outcomes().await?;
+            self.expire().await?;
             let prepared = match ahead.take() {
                 Some(prepared) => prepared,
                 None => {
@@ -223,27 +223,45 @@ impl<'a> Projecting<'a> {
         }
     }
 
-    async fn expire_outcomes(&mut self) -> Result<(), ProjectorError> {
+    /// Deletes what is over its time: outcomes that nobody can ask for any more, and old versions.
+    async fn expire(&mut self) -> Result<(), ProjectorError> {
         if Instant::now() < self.next_expiry {
             return Ok(());
         }
+        const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
+        let history_kept = i64::from(self.session.config.history_days) * DAY_MICROS;
         let mut more = false;
         for position in self.positions.values() {
-            match self.projection.expire_outcomes(position).await {
-                Ok(deleted) => {
-                    tracing::debug!(partition = %position.partition, deleted, "old outcomes deleted");
-                    more |= deleted >= EXPIRED_AT_ONCE as u64;
-                }
-                // Too slow, say. If the connection is gone, the next commit finds out.
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, "old outcomes are not deleted now");
-                }
-                Err(error) => return Err(error.into()),
+            let outcomes = self.projection.expire_outcomes(position).await;
+            more |= are_more("outcomes", position.partition, outcomes)?;
+            if history_kept > 0 {
+                let history = self.projection.expire_history(position, history_kept).await;
+                more |= are_more("history", position.partition, history)?;
             }
         }
         // What is left waits for the next batches, not they for it.
         self.next_expiry = Instant::now() + if more { EXPIRE_MORE } else { EXPIRE_EVERY };
         Ok(())
+    }
+}
+
+/// Whether more is to be deleted at once.
+fn are_more(
+    what: &str,
+    partition: Partition,
+    deleted: Result<u64, ReadModelError>,
+) -> Result<bool, ProjectorError> {
+    match deleted {
+        Ok(deleted) => {
+            tracing::debug!(%partition, what, deleted, "old rows deleted");
+            Ok(deleted >= EXPIRED_AT_ONCE as u64)
+        }
+        // Too slow, say. If the connection is gone, the next commit finds out.
+        Err(error) if error.is_retryable() => {
+            tracing::warn!(%error, what, "old rows are not deleted now");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -78,6 +78,14 @@ pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadM
         .connect_lazy_with(options(config)?))
 }
 
+/// Connects once, and takes the role: says why, where a pool would only say that it has no connection.
+pub async fn try_role(config: &DatabaseConfig, role: DatabaseRole) -> Result<(), ReadModelError> {
+    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    sqlx::query(role.set_role()).execute(&mut connection).await?;
+    connection.close().await.ok();
+    Ok(())
+}
+
 /// One connection of the projector's own.
 pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = PgConnection::connect_with(&options(config)?).await?;

@@ -8,6 +8,10 @@ pub enum ReadModelError {
     #[error("Postgres cannot be used now: {0}")]
     Unavailable(#[source] sqlx::Error),
 
+    /// The login may not do this; an operator may grant it.
+    #[error("the database login may not do this; it must be a member of the role it takes: {0}")]
+    Forbidden(#[source] sqlx::Error),
+
     /// The database refuses this data, whatever the number of tries.
     #[error("Postgres refuses the data: {0}")]
     Refused(#[source] sqlx::Error),
@@ -62,7 +66,7 @@ pub enum ReadModelError {
 impl ReadModelError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Forbidden(_))
     }
 }
 
@@ -74,6 +78,7 @@ impl From<sqlx::Error> for ReadModelError {
                 Some(code) if code.starts_with("22") || code.starts_with("23") => {
                     Self::Refused(error)
                 }
+                Some("42501") => Self::Forbidden(error),
                 // Undefined table, schema or function: not migrated.
                 Some("42P01" | "3F000" | "42883" | "42704") => Self::NotMigrated,
                 _ => Self::Unavailable(error),

@@ -137,6 +137,18 @@ impl Feed {
         if let Some(memory) = &self.memory {
             memory.committed(committed);
         }
+        self.tell_all(committed);
+    }
+
+    /// Parked events were folded, by another than the projector, which may have gone on from there already.
+    pub fn unparked(&self, committed: &Committed) {
+        if let Some(memory) = &self.memory {
+            memory.forget_scopes(committed);
+        }
+        self.tell_all(committed);
+    }
+
+    fn tell_all(&self, committed: &Committed) {
         for (id, outcome) in &committed.outcomes {
             self.tell(*id, Some(outcome));
         }

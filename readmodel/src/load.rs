@@ -117,7 +117,10 @@ select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, n
 from (select unnest($1::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
-async fn load(connection: &mut PgConnection, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
+pub(crate) async fn load(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+) -> Result<Loaded, ReadModelError> {
     let rows = bind(wanted).fetch_all(connection).await?;
     let keys: HashMap<Uuid, &ScopeKey> =
         wanted.scopes.keys().map(|key| (key.reference().0, key)).collect();

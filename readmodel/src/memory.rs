@@ -118,6 +118,19 @@ impl Memory {
         }
     }
 
+    /// Forgets a scope that another than the projector has moved.
+    pub(crate) fn forget_scopes(&self, moved: &Committed) {
+        for scope in touched(moved) {
+            let mut shard = self.shard(scope);
+            // Also what was asked before is older than this.
+            shard.generation += 1;
+            self.summaries.invalidate(&scope);
+        }
+        for (scope, user) in &moved.members {
+            self.members.invalidate(&(*scope, user.clone()));
+        }
+    }
+
     /// Forgets everything: an answer was lost, and with it what the read model has. To be called once
     /// that is settled again, which is when the positions could be read.
     pub(crate) fn forget(&self) {

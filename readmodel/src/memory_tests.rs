@@ -85,3 +85,15 @@ fn a_removed_member_is_asked_for_anew() {
     memory.committed(&removed);
     assert_eq!(memory.glance(SCOPE, &ann()), None);
 }
+
+#[test]
+fn what_another_than_the_projector_moved_is_asked_for_anew() {
+    let memory = remembering(1);
+    let before = memory.generation(SCOPE);
+    memory.forget_scopes(&commit(2));
+    assert_eq!(memory.glance(SCOPE, &ann()), None);
+    memory.remember(SCOPE, &ann(), before, at(1));
+    assert_eq!(memory.glance(SCOPE, &ann()), None, "what was asked before is older");
+    memory.remember(SCOPE, &ann(), memory.generation(SCOPE), at(2));
+    assert_eq!(memory.glance(SCOPE, &ann()), Some(at(2)));
+}

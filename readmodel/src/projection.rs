@@ -107,25 +107,50 @@ impl Projection {
     }
 
     /// Deletes outcomes that no command of their partition can repeat any more, some at a time; how
-    /// many. By the log's time, not the clock: a rebuild must find what was there the first time.
+    /// many. By the log's time, not the clock: a rebuild must find what was there the first time. A scope whose
+    /// events are parked keeps them: those will be folded as if it were still then.
     pub async fn expire_outcomes(&mut self, position: &Position) -> Result<u64, ReadModelError> {
         let before = position.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
+        let delete = "delete from outcomes where ctid = any(array(
+                 select ctid from outcomes where partition = $1 and folded_at_us < $2
+                     and scope <> all (array(select distinct scope from dead_letters where kind = 'parked' and scope is not null))
+                 limit $3))";
+        self.expire(delete, position.partition, before).await
+    }
+
+    /// Deletes versions that have been past for longer than this, in microseconds, some at a time; how many. By the
+    /// log's time.
+    pub async fn expire_history(
+        &mut self,
+        position: &Position,
+        kept_micros: i64,
+    ) -> Result<u64, ReadModelError> {
+        let before = position.clock.time.as_micros().saturating_sub(kept_micros);
+        let delete = "delete from message_history where ctid = any(array(
+                 select ctid from message_history where partition = $1 and decided_at_us < $2 limit $3))";
+        self.expire(delete, position.partition, before).await
+    }
+
+    /// Runs a deletion of what is older.
+    async fn expire(
+        &mut self,
+        delete: &'static str,
+        partition: Partition,
+        before: i64,
+    ) -> Result<u64, ReadModelError> {
         let mut transaction = self.connection.begin().await?;
-        // The one query that is no look-up by a key: a range of the small index on time.
+        // The one kind of query that is no look-up by a key: a range of the small index on time.
         sqlx::raw_sql(
             "set local enable_bitmapscan = on; set local plan_cache_mode = force_custom_plan",
         )
         .execute(&mut *transaction)
         .await?;
-        let done = sqlx::query(
-            "delete from outcomes where ctid = any(array(
-                 select ctid from outcomes where partition = $1 and folded_at_us < $2 limit $3))",
-        )
-        .bind(position.partition.get() as i32)
-        .bind(before)
-        .bind(EXPIRED_AT_ONCE)
-        .execute(&mut *transaction)
-        .await?;
+        let done = sqlx::query(delete)
+            .bind(partition.get() as i32)
+            .bind(before)
+            .bind(EXPIRED_AT_ONCE)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(done.rows_affected())
     }

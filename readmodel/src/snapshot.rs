@@ -1,12 +1,12 @@
 //! A partition's part of the read model at one moment: what an archive goes on from that has lost events.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use model::{
     CommandId, Cursor, Entry, Heading, LogId, Member, MessageId, Offset, Outcome, Partition,
     ScopeKey, ScopeRef, UserId, limits::OUTCOME_KEPT_MICROS,
 };
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -57,6 +57,23 @@ impl Snapshot {
         partitions: u32,
         partition: Partition,
     ) -> Result<Self, ReadModelError> {
+        let mut snapshot = Self::begin_as_it_is(config, log, partitions, partition).await?;
+        let parked: bool = sqlx::query_scalar(
+            "select exists (select from dead_letters where partition = $1 and kind = 'parked')",
+        )
+        .bind(partition.get() as i32)
+        .fetch_one(&mut snapshot.connection)
+        .await?;
+        if parked { Err(ReadModelError::Parked(partition)) } else { Ok(snapshot) }
+    }
+
+    /// As [`Self::begin`], also where events are parked.
+    pub async fn begin_as_it_is(
+        config: &DatabaseConfig,
+        log: LogId,
+        partitions: u32,
+        partition: Partition,
+    ) -> Result<Self, ReadModelError> {
         let mut connection = connect::projector(config).await?;
         // Between two reads what was read is stored elsewhere: that may take its time.
         for prepare in [
@@ -66,19 +83,26 @@ impl Snapshot {
             sqlx::raw_sql(prepare).execute(&mut connection).await?;
         }
         check_source(&mut connection, log, partitions).await?;
-        let parked: bool = sqlx::query_scalar(
-            "select exists (select from dead_letters where partition = $1 and kind = 'parked')",
-        )
-        .bind(partition.get() as i32)
-        .fetch_one(&mut connection)
-        .await?;
-        if parked {
-            return Err(ReadModelError::Parked(partition));
-        }
         let found = positions(&mut connection).await?;
         let position = found.into_iter().find(|position| position.partition == partition);
         let position = position.ok_or(ReadModelError::NoPosition(partition))?;
         Ok(Self { connection, position })
+    }
+
+    /// The first event that is parked, of each scope that has one.
+    pub async fn parked(&mut self) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
+        parked(&mut self.connection, self.position.partition).await
+    }
+
+    /// The records that were refused, in their order.
+    pub async fn refused(&mut self) -> Result<Vec<Offset>, ReadModelError> {
+        let offsets: Vec<i64> = sqlx::query_scalar(
+            "select record_offset from dead_letters where partition = $1 and kind = 'refused' order by 1",
+        )
+        .bind(self.position.partition.get() as i32)
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(offsets.into_iter().filter_map(Offset::from_i64).collect())
     }
 
     /// The next scopes of all partitions after one, in the order of their references; none at the end.
@@ -169,6 +193,29 @@ impl Snapshot {
     pub async fn end(self) {
         let _ = self.connection.close().await;
     }
+}
+
+/// The first event that is parked, of each scope of a partition that has one (the projector's role).
+pub async fn parked_in(
+    pool: &PgPool,
+    partition: Partition,
+) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
+    parked(&mut *pool.acquire().await?, partition).await
+}
+
+async fn parked(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
+    let rows = sqlx::query_as::<_, (Uuid, i64)>(
+        "select scope, min(record_offset) from dead_letters
+         where partition = $1 and kind = 'parked' and scope is not null group by scope",
+    )
+    .bind(partition.get() as i32)
+    .fetch_all(connection)
+    .await?;
+    let first = |(scope, offset): (Uuid, i64)| Some((ScopeRef(scope), Offset::from_i64(offset)?));
+    Ok(rows.into_iter().filter_map(first).collect())
 }
 
 fn key(row: &PgRow) -> Result<ScopeKey, ReadModelError> {

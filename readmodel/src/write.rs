@@ -10,7 +10,9 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
+    dead_letters::{DeadLetter, insert_dead_letters},
     error::ReadModelError,
+    history::{PastImage, insert_history},
     key::{content_key, id_key},
     projection::Advance,
 };
@@ -23,6 +25,7 @@ pub struct Writes {
     /// Messages whose rows are there already: they are deleted, then inserted at their new cursors.
     pub replaced: Vec<(ScopeRef, MessageId)>,
     pub messages: Vec<MessageImage>,
+    pub history: Vec<PastImage>,
     pub outcomes: Vec<OutcomeImage>,
     pub backups: Vec<RequestedBackup>,
     pub restores: Vec<RestoreImage>,
@@ -79,36 +82,6 @@ pub struct RestoreImage {
     pub scope: ScopeRef,
     pub tenant: TenantId,
     pub record: RestoreRecord,
-}
-
-/// A record that became no rows.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    pub partition: Partition,
-    pub offset: Offset,
-    pub kind: DeadLetterKind,
-    pub scope: Option<ScopeRef>,
-    pub append_time: Timestamp,
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
-    pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeadLetterKind {
-    /// It is no event, or contradicts itself.
-    Refused,
-    /// The database refused it; it waits for an operator.
-    Parked,
-}
-
-impl DeadLetterKind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Parked => "parked",
-        }
-    }
 }
 
 /// Compare-and-set of the positions, then messages, scopes, outcomes and what the tenants hold: one statement, a transaction of
@@ -191,6 +164,7 @@ impl Writes {
         notify: bool,
     ) -> Result<(), ReadModelError> {
         let one_statement = self.replaced.is_empty()
+            && self.history.is_empty()
             && self.members.is_empty()
             && self.backups.is_empty()
             && self.restores.is_empty()
@@ -199,24 +173,41 @@ impl Writes {
             return self.write(connection, advances, notify).await;
         }
         let mut transaction = connection.begin().await?;
-        if !self.replaced.is_empty() {
+        if !self.replaced.is_empty() || !self.history.is_empty() {
             fence(&mut transaction, advances).await?;
-            self.delete_replaced(&mut transaction).await?;
         }
-        self.write(&mut transaction, advances, notify).await?;
+        self.commit_in(&mut transaction, advances, notify).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Writes all of it in a transaction that has looked at the positions.
+    pub(crate) async fn commit_in(
+        &self,
+        transaction: &mut PgConnection,
+        advances: &[Advance],
+        notify: bool,
+    ) -> Result<(), ReadModelError> {
+        // First: it takes up what is replaced.
+        if !self.history.is_empty() {
+            insert_history(transaction, &self.history).await?;
+        }
+        if !self.replaced.is_empty() {
+            self.delete_replaced(transaction).await?;
+        }
+        self.write(transaction, advances, notify).await?;
         if !self.members.is_empty() {
-            self.insert_members(&mut transaction).await?;
+            self.insert_members(transaction).await?;
         }
         if !self.backups.is_empty() {
-            self.insert_backups(&mut transaction).await?;
+            self.insert_backups(transaction).await?;
         }
         if !self.restores.is_empty() {
-            self.insert_restores(&mut transaction).await?;
+            self.insert_restores(transaction).await?;
         }
         if !self.dead_letters.is_empty() {
-            self.insert_dead_letters(&mut transaction).await?;
+            insert_dead_letters(transaction, &self.dead_letters).await?;
         }
-        transaction.commit().await?;
         Ok(())
     }
 
@@ -321,31 +312,6 @@ impl Writes {
         .await?;
         Ok(())
     }
-
-    async fn insert_dead_letters(
-        &self,
-        connection: &mut PgConnection,
-    ) -> Result<(), ReadModelError> {
-        let letters = &self.dead_letters;
-        sqlx::query(
-            "insert into dead_letters (partition, record_offset, kind, scope, append_time_us, key,
-                 value, reason)
-             select * from unnest($1::int[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[],
-                 $6::bytea[], $7::bytea[], $8::text[])",
-        )
-        .bind(each(letters, |d| d.partition.get() as i32))
-        .bind(each(letters, |d| d.offset.as_i64()))
-        .bind(each(letters, |d| d.kind.as_str()))
-        .bind(each(letters, |d| d.scope.map(|scope| scope.0)))
-        .bind(each(letters, |d| d.append_time.as_micros()))
-        .bind(each(letters, |d| d.key.as_slice()))
-        .bind(each(letters, |d| d.value.as_slice()))
-        // Postgres takes no NUL in text; a reason may quote the record.
-        .bind(each(letters, |d| d.reason.replace('\0', "\u{fffd}")))
-        .execute(connection)
-        .await?;
-        Ok(())
-    }
 }
 
 /// The status, and why it failed.
@@ -361,7 +327,7 @@ fn status(status: &RestoreStatus) -> (&'static str, Option<&'static str>, Option
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn each<'a, T, U>(list: &'a [T], part: impl Fn(&'a T) -> U) -> Vec<U> {
+pub(crate) fn each<'a, T, U>(list: &'a [T], part: impl Fn(&'a T) -> U) -> Vec<U> {
     list.iter().map(part).collect()
 }
 

@@ -33,6 +33,7 @@ mod long_poll;
 mod members;
 mod nodes;
 mod on_demand;
+mod operators;
 mod overload;
 mod paging;
 mod permissions;

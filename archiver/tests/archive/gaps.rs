@@ -54,6 +54,7 @@ impl Setting {
                 batch_records_max: 1_000,
                 batch_changes_max: 2_000,
                 batch_bytes_max: 8 << 20,
+                history_days: 90,
                 partitions: Vec::new(),
             },
             database: self.database.config.clone(),

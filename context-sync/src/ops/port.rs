@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Failure, dev::data_dir::DataDir};
 
 /// Which instance.
 #[derive(Args, Debug)]
 pub(super) struct PortArgs {
-    /// The ops port of a process with the archiver's role, such as http://archiver:9090
+    /// The ops port of the process to ask, such as http://archiver:9090
     #[arg(long, env = "CONTEXT_SYNC_OPS_URL", value_name = "URL")]
     ops_url: Option<String>,
 
@@ -31,16 +31,37 @@ impl PortArgs {
         self.ops_url.is_some()
     }
 
-    /// Asks the instance to do something, and gives what it says.
-    pub(super) async fn ask(&self, path: &str) -> Result<Said, Failure> {
-        let url = match &self.ops_url {
+    fn url(&self) -> Result<String, Failure> {
+        Ok(match &self.ops_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => DataDir::new(&self.data_dir).read_addresses()?.ops,
-        };
+        })
+    }
+
+    /// As [`Self::ask`], of the copies.
+    pub(super) async fn ask_of_copies<T: Serialize>(
+        &self,
+        path: &str,
+        asked: &T,
+    ) -> Result<Said, Failure> {
+        let url = self.url()?;
+        let asking = reqwest::Client::new().post(format!("{url}{path}")).json(asked);
+        let response = asking.send().await.map_err(|error| unanswered(&url, &error))?;
+        match response.status() {
+            status if status.is_success() => Ok(Said { response, buffer: Vec::new() }),
+            reqwest::StatusCode::NOT_FOUND => Err(format!(
+                "the process on {url} does not answer this: name the one with the projector, or --log kafka://… and --database-url"
+            )
+            .into()),
+            status => Err(format!("{url} answers {status}: {}", response.text().await?).into()),
+        }
+    }
+
+    /// Asks the instance to do something, and gives what it says.
+    pub(super) async fn ask(&self, path: &str) -> Result<Said, Failure> {
+        let url = self.url()?;
         let asked = reqwest::Client::new().post(format!("{url}{path}")).send().await;
-        let response = asked.map_err(|error| {
-            format!("no instance answers on {url} ({error}); start one, or name its --ops-url or --data-dir")
-        })?;
+        let response = asked.map_err(|error| unanswered(&url, &error))?;
         match response.status() {
             status if status.is_success() => Ok(Said { response, buffer: Vec::new() }),
             reqwest::StatusCode::NOT_FOUND => {
@@ -49,6 +70,12 @@ impl PortArgs {
             status => Err(format!("{url} answers {status}: {}", response.text().await?).into()),
         }
     }
+}
+
+fn unanswered(url: &str, error: &reqwest::Error) -> String {
+    format!(
+        "no instance answers on {url} ({error}); start one, or name its --ops-url or --data-dir"
+    )
 }
 
 impl Said {

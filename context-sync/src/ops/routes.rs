@@ -2,7 +2,7 @@
 
 use archiver::{DRILL_SCOPES, Drilling, Expiring, Operator};
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::{Query, State},
     http::header::CONTENT_TYPE,
@@ -12,7 +12,10 @@ use axum::{
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use service::{Problem, ops::ComponentHandle};
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::asked::{CheckAsked, LettersAsked, ShowAsked, StatusAsked, TraceAsked};
+use crate::copies::{Copies, dead_letters::Chosen};
 
 /// The archiver, and whether it is at work.
 #[derive(Clone)]
@@ -65,6 +68,68 @@ async fn drill(
     Query(DrillQuery { scopes }): Query<DrillQuery>,
 ) -> Result<Response, Problem> {
     Ok(lines::<Drilling>(archiver.at_work()?.drill(scopes.unwrap_or(DRILL_SCOPES)).await))
+}
+
+/// What is asked of the copies where the process holds the log, or is a development instance: elsewhere the commands go
+/// to log and database themselves, with the rights of their logins. Each takes a JSON body, so that no page of a browser
+/// can ask.
+pub fn copies(copies: Copies) -> Router {
+    Router::new()
+        .route("/copies/status", post(status))
+        .route("/copies/check", post(check))
+        .route("/copies/trace", post(trace))
+        .route("/dead-letters/list", post(list_letters))
+        .route("/dead-letters/show", post(show_letter))
+        .route("/dead-letters/retry", post(retry_letters))
+        .route("/dead-letters/discard", post(discard_letters))
+        .with_state(copies)
+}
+
+async fn status(State(copies): State<Copies>, Json(asked): Json<StatusAsked>) -> Response {
+    once(copies.status(asked.limits()).await)
+}
+
+async fn check(State(copies): State<Copies>, Json(asked): Json<CheckAsked>) -> Response {
+    told(async move |say| match asked.query() {
+        Ok(query) => copies.check(&query, &say).await,
+        Err(why) => drop(say.send(crate::copies::check::Checking::Failed(why)).await),
+    })
+}
+
+async fn trace(State(copies): State<Copies>, Json(asked): Json<TraceAsked>) -> Response {
+    told(async move |say| copies.trace(asked.id, &say).await)
+}
+
+async fn list_letters(State(copies): State<Copies>, Json(asked): Json<LettersAsked>) -> Response {
+    once(asked.list(&copies).await)
+}
+
+async fn show_letter(State(copies): State<Copies>, Json(asked): Json<ShowAsked>) -> Response {
+    once(asked.show(&copies).await)
+}
+
+async fn retry_letters(State(copies): State<Copies>, Json(chosen): Json<Chosen>) -> Response {
+    told(async move |say| copies.retry_letters(&chosen, &say).await)
+}
+
+async fn discard_letters(State(copies): State<Copies>, Json(chosen): Json<Chosen>) -> Response {
+    told(async move |say| copies.discard_letters(&chosen, &say).await)
+}
+
+/// One line.
+fn once<T: Serialize + Send + 'static>(answer: T) -> Response {
+    told(async move |say| drop(say.send(answer).await))
+}
+
+/// Lines, as they are said.
+fn told<T, F>(asked: impl FnOnce(Sender<T>) -> F + Send + 'static) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (say, said) = mpsc::channel(16);
+    tokio::spawn(asked(say));
+    lines(said)
 }
 
 /// A JSON object a line, as they come.

@@ -122,6 +122,10 @@ impl Topics<'_> {
                 });
             }
         }
+        if self.config.log_must_exist && (events.is_none() || identity.is_none()) {
+            let log = format!("topic {} with a log_id on {}", self.events, self.config.log);
+            return Err(OpenError::Missing { log });
+        }
         if events.is_none() {
             self.create(&self.events).await?;
         }

@@ -10,6 +10,7 @@ mod equation;
 
 mod bench;
 mod dead_letters;
+mod history;
 mod lost_answer;
 mod other_logs;
 mod parked;

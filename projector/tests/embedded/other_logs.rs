@@ -126,6 +126,7 @@ async fn a_partition_that_the_log_does_not_have() {
             batch_records_max: 1,
             batch_changes_max: 5_000,
             batch_bytes_max: 1,
+            history_days: 90,
             partitions: vec![Partition::new(4)],
         },
         database: bench.database.config.clone(),

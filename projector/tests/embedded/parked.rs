@@ -1,6 +1,8 @@
 //! An event that only the database refuses (a bug) waits for an operator, and its scope's later
 //! events behind it, in order; other scopes go on.
 
+use projector::parked::retry;
+
 use crate::{
     bench::{Bench, Running},
     commands::{create, push, say, scope},
@@ -88,5 +90,113 @@ async fn a_parked_scope_stays_parked_after_a_restart() {
     bench.caught_up().await;
     assert_eq!(bench.dead_letters().await.len(), 2);
     assert_eq!(bench.head(ANN).await, None);
+    running.stop().await;
+}
+
+async fn allow(bench: &Bench) {
+    sqlx::query("alter table messages drop constraint bug").execute(&bench.pool).await.unwrap();
+}
+
+/// With edits and deletions of each other among them, so that the order matters.
+#[tokio::test]
+async fn retried_events_are_folded_in_order_and_the_rows_are_the_logs_again() {
+    let bench = Bench::new().await;
+    forbid(&bench, "unlucky").await;
+    let id = uuid::Uuid::new_v4();
+    let edit = |content: &str| {
+        let at = "2025-12-30T12:00:00Z";
+        serde_json::json!({"id": id, "type": "decision", "content": content, "updated_at": at})
+    };
+    let delete = serde_json::json!({"id": id, "deleted": true, "base_cursor": 2});
+    bench.append(&push(ANN, "ann", &[edit("first")])).await;
+    let again = push(ANN, "ann", &[edit("second"), say("unlucky"), say("beside")]);
+    bench.append(&again).await;
+    bench.append(&push(ANN, "ann", &[delete])).await;
+    bench.append(&again).await; // repeated
+    for n in 0..40 {
+        bench.append(&push(ANN, "ann", &[say(&format!("after {n}")), say("beside")])).await;
+    }
+    bench.append_raw(ANN, b"no event".to_vec()).await;
+    let running = bench.start();
+    bench.caught_up().await;
+    assert_eq!((bench.head(ANN).await, bench.dead_letters().await.len()), (Some(1), 44));
+
+    let scope = scope(ANN).reference();
+    let refused = retry(&bench.database.config, None, scope, |_| {}).await.unwrap();
+    let (place, why) = refused.still_refused.unwrap();
+    assert_eq!((refused.folded, place.offset.get()), (0, 1));
+    assert!(why.contains("bug"), "{why}");
+    assert_eq!((bench.head(ANN).await, bench.dead_letters().await.len()), (Some(1), 44));
+
+    allow(&bench).await;
+    let mut steps = Vec::new();
+    let retried = retry(&bench.database.config, None, scope, |n| steps.push(n)).await.unwrap();
+    assert_eq!((retried.folded, retried.still_refused), (43, None));
+    assert!(steps.len() > 1 && steps.last() == Some(&43), "{steps:?}");
+    assert_eq!(bench.dead_letters().await.len(), 1, "what is refused in every copy stays");
+    bench.append(&push(ANN, "ann", &[say("and on")])).await;
+    bench.check().await;
+    running.stop().await;
+}
+
+/// What can be folded is, up to the event that cannot.
+#[tokio::test]
+async fn a_retry_goes_as_far_as_the_database_lets_it() {
+    let bench = Bench::new().await;
+    forbid(&bench, "unlucky").await;
+    bench.append(&push(ANN, "ann", &[say("unlucky")])).await;
+    for n in 0..5 {
+        bench.append(&push(ANN, "ann", &[say(&format!("fine {n}"))])).await;
+    }
+    bench.append(&push(ANN, "ann", &[say("worse")])).await;
+    bench.append(&push(ANN, "ann", &[say("last")])).await;
+    let running = bench.start();
+    bench.caught_up().await;
+    allow(&bench).await;
+    forbid(&bench, "worse").await;
+    let scope = scope(ANN).reference();
+    let retried = retry(&bench.database.config, None, scope, |_| {}).await.unwrap();
+    assert_eq!((retried.folded, retried.still_refused.unwrap().0.offset.get()), (6, 6));
+    let dead = bench.dead_letters().await;
+    assert_eq!((bench.head(ANN).await, dead.len()), (Some(6), 2));
+    assert!(
+        dead[0].2.contains("bug"),
+        "the reason is that of the event that waits first: {dead:?}"
+    );
+    allow(&bench).await;
+    retry(&bench.database.config, None, scope, |_| {}).await.unwrap();
+    bench.check().await;
+    running.stop().await;
+}
+
+/// A batch that was to park an event behind others must not do so once those are folded: the next batch
+/// may have gone on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_come_while_others_are_retried_are_neither_lost_nor_overtaken() {
+    let bench = Bench::new().await;
+    let running = bench.start_with_small_batches();
+    for round in 0..5 {
+        let unlucky = format!("unlucky {round}");
+        forbid(&bench, &unlucky).await;
+        bench.append(&push(ANN, "ann", &[say(&unlucky)])).await;
+        bench.caught_up().await;
+        allow(&bench).await;
+        let coming = async {
+            for n in 0..60 {
+                bench.append(&push(ANN, "ann", &[say(&format!("{round}.{n}"))])).await;
+            }
+        };
+        let retrying = async {
+            let config = &bench.database.config;
+            for _ in 0..20 {
+                // A projector that holds the position for long is no failure: the operator tries again.
+                let _ = retry(config, None, scope(ANN).reference(), |_| {}).await;
+            }
+        };
+        tokio::join!(coming, retrying);
+        bench.caught_up().await;
+        retry(&bench.database.config, None, scope(ANN).reference(), |_| {}).await.unwrap();
+        bench.check().await;
+    }
     running.stop().await;
 }

@@ -100,8 +100,8 @@ async fn rows_of_another_log_and_rows_that_wait_for_an_operator_are_refused() {
     assert!(matches!(other, Some(ReadModelError::OtherLog { .. })), "{other:?}");
     let mut owner = database.owner().await;
     sqlx::query(
-        "insert into dead_letters (partition, record_offset, kind, append_time_us, key, value, reason)
-         values (0, 3, 'parked', 0, '', '', 'a bug')",
+        "insert into dead_letters (partition, record_offset, kind, append_time_us, time_us, key, value, reason)
+         values (0, 3, 'parked', 0, 0, '', '', 'a bug')",
     )
     .execute(&mut owner)
     .await

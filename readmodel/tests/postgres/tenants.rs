@@ -150,6 +150,7 @@ async fn the_ingest_role_reads_no_content_and_writes_nothing() {
         "update members set role = 'owner'",
         "insert into positions values (9, 0, 0, 1, null, null)",
         "select * from dead_letters",
+        "select * from message_history",
     ] {
         let refused = sqlx::query(statement).execute(&ingest).await.unwrap_err();
         assert_eq!(code(&refused).as_deref(), Some("42501"), "{statement}: {refused}");
@@ -205,7 +206,15 @@ async fn only_the_watcher_asks_across_tenants_and_it_sees_no_table() {
         assert_eq!(code(&refused).as_deref(), Some("42501"), "{question}: {refused}");
         sqlx::query(question).execute(&watcher).await.unwrap();
     }
-    for table in ["messages", "scopes", "members", "outcomes", "positions", "dead_letters"] {
+    for table in [
+        "messages",
+        "scopes",
+        "members",
+        "outcomes",
+        "positions",
+        "dead_letters",
+        "message_history",
+    ] {
         let query = sqlx::AssertSqlSafe(format!("select * from {table}"));
         let refused = sqlx::query(query).execute(&watcher).await.unwrap_err();
         assert_eq!(code(&refused).as_deref(), Some("42501"), "{table}: {refused}");

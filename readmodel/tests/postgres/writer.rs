@@ -72,6 +72,7 @@ impl Writer {
             members: member.into_iter().collect(),
             replaced: replaced.map(|(changed, _)| (scope, changed.id)).collect(),
             messages: changed.iter().map(|(_, message)| image(message.clone())).collect(),
+            history: Vec::new(),
             outcomes: vec![OutcomeImage {
                 id: command.id,
                 scope,

@@ -39,6 +39,12 @@ async fn dev_keeps_its_data_whatever_ends_it() {
     let shown = run(&args).await;
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!((&shown["messages"], &shown["bytes"]), (&json!(2), &json!(10)));
+    // Operators ask through it: nobody else can read its log.
+    for command in ["status", "check"] {
+        let asked = run(&["ops", command, "--data-dir", data]).await;
+        let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+        assert!(asked.status.success() && said.contains("well"), "{command}: {said}");
+    }
 
     // A second one on the same directory names the one that holds it.
     let args = ["dev", "--data-dir", data, "--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"];

@@ -1,0 +1,99 @@
+//! `ops check`: are the rows what the log folds to?
+
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::{
+    asked::CheckAsked,
+    progress,
+    reach::{ReachArgs, unasked},
+};
+use crate::{
+    Failure,
+    copies::check::{Checking, Sums},
+    device::table::shown,
+};
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    reach: ReachArgs,
+
+    #[command(flatten)]
+    asked: CheckAsked,
+
+    /// Print a JSON object a difference, and the sums last
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
+    match check(args).await {
+        Ok(status) => Ok(status),
+        Err(error) => Ok(unasked(&error)),
+    }
+}
+
+async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
+    let mut told = args.reach.reach().await.check(args.asked).await?;
+    let bar: ProgressBar =
+        progress("checking {wide_bar} {msg} {pos}/{len} records, {per_sec}, {eta} left");
+    while let Some(line) = told.next().await? {
+        match line {
+            Checking::Folded { partition, records, of } => {
+                bar.set_message(format!("partition {partition}:"));
+                bar.set_length(of);
+                bar.set_position(records);
+            }
+            Checking::Differs(difference) => bar.suspend(|| {
+                if args.json {
+                    println!("{}", serde_json::to_string(&difference).unwrap_or_default());
+                    return;
+                }
+                for problem in &difference.problems {
+                    println!("{}: {}", shown(&difference.of), shown(problem));
+                }
+                if difference.more > 0 {
+                    println!("{}: and {} more", shown(&difference.of), difference.more);
+                }
+            }),
+            Checking::Done(sums) => {
+                bar.finish_and_clear();
+                match args.json {
+                    true => println!("{}", serde_json::to_string(&sums)?),
+                    false => print(&sums),
+                }
+                return Ok(match (sums.is_well(), sums.only_rows.is_empty()) {
+                    (false, _) => ExitCode::FAILURE,
+                    (true, true) => ExitCode::SUCCESS,
+                    (true, false) => ExitCode::from(super::reach::UNASKED),
+                });
+            }
+            Checking::Failed(why) => {
+                bar.finish_and_clear();
+                return Err(why.into());
+            }
+        }
+    }
+    Err("the process stopped before it was done".into())
+}
+
+fn print(sums: &Sums) {
+    for scope in &sums.parked {
+        println!("{scope}: its events are parked; it is compared up to there");
+    }
+    for partition in &sums.only_rows {
+        println!(
+            "partition {partition}: the log has lost its beginning; only the rows' own sums are compared"
+        );
+    }
+    let Sums { partitions, scopes, messages, differ, .. } = sums;
+    let what = format!("{scopes} scopes with {messages} messages of {partitions} partitions");
+    match (sums.is_well(), differ) {
+        (true, _) => println!("well: the rows of {what} are what the log folds to"),
+        (_, 0) => println!("not well: of {what}, {} are parked", sums.parked.len()),
+        _ => println!("wrong: {differ} differences in {what}"),
+    }
+}

@@ -1,0 +1,136 @@
+//! `ops status`: how everything stands, on one screen.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::{HumanBytes, HumanDuration};
+
+use super::{
+    asked::StatusAsked,
+    reach::{ReachArgs, UNASKED, unasked},
+};
+use crate::{
+    Failure,
+    copies::status::{PartitionStatus, Status},
+    device::table::{Table, shown},
+};
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    reach: ReachArgs,
+
+    #[command(flatten)]
+    asked: StatusAsked,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
+    let status = match args.reach.reach().await.status(args.asked).await {
+        Ok(status) => status,
+        Err(error) => return Ok(unasked(&error)),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status);
+    }
+    Ok(match (status.unasked.is_empty(), status.problems.is_empty()) {
+        (false, _) => ExitCode::from(UNASKED),
+        (true, false) => ExitCode::FAILURE,
+        (true, true) => ExitCode::SUCCESS,
+    })
+}
+
+fn print(status: &Status) {
+    let unknown = || "unknown".to_owned();
+    println!("{}  log {}", status.at, status.log_id.clone().unwrap_or_else(unknown));
+    let headers =
+        ["PARTITION", "LOG END", "PROJECTED", "LAG", "WAITING", "ARCHIVED", "LAST HOUR", "ENDED"];
+    let mut table = Table::new(headers);
+    for own in &status.partitions {
+        table.row(cells(own));
+    }
+    println!("{table}");
+    if let Some(catalogue) = &status.catalogue {
+        let behind = catalogue.lag.map_or_else(unknown, |lag| lag.to_string());
+        println!("catalogue     {} facts, {behind} behind", catalogue.projected);
+    }
+    println!("last drill    {}", drill(status));
+    match &status.dead_letters {
+        None => println!("dead letters  unknown"),
+        Some(letters) => {
+            let (refused, parked) = (letters.refused, letters.parked.len());
+            println!("dead letters  {refused} refused, {parked} scopes parked");
+            for parked in &letters.parked {
+                let (scope, events, reason) = (&parked.scope, parked.events, shown(&parked.reason));
+                println!("              {scope}: {events} events since {}: {reason}", parked.place);
+            }
+        }
+    }
+    match &status.restores {
+        None => println!("restores      unknown"),
+        Some(restores) => println!("restores      {} running", restores.len()),
+    }
+    for restore in status.restores.iter().flatten() {
+        let (id, scope, mode) = (&restore.restore_id, &restore.scope, &restore.mode);
+        println!("              {scope}: {id} ({mode}), {} restored", restore.restored);
+    }
+    if let Some(bytes) = status.database_bytes {
+        println!("database      {}", HumanBytes(bytes));
+    }
+    for disk in &status.disks {
+        let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |b| HumanBytes(b).to_string());
+        let (bytes, free) = (size(disk.bytes), size(disk.free_bytes));
+        println!("{:<13} {bytes}, {free} free ({})", disk.what, disk.path);
+    }
+    for part in &status.unasked {
+        println!("not asked     {}: {}", part.part, part.why);
+    }
+    for problem in &status.problems {
+        println!(
+            "problem       {}",
+            problem.chars().filter(|c| !c.is_control()).collect::<String>()
+        );
+    }
+    match (status.unasked.is_empty(), status.problems.is_empty()) {
+        (true, true) => println!("well"),
+        (true, false) => println!("not well"),
+        (false, _) => println!("not known: some parts could not be asked"),
+    }
+}
+
+fn cells(own: &PartitionStatus) -> [String; 8] {
+    let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let age = |seconds: Option<u64>| {
+        seconds.map_or_else(|| "-".to_owned(), |s| format!("{} ago", duration(s)))
+    };
+    [
+        own.partition.to_string(),
+        number(own.log_end),
+        number(own.projected),
+        number(own.lag),
+        own.waiting_seconds.map_or_else(|| "-".to_owned(), duration),
+        number(own.archived),
+        own.archived_hour.clone().unwrap_or_else(|| "-".to_owned()),
+        age(own.archived_seconds),
+    ]
+}
+
+fn duration(seconds: u64) -> String {
+    HumanDuration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+fn drill(status: &Status) -> String {
+    match &status.drill {
+        None if status.dead_letters.is_none() => "unknown".to_owned(),
+        None => "never".to_owned(),
+        Some(drill) => {
+            let how = if drill.well { "well" } else { "not well" };
+            format!("{how}, {} ago", duration(drill.seconds))
+        }
+    }
+}
