@@ -15,7 +15,10 @@ use contract::{
 };
 use http::{HeaderValue, Uri, header::CONTENT_TYPE};
 use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
-use readmodel::pull::{Page, PullQuery, Summary};
+use readmodel::{
+    epochs::{self, Kept},
+    pull::{Page, PullQuery, Summary},
+};
 use service::Problem;
 
 use crate::{Api, ApiConfig, idle::WentBack, measure, query::Query};
@@ -52,9 +55,8 @@ async fn pulled(
     headers::device(&parts.headers)?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let asked = Asked::parse(&parts.uri, &api.config)?;
-    let page = newest(api, &caller, &scope, &asked, waited).await?;
-    let base = base(asked.epoch, page.summary.epoch);
-    Ok(answer(&page, base))
+    let (page, kept) = newest(api, &caller, &scope, &asked, waited).await?;
+    Ok(answer(&page, kept.base()))
 }
 
 /// The page; where there is nothing new, the one that comes within the wait. Whether the caller may
@@ -65,17 +67,17 @@ async fn newest(
     scope: &ScopeKey,
     asked: &Asked,
     waited: &mut Duration,
-) -> Result<Page, Problem> {
+) -> Result<(Page, Kept), Problem> {
     let deadline = Instant::now() + asked.wait;
     // Before the first look, so that no commit is missed.
     let mut head = (!asked.wait.is_zero()).then(|| api.feed.watch(scope.reference()));
     let mut told = false;
     loop {
-        let page = look(api, caller, scope, asked).await?;
+        let (page, kept) = look(api, caller, scope, asked).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let idle = page.messages.is_empty() && page.summary.head == asked.cursor;
         let Some(head) = head.as_mut().filter(|_| idle && !left.is_zero()) else {
-            return Ok(page);
+            return Ok((page, kept));
         };
         let begun = Instant::now();
         if told {
@@ -84,7 +86,7 @@ async fn newest(
         tokio::select! {
             moved = head.past(asked.cursor, left) => told = moved,
             // The process ends: the device comes back to another one.
-            () = api.shutdown.cancelled() => return Ok(page),
+            () = api.shutdown.cancelled() => return Ok((page, kept)),
         }
         *waited += begun.elapsed();
     }
@@ -96,7 +98,7 @@ async fn look(
     caller: &Caller,
     scope: &ScopeKey,
     asked: &Asked,
-) -> Result<Page, Problem> {
+) -> Result<(Page, Kept), Problem> {
     if scope.kind == ScopeKind::Org && scope.name.as_str() != scope.tenant.as_str() {
         return Err(problems::permission_denied(false));
     }
@@ -107,11 +109,15 @@ async fn look(
     }?;
     let standing = Standing::of(scope, &caller.user, caller.org_role, page.exists, page.member);
     problems::permit(standing, standing.may_pull())?;
-    check_cursor(asked, &page.summary)?;
+    let kept = epochs::kept(&api.pool, scope.reference(), asked.epoch, page.summary.epoch)
+        .await
+        .map_err(|error| problems::of_read_model(&error))?
+        .up_to(page.summary.head);
+    check_cursor(asked, &page.summary, kept)?;
     if asked.cursor > Cursor::ZERO {
         api.drift.note(page.summary.head, asked.cursor);
     }
-    Ok(page)
+    Ok((page, kept))
 }
 
 /// Asks Postgres for the page.
@@ -141,23 +147,17 @@ async fn page(
 }
 
 /// Refuses a cursor that says nothing in this scope as it is now.
-fn check_cursor(asked: &Asked, summary: &Summary) -> Result<(), Problem> {
-    let base = base(asked.epoch, summary.epoch);
-    let detail = if base.is_some_and(|base| asked.cursor > base) {
+fn check_cursor(asked: &Asked, summary: &Summary, kept: Kept) -> Result<(), Problem> {
+    let detail = if !kept.keeps(asked.cursor) {
         "cursor is of another epoch, and no longer good"
     } else if asked.cursor > summary.head {
         "cursor is ahead of the scope's head"
     } else {
         return Ok(());
     };
-    let at = Whereabouts { head: summary.head, floor: summary.floor, epoch: summary.epoch, base };
+    let (head, floor, epoch, base) = (summary.head, summary.floor, summary.epoch, kept.base());
+    let at = Whereabouts { head, floor, epoch, base };
     Err(problems::invalid_cursor(detail, &at))
-}
-
-/// Up to where cursors of the request's epoch are still good; `None` if it is the current one, or
-/// not said. What a recovery keeps is not in the read model, so of another epoch nothing is.
-fn base(asked: Option<Epoch>, current: Epoch) -> Option<Cursor> {
-    asked.filter(|epoch| *epoch != current).map(|_| Cursor::ZERO)
 }
 
 impl Asked {

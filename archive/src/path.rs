@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
+use model::{BackupId, Epoch, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::{
     expired::Class,
@@ -15,6 +15,8 @@ const SEGMENT_BYTES_MAX: usize = 255;
 
 /// What the names of fulls after a gap end with.
 const AFTER_GAP: &str = "-gap";
+/// What the names of fulls that a recovered log begins with have after their hour, before the log's id.
+const BASE: &str = "-base-";
 /// Unfinished uploads.
 pub const UPLOADS: &str = "_uploads";
 
@@ -64,9 +66,32 @@ pub(crate) fn is_after_gap(full: &str) -> bool {
     full.ends_with(AFTER_GAP)
 }
 
+/// The name of the fulls that a recovered log begins with: of the hour in which its time begins.
+pub fn base_name(length: HourLength, hour: Hour, log: LogId) -> String {
+    format!("{}{BASE}{log}", length.hour_name(hour))
+}
+
+/// Whether a full of this name is what a recovered log begins with.
+pub(crate) fn is_base(full: &str) -> bool {
+    full.contains(BASE)
+}
+
+/// Whether the state of a full was not folded from the hours before it.
+pub(crate) fn is_taken_up(full: &str) -> bool {
+    is_after_gap(full) || is_base(full)
+}
+
 /// The hour or day that goes on from a full, by the full's name.
 pub(crate) fn goes_on_in(full: &str) -> &str {
-    full.strip_suffix(AFTER_GAP).unwrap_or(full)
+    match full.split_once(BASE) {
+        Some((hour, _)) => hour,
+        None => full.strip_suffix(AFTER_GAP).unwrap_or(full),
+    }
+}
+
+/// A full that a recovered log begins with, by its manifest's name.
+pub fn base_full(scope: &ScopeKey, name: &str) -> String {
+    format!("{}/full/{name}.jsonl.gz", scope_folder(scope))
 }
 
 /// A full after a gap, by its manifest's name. Where the state was taken up makes it another object.
@@ -113,6 +138,16 @@ pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: 
     format!("{}/full/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
 }
 
+/// `name`: [`base_name`].
+pub fn base_manifest(log: LogId, partition: Partition, name: &str) -> String {
+    format!("{}/full/{name}.jsonl.gz", manifests(log, partition))
+}
+
+/// What became of the commands before a recovered log begins.
+pub fn base_commands(log: LogId, partition: Partition, name: &str) -> String {
+    format!("{}/commands/{name}.jsonl.gz", manifests(log, partition))
+}
+
 /// `name`: [`gap_name`].
 pub fn gap_manifest(log: LogId, partition: Partition, name: &str) -> String {
     format!("{}/full/{name}.jsonl.gz", manifests(log, partition))
@@ -144,6 +179,15 @@ pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String
 /// What has expired of a class and period: records, and once all of it is deleted a mark. See [`crate::expired`].
 pub fn expired(log: LogId, partition: Partition, class: Class, period: &str) -> String {
     format!("{}/expired/{class}/{period}", manifests(log, partition))
+}
+
+/// The epochs that began on a log.
+pub fn epochs(log: LogId) -> String {
+    format!("manifests/{log}/epochs")
+}
+
+pub fn epoch(log: LogId, number: u32, epoch: Epoch) -> String {
+    format!("{}/{number:06}-{epoch}.json", epochs(log))
 }
 
 /// The schema of events' values.

@@ -13,6 +13,7 @@ use std::{
 
 use archive::{
     Archive, ArchiveError,
+    base,
     expired::{Class, DONE, ExpiredBackup, ExpiredReader, ExpiredWriter, Header, paths},
     history::{self, Names},
     manifest::{BackupObject, ManifestReader, ScopeLine},
@@ -23,7 +24,7 @@ use archive::{
 use eventlog::{EventLog, partition_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{
-    AboutBackup, BackupId, BackupType, Fact, Partition, ScopeKey, ScopeKind, ScopeRef, Timestamp,
+    AboutBackup, BackupId, BackupType, Fact, LogId, Partition, ScopeKey, ScopeKind, ScopeRef, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -131,6 +132,7 @@ pub(crate) struct Expiry {
 /// Backups that are over together.
 #[derive(Debug)]
 struct Group {
+    log: LogId,
     partition: Partition,
     class: Class,
     period: String,
@@ -142,6 +144,14 @@ struct Group {
     newest: Option<String>,
 }
 
+/// The manifests of fulls that come after those of a log: its own, and those of logs that go on from it.
+#[derive(Default)]
+struct Later {
+    newest: Option<String>,
+    /// The next log's first.
+    next: Option<String>,
+}
+
 impl Expiry {
     /// Expires all that is due, or says what would expire.
     pub(crate) async fn run(
@@ -151,16 +161,23 @@ impl Expiry {
     ) -> Result<Summary, ArchiverError> {
         let now = self.clock.now();
         let needed = self.needed().await?;
+        // What a lost log has left is over in its time too.
+        let lineage = base::lineage(&self.archive, self.log.log_id()).await?;
         for partition in (0..self.log.partitions()).map(Partition::new) {
-            let names = Names::list(&self.archive, self.log.log_id(), partition).await?;
-            for group in self.groups(partition, &names, now).await? {
-                match self.expire(&group, &names, &needed, dry_run, told).await {
-                    Err(error) if !error.is_retryable() => {
-                        let Group { class, period, .. } = group;
-                        tracing::error!(%error, %partition, %class, period, "backups cannot expire");
+            let mut later = Later::default();
+            for log in &lineage {
+                let names = Names::list(&self.archive, *log, partition).await?;
+                later.newest = later.newest.or_else(|| names.fulls().next_back());
+                for group in self.groups(*log, partition, &names, &later, now).await? {
+                    match self.expire(&group, &names, &needed, dry_run, told).await {
+                        Err(error) if !error.is_retryable() => {
+                            let Group { class, period, .. } = group;
+                            tracing::error!(%error, %partition, %class, period, "backups cannot expire");
+                        }
+                        done => done?,
                     }
-                    done => done?,
                 }
+                later.next = names.fulls().next();
             }
         }
         Ok(told.summary)
@@ -169,14 +186,15 @@ impl Expiry {
     /// What is over its time and not done yet, the oldest first.
     async fn groups(
         &self,
+        log: LogId,
         partition: Partition,
         names: &Names,
+        later: &Later,
         now: Timestamp,
     ) -> Result<Vec<Group>, ArchiverError> {
-        let newest = names.fulls().next_back();
         let group = |class, period: String, manifests| {
-            let newest = newest.clone();
-            Group { partition, class, period, manifests, next: None, newest }
+            let newest = later.newest.clone();
+            Group { log, partition, class, period, manifests, next: None, newest }
         };
         let mut groups = Vec::new();
         for (day, manifests) in self.days(names) {
@@ -188,7 +206,7 @@ impl Expiry {
         }
         let fulls: Vec<String> = names.fulls().collect();
         for (place, path) in fulls.iter().enumerate() {
-            let next = fulls.get(place + 1).cloned();
+            let next = fulls.get(place + 1).or(later.next.as_ref()).cloned();
             let Some(day) = self.length.day_named(name(path)) else { continue };
             for class in [Class::Full, Class::FullOrg] {
                 if self.is_over(class, self.length.midnight(day), now)
@@ -250,10 +268,10 @@ impl Expiry {
         dry_run: bool,
         told: &mut Told,
     ) -> Result<(), ArchiverError> {
-        let Group { partition, class, ref period, .. } = *group;
+        let Group { log, partition, class, ref period, .. } = *group;
         let mut records: Vec<String> = names.expired_of(class, period).collect();
         let recorded = self.recorded(&records).await?;
-        let header = Header::new(self.log.log_id(), partition, class, period.clone());
+        let header = Header::new(log, partition, class, period.clone());
         let mut record = ExpiredWriter::new(self.archive.scratch(), &header)?;
         let mut rows = Rows::open(&self.archive, group).await?;
         let rows = std::iter::from_fn(|| rows.next_row().transpose());
@@ -278,7 +296,7 @@ impl Expiry {
         if dry_run {
             return Ok(());
         }
-        let folder = path::expired(self.log.log_id(), partition, class, period);
+        let folder = path::expired(log, partition, class, period);
         if !record.is_empty() {
             let mut record = record.finish()?;
             let path = format!("{folder}/{}.jsonl.gz", record.sha256);

@@ -21,6 +21,7 @@ mod fold;
 mod gap;
 mod measure;
 mod records;
+mod recovery;
 mod restoring;
 mod sealing;
 mod segments;
@@ -41,6 +42,7 @@ pub use clock::Clock;
 pub use config::{ArchiverConfig, Retention, SegmentConfig};
 pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
+pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
 pub use expiry::{Fate, Overdue, Stays, Summary};
 pub use upkeep::{Expiring, Operator, Upkeep};
 

@@ -3,6 +3,8 @@
 mod drill;
 mod expire;
 mod port;
+mod rebuild;
+mod recover;
 pub mod routes;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -17,6 +19,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{Failure, dev::data_dir::DataDir};
 pub use drill::DrillArgs;
 pub use expire::ExpireArgs;
+pub use rebuild::RebuildArgs;
+pub use recover::RecoverArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum OpsCommand {
@@ -46,6 +50,29 @@ The archiver does it, and says what it did: a development instance is found by -
 
 The status is 0 if every backup is what the rows are, 1 if one is not: each is named.")]
     Drill(DrillArgs),
+
+    /// Build the rows once more from the log, beside the live ones, compare, and put them in their place
+    #[command(after_help = "Examples:
+  context-sync ops rebuild --dry-run                  are the rows what the log comes to? Lists what differs, changes nothing
+  context-sync ops rebuild                            and mends it; pushes and pulls go on meanwhile
+  context-sync ops rebuild --scope acme/team/web      one scope
+  context-sync ops rebuild --ops-url http://projector:9090
+  context-sync ops rebuild --here --log kafka://kafka:9092 --database-url postgres://owner@db/context_sync
+
+A process with the projector's role does it: a development instance is found by --data-dir, another by --ops-url; with --here
+this one. Stopped (Ctrl-C), it goes on where it was when it is started again. Its database login must own the tables.
+The status is 0 if all is well or mended, 1 if --dry-run found that something differs.")]
+    Rebuild(Box<RebuildArgs>),
+
+    /// The log is lost, and the database with it: go on in a new log, from the archive alone
+    #[command(after_help = "Examples:
+  context-sync ops recover --archive gs://backups --log kafka://new-kafka:9092
+  context-sync ops recover                            a development instance whose log/ is gone (stop it first)
+
+No service of the lost log may still run. The new log must be empty, the archive whole: `context-sync ops verify` says so. Stopped,
+it goes on when it is started again. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
+on up to what was archived, a minute before the end at most; beyond it they get SYNC_001, and push again what they have.")]
+    Recover(Box<RecoverArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -72,6 +99,8 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
         OpsCommand::Verify(args) => verify_archive(args).await,
         OpsCommand::Expire(args) => expire::run(args).await,
         OpsCommand::Drill(args) => drill::run(args).await,
+        OpsCommand::Rebuild(args) => rebuild::run(*args).await,
+        OpsCommand::Recover(args) => recover::run(*args).await,
     }
 }
 

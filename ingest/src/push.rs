@@ -56,9 +56,8 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     ingest.gate.pass(caller.access(&scope), Standing::may_push).await?;
     if let Some(epoch) = push.epoch
         && push.names_bases()
-        && !ingest.epoch.is(epoch).await?
     {
-        push.forget_bases();
+        push.forget_bases(ingest.epoch.kept(&scope, epoch).await?);
     }
     let command = Command {
         id: Ingest::command_id(&scope, KIND, &caller.user, key),

@@ -38,6 +38,21 @@ pub enum ReadModelError {
     )]
     OtherLog { stored: LogId, found: LogId },
 
+    #[error("the read model is of no log yet: start a projector on it first")]
+    OfNoLog,
+
+    #[error(
+        "another rebuild works on this database: wait for it, or stop it (what it did is gone on from)"
+    )]
+    RebuildRuns,
+
+    /// Creating and replacing tables is the owner's.
+    #[error(
+        "the database login {login} does not own the read model's tables: a rebuild needs the one that \
+         runs `context-sync migrate`"
+    )]
+    NotOwner { login: String },
+
     #[error("the read model was built with {stored} partitions, the log has {found}")]
     OtherPartitionCount { stored: u32, found: u32 },
 
@@ -58,7 +73,7 @@ pub enum ReadModelError {
 impl ReadModelError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::OfNoLog)
     }
 }
 

@@ -4,6 +4,6 @@
 mod chaos;
 mod child;
 mod dev_command;
-mod load;
+pub(crate) mod load;
 
 pub(crate) use child::{Child, binary, free_port, run};

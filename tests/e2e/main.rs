@@ -32,6 +32,8 @@ mod members;
 mod nodes;
 mod paging;
 mod permissions;
+mod rebuilding;
+mod recovering;
 mod restores;
 mod stores;
 mod tenants;

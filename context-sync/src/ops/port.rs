@@ -10,7 +10,7 @@ use crate::{Failure, dev::data_dir::DataDir};
 /// Which instance.
 #[derive(Args, Debug)]
 pub(super) struct PortArgs {
-    /// The ops port of a process with the archiver's role, such as http://archiver:9090
+    /// The ops port of a process with the role that does it, such as http://archiver:9090
     #[arg(long, env = "CONTEXT_SYNC_OPS_URL", value_name = "URL")]
     ops_url: Option<String>,
 
@@ -26,8 +26,8 @@ pub(super) struct Said {
 }
 
 impl PortArgs {
-    /// Asks the instance to do something, and gives what it says.
-    pub(super) async fn ask(&self, path: &str) -> Result<Said, Failure> {
+    /// Asks the instance to do something that one of its roles does, and gives what it says.
+    pub(super) async fn ask(&self, role: &str, path: &str) -> Result<Said, Failure> {
         let url = match &self.ops_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => DataDir::new(&self.data_dir).read_addresses()?.ops,
@@ -39,7 +39,7 @@ impl PortArgs {
         match response.status() {
             status if status.is_success() => Ok(Said { response, buffer: Vec::new() }),
             reqwest::StatusCode::NOT_FOUND => {
-                Err(format!("the process on {url} has no archiver: name another --ops-url").into())
+                Err(format!("the process on {url} has no {role}: name another --ops-url").into())
             }
             status => Err(format!("{url} answers {status}: {}", response.text().await?).into()),
         }
