@@ -135,7 +135,12 @@ pub struct StoredEpoch {
 
 impl StoredEpoch {
     /// Keeps it, so that it outlives the database. `number`: how many were in force before it, and one.
-    pub async fn keep(&self, archive: &Archive, log: LogId, number: u32) -> Result<(), ArchiveError> {
+    pub async fn keep(
+        &self,
+        archive: &Archive,
+        log: LogId,
+        number: u32,
+    ) -> Result<(), ArchiveError> {
         let mut object = Object::of_bytes(archive.scratch(), &json(self)?)?;
         archive.create(&path::epoch(log, number, self.epoch), &mut object).await
     }

@@ -307,7 +307,7 @@ impl Archived {
     }
 
     /// The hour after the one that was read, if it is known.
-    async fn next_hour(&self) -> Result<Option<(usize, Header)>, ArchiveError> {
+    async fn next_hour(&mut self) -> Result<Option<(usize, Header)>, ArchiveError> {
         let Some(hours) = &self.hours else { return Ok(None) };
         let Some(path) = hours.paths.get(self.hour) else { return Ok(None) };
         Ok(Some((self.hour, hours.header(path).await?)))

@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    base, compaction, error::ArchiveError, history::Names, manifest::ManifestReader,
-    store::Archive,
+    base, compaction, error::ArchiveError, history::Names, manifest::ManifestReader, store::Archive,
 };
 use model::Partition;
 

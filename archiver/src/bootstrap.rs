@@ -273,11 +273,7 @@ impl Loading<'_> {
     }
 
     /// What became of the commands that could still be repeated when the full was written.
-    async fn load_commands(
-        &mut self,
-        full: &Header,
-        names: &Names,
-    ) -> Result<(), ArchiverError> {
+    async fn load_commands(&mut self, full: &Header, names: &Names) -> Result<(), ArchiverError> {
         let known_from = full.clock.as_micros() - OUTCOME_KEPT_MICROS;
         if let Some(base) = names.base() {
             let base = self.header(&base).await?;

@@ -50,7 +50,9 @@ pub enum ArchiverError {
     )]
     OtherLogs { log: LogId, logs: Vec<LogId> },
     /// A recovery went on from what the archive had of this log.
-    #[error("log {log} was given up: the archive goes on with log {into}, which was recovered from it. Point to that one")]
+    #[error(
+        "log {log} was given up: the archive goes on with log {into}, which was recovered from it. Point to that one"
+    )]
     GivenUp { log: LogId, into: LogId },
     #[error("a task of the archiver ended: {0}")]
     Task(String),

@@ -12,8 +12,7 @@ use std::{
 };
 
 use archive::{
-    Archive, ArchiveError,
-    base,
+    Archive, ArchiveError, base,
     expired::{Class, DONE, ExpiredBackup, ExpiredReader, ExpiredWriter, Header, paths},
     history::{self, Names},
     manifest::{BackupObject, ManifestReader, ScopeLine},
@@ -24,7 +23,8 @@ use archive::{
 use eventlog::{EventLog, partition_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{
-    AboutBackup, BackupId, BackupType, Fact, LogId, Partition, ScopeKey, ScopeKind, ScopeRef, Timestamp,
+    AboutBackup, BackupId, BackupType, Fact, LogId, Partition, ScopeKey, ScopeKind, ScopeRef,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;

@@ -42,8 +42,8 @@ pub use clock::Clock;
 pub use config::{ArchiverConfig, Retention, SegmentConfig};
 pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
-pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
 pub use expiry::{Fate, Overdue, Stays, Summary};
+pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
 pub use upkeep::{Expiring, Operator, Upkeep};
 
 use back_off::BackOff;

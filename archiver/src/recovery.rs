@@ -6,45 +6,24 @@
 //! and an archiver go on. Done again, it comes to the same; whatever it was stopped at.
 
 mod lost_log;
+mod work;
 
 use std::sync::Arc;
 
 use archive::{
     Archive, ArchiveError,
-    base::{self, CommandLine, Owner},
-    history::{Names, newest_hour},
-    manifest::{BackupObject, FORMAT, Header, Kind, ManifestReader, TableFile},
-    object::LinesWriter,
-    path,
+    base::{self, Owner},
+    manifest::ManifestReader,
     period::HourLength,
-    table::{EventFiles, RecordVerdict},
     unlisted::unlisted,
 };
-use eventlog::{EventLog, partition_of};
-use futures_util::stream;
-use model::{
-    BackupId, BackupType, Cursor, Event, LogId, Offset, Partition, Timestamp,
-    limits::OUTCOME_KEPT_MICROS,
-};
+use eventlog::EventLog;
+use model::{LogId, Offset, Partition};
 use serde::{Deserialize, Serialize};
-use service::ops::Readiness;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use crate::{
-    ArchiverConfig, Clock, Upkeep,
-    bootstrap::next_events,
-    cache::Cache,
-    error::ArchiverError,
-    facts::Facts,
-    measure::Progress,
-    sealing::{SCOPES_AT_ONCE, Sealer, Wanted},
-    session::Session,
-    workers::blocking,
-};
-use lost_log::LostLog;
-
-/// The fold of the lost log, beside the archiver's.
-const CACHE: &str = "recovery.redb";
+use crate::{ArchiverConfig, Clock, error::ArchiverError};
+use work::Work;
 
 /// A log that was lost, by what the archive has of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +54,20 @@ pub enum Recovering {
     /// An object that no manifest lists was removed.
     Removed(String),
     /// A partition of the lost log is sealed up to its last record in the archive.
-    Sealed { partition: Partition, next_offset: Offset },
+    Sealed {
+        partition: Partition,
+        next_offset: Offset,
+    },
     /// A partition of the new log has what it begins with.
-    Based { partition: Partition, scopes: u64, of: u32 },
+    Based {
+        partition: Partition,
+        scopes: u64,
+        of: u32,
+    },
     /// So many backups of the lost log are in the catalogue again.
-    Catalogued { backups: u64 },
+    Catalogued {
+        backups: u64,
+    },
     Done(Recovered),
     Failed(String),
 }
@@ -109,17 +97,25 @@ pub enum RecoveryError {
     Several(Vec<LogId>),
     #[error("the archive has nothing of log {0}")]
     Unknown(LogId),
-    #[error("log {from} goes on in log {into} already: recover that one, or point the services to it")]
+    #[error(
+        "log {from} goes on in log {into} already: recover that one, or point the services to it"
+    )]
     GivenUp { from: LogId, into: LogId },
-    #[error("log {0} is what was to be recovered from: --log names the lost log itself, or its directory is still there")]
+    #[error(
+        "log {0} is what was to be recovered from: --log names the lost log itself, or its directory is still there"
+    )]
     SameLog(LogId),
     #[error("the new log has records already: it must be empty, and no service may run on it yet")]
     NotEmpty,
     #[error("the archive has something of the new log already, which no recovery wrote")]
     InUse,
-    #[error("the new log has {found} partitions, the lost one had {needed}: create it anew with --log-partitions {needed}")]
+    #[error(
+        "the new log has {found} partitions, the lost one had {needed}: create it anew with --log-partitions {needed}"
+    )]
     OtherPartitionCount { needed: u32, found: u32 },
-    #[error("scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions")]
+    #[error(
+        "scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions"
+    )]
     OtherPartition { scope: String, partition: Partition },
     #[error("it was stopped; started again, it goes on from there")]
     Stopped,
@@ -145,8 +141,7 @@ pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, Recov
         Some(log) if logs.contains(&log) => log,
         Some(log) => return Err(RecoveryError::Unknown(log)),
         None => {
-            let open: Vec<LogId> =
-                logs.into_iter().filter(|log| !given_up.contains(log)).collect();
+            let open: Vec<LogId> = logs.into_iter().filter(|log| !given_up.contains(log)).collect();
             match open.as_slice() {
                 [] => return Err(RecoveryError::Empty),
                 [log] => *log,
@@ -239,238 +234,4 @@ impl Recovery {
 
 async fn tell(say: &mpsc::Sender<Recovering>, line: Recovering) -> Result<(), RecoveryError> {
     say.send(line).await.map_err(|_| RecoveryError::Stopped)
-}
-
-/// A recovery that goes on.
-struct Work<'a> {
-    of: &'a Recovery,
-    lost: Arc<dyn EventLog>,
-    cache: Arc<Cache>,
-    upkeep: Upkeep,
-    progress: watch::Sender<Progress>,
-    readiness: Readiness,
-    files: EventFiles,
-}
-
-impl<'a> Work<'a> {
-    async fn new(of: &'a Recovery) -> Result<Self, RecoveryError> {
-        let count = of.log.partitions();
-        let lost: Arc<dyn EventLog> =
-            Arc::new(LostLog::find(&of.archive, of.lost.log, count).await?);
-        let (directory, log) = (of.config.cache_directory(), of.lost.log);
-        let hours = of.config.archive_hour_seconds;
-        let cache = blocking(move || {
-            let failed = |error: std::io::Error| {
-                ArchiverError::Cache(format!("{}: {error}", directory.display()))
-            };
-            std::fs::create_dir_all(&directory).map_err(failed)?;
-            Ok(Arc::new(Cache::open(&directory.join(CACHE), log, hours)?))
-        })
-        .await?;
-        let (upkeep, _) = Upkeep::new(of.clock.clone(), None);
-        Ok(Self {
-            of,
-            lost,
-            cache,
-            upkeep,
-            progress: watch::Sender::new(Progress::default()),
-            readiness: Readiness::new(),
-            files: EventFiles::new(&of.archive),
-        })
-    }
-
-    /// Seals what the segments have, as far as it goes: a cut hour is an hour.
-    async fn seal(&self, say: &mpsc::Sender<Recovering>) -> Result<(), RecoveryError> {
-        let ready = self.readiness.component("recovery");
-        let session = Session {
-            config: &self.of.config,
-            log: &self.lost,
-            facts: &self.of.facts,
-            archive: &self.of.archive,
-            database: None,
-            progress: &self.progress,
-            ready: &ready,
-            upkeep: &self.upkeep,
-        };
-        for (partition, next_offset) in session.positions(&self.cache).await? {
-            self.sealer().seal_hour(partition).await?;
-            tell(say, Recovering::Sealed { partition, next_offset }).await?;
-        }
-        Ok(())
-    }
-
-    fn sealer(&self) -> Sealer<'_> {
-        let facts = Facts {
-            log: &self.of.facts,
-            archive: &self.of.archive,
-            retention: &self.of.config.retention,
-            clock: &self.upkeep.clock,
-        };
-        let length = self.of.config.archive_hour_seconds;
-        Sealer { log: &self.lost, archive: &self.of.archive, cache: &self.cache, facts, length }
-    }
-
-    /// Writes what a partition of the new log begins with. How many scopes that are, and the log's time there.
-    async fn write_base(
-        &mut self,
-        partition: Partition,
-    ) -> Result<(u64, Option<Timestamp>), RecoveryError> {
-        let (length, log) = (self.of.config.archive_hour_seconds, self.of.log.log_id());
-        let state = self.cache.state(partition).map_err(ArchiverError::from)?;
-        let newest = newest_hour(&self.of.archive, self.of.lost.log, partition).await?;
-        let newest = newest.map(|(_, header)| header);
-        let hour = newest.as_ref().and_then(|header| length.hour_named(&header.period));
-        // The new log's time goes on where the lost one's last hour ends: no hour is of both.
-        let clock = hour.map_or(Timestamp::EPOCH, |hour| length.end(hour));
-        let name = path::base_name(length, length.hour_of(clock), log);
-        let commands = self.write_commands(partition, &name, newest.as_ref()).await?;
-        let header = Header {
-            format: FORMAT,
-            kind: Kind::Full,
-            log_id: log,
-            partition,
-            partitions: self.of.log.partitions(),
-            period: name.clone(),
-            period_seconds: length,
-            first_offset: Offset::ZERO,
-            next_offset: Offset::ZERO,
-            clock,
-            rules: state.rules,
-            previous: None,
-            gaps: Vec::new(),
-            events: None,
-            messages: None,
-            recovered_from: Some(self.of.lost.log),
-            commands,
-        };
-        let sealer = self.sealer();
-        let view = Arc::new(self.cache.read().map_err(ArchiverError::from)?);
-        let scopes = view.scopes(partition).map_err(ArchiverError::from)?;
-        let count = scopes.len() as u64;
-        for scope in &scopes {
-            let (key, _) = view.existing_scope(partition, *scope).map_err(ArchiverError::from)?;
-            let key = key.to_string();
-            if partition_of(key.as_bytes(), self.of.log.partitions()) != partition {
-                return Err(RecoveryError::OtherPartition { scope: key, partition });
-            }
-        }
-        let lines = scopes.into_iter().map(|scope| {
-            let (view, name, sealer) = (view.clone(), &name, &sealer);
-            async move {
-                let (key, _) = view.existing_scope(partition, scope)?;
-                let wanted = Wanted {
-                    id: BackupId::scheduled(&key, BackupType::Full, name),
-                    backup_type: BackupType::Full,
-                    path: path::base_full(&key, name),
-                    after: Cursor::ZERO,
-                };
-                sealer.scope_line(&view, partition, scope, Some(wanted)).await
-            }
-        });
-        let lines = futures_util::StreamExt::buffered(stream::iter(lines), SCOPES_AT_ONCE);
-        let path = path::base_manifest(log, partition, &name);
-        let manifest = sealer.write_manifest(&path, &header, lines).await?;
-        sealer.facts.completed(manifest, &path, clock, |_| true).await?;
-        Ok((count, newest.map(|header| header.clock)))
-    }
-
-    /// Writes what became of the commands of a day before the lost log's end.
-    async fn write_commands(
-        &mut self,
-        partition: Partition,
-        name: &str,
-        newest: Option<&Header>,
-    ) -> Result<Option<TableFile>, RecoveryError> {
-        let Some(newest) = newest else { return Ok(None) };
-        let known_from = newest.clock.as_micros() - OUTCOME_KEPT_MICROS;
-        let names = Names::list(&self.of.archive, self.of.lost.log, partition).await?;
-        let mut hours = Vec::new();
-        for path in names.hours().rev() {
-            let hour = ManifestReader::new(self.of.archive.fetch(&path).await?, &path)?.header;
-            if hour.clock.as_micros() < known_from {
-                break;
-            }
-            hours.push(hour);
-        }
-        let mut lines = LinesWriter::new(self.of.archive.scratch());
-        let mut rows = 0;
-        // What was known when the lost log itself was recovered may be known still.
-        if let Some(before) = base::open(&self.of.archive, self.of.lost.log, partition).await? {
-            let mut commands = base::CommandReader::open(&self.of.archive, &before.header).await?;
-            while let Some(line) = commands.next_command()? {
-                if line.outcome.folded_at.as_micros() >= known_from {
-                    rows += push(&mut lines, &line)?;
-                }
-            }
-        }
-        for hour in hours.iter().rev() {
-            let mut events = self.files.open(hour).await?;
-            loop {
-                let batch;
-                (events, batch) = next_events(events).await?;
-                if batch.is_empty() {
-                    break;
-                }
-                for event in batch {
-                    let repeated = event.verdict == Some(RecordVerdict::Repeated);
-                    let Some(outcome) = event.outcome.filter(|_| !repeated) else { continue };
-                    if let Ok(Event::Command(command)) = schemas::decode(&event.value) {
-                        let (id, scope, offset) = (command.id, command.scope, event.offset);
-                        let outcome = Arc::new(outcome);
-                        rows += push(&mut lines, &CommandLine { id, scope, offset, outcome })?;
-                    }
-                }
-            }
-        }
-        let mut object = lines.finish()?;
-        let path = path::base_commands(self.of.log.log_id(), partition, name);
-        self.of.archive.create(&path, &mut object).await?;
-        let (sha256, size_bytes) = (object.sha256.clone(), object.size_bytes);
-        Ok(Some(TableFile { path, sha256, size_bytes, rows }))
-    }
-
-    /// Nobody goes on from it.
-    async fn remove_cache(self) {
-        let file = self.of.config.cache_directory().join(CACHE);
-        drop(self);
-        let removed = blocking(move || {
-            std::fs::remove_file(&file).map_err(|error| ArchiverError::Cache(error.to_string()))
-        });
-        if let Err(error) = removed.await {
-            tracing::warn!(%error, "the recovery's cache is left");
-        }
-    }
-
-    /// Says of every backup of a log that it is there, or has expired. How many there are.
-    async fn catalogue(&self, log: LogId, partition: Partition) -> Result<u64, RecoveryError> {
-        let archive = &self.of.archive;
-        let length = self.of.config.archive_hour_seconds;
-        let names = Names::list(archive, log, partition).await?;
-        let paths = names.hours().chain(names.fulls()).chain(names.on_demand());
-        let mut backups = 0;
-        for path in paths.collect::<Vec<_>>() {
-            let header = ManifestReader::new(archive.fetch(&path).await?, &path)?.header;
-            let period = header.period.as_str();
-            let shows = match header.kind {
-                Kind::Hour => length.hour_named(period).map(|hour| length.end(hour)),
-                Kind::Full => length.day_named(period).map(|day| length.midnight(day)),
-                Kind::OnDemand | Kind::Compaction => None,
-            };
-            let own = format!("/{period}");
-            let is_full = header.kind == Kind::Full;
-            // A full of an earlier day is listed again where nothing has changed.
-            let is_new = |backup: &BackupObject| {
-                !is_full || backup.path.rsplit_once("/full").is_some_and(|(_, file)| file.starts_with(&own))
-            };
-            let facts = self.sealer().facts;
-            backups += facts.tell_again(&path, &names, shows.unwrap_or(header.clock), is_new).await?;
-        }
-        Ok(backups)
-    }
-}
-
-fn push(lines: &mut LinesWriter, line: &CommandLine) -> Result<u64, RecoveryError> {
-    let json = serde_json::to_vec(line).map_err(|error| ArchiverError::Task(error.to_string()))?;
-    lines.push(&json)?;
-    Ok(1)
 }

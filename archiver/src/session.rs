@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use archive::{
     Archive,
     base::{self, Owner},
-    history::newest_hour, manifest::Reference, object::Object, path};
+    history::newest_hour,
+    manifest::Reference,
+    object::Object,
+    path,
+};
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use futures_util::{StreamExt, stream};
@@ -92,9 +96,7 @@ impl Session<'_> {
         match base::owner(self.archive, self.log.log_id()).await? {
             Owner::Nobody | Owner::Ours => Ok(()),
             Owner::Others(logs) => Err(ArchiverError::OtherLogs { log: self.log.log_id(), logs }),
-            Owner::GivenUpFor(into) => {
-                Err(ArchiverError::GivenUp { log: self.log.log_id(), into })
-            }
+            Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log: self.log.log_id(), into }),
         }
     }
 

@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use archive::{
     Archive,
     base::{self, CommandLine, CommandReader, Owner, StoredEpoch},
+    history::newest_hour,
     manifest::{BackupObject, ManifestReader, ScopeLine},
-    message_line,
+    message_line, segment,
 };
 use eventlog::EventLog;
 use model::{
-    Cursor, Epoch, Heading, LogId, Member, Partition, PartitionClock, Role, RulesVersion, ScopeKey,
-    ScopeRef,
+    Cursor, Epoch, Heading, LogId, Member, Offset, Partition, PartitionClock, Role, RulesVersion,
+    ScopeKey, ScopeRef,
 };
 use readmodel::{
     DatabaseConfig, ProjectionSet,
@@ -40,6 +41,7 @@ pub(crate) async fn adopt(
 ) -> Result<(), ProjectorError> {
     let Some(adoption) = Adoption::begin(database, set).await? else { return Ok(()) };
     check_owner(archive, log.log_id()).await?;
+    check_end(archive, log).await?;
     let is_recovered = base::recovered_from(archive, log.log_id()).await?.is_some();
     if !is_recovered && base::epochs(archive, log.log_id()).await?.is_empty() {
         return Ok(());
@@ -66,6 +68,21 @@ pub(crate) async fn check_owner(archive: &Archive, log: LogId) -> Result<(), Pro
         Owner::Others(logs) => Err(ProjectorError::OtherArchive { log, logs }),
         Owner::GivenUpFor(into) => Err(ProjectorError::GivenUp { log, into }),
     }
+}
+
+/// The archive has seen where the log ended. A read model that is lost does not know, and would give out cursors again.
+async fn check_end(archive: &Archive, log: &dyn EventLog) -> Result<(), ProjectorError> {
+    for partition in (0..log.partitions()).map(Partition::new) {
+        let end = log.bounds(partition).await?.end;
+        let newest = newest_hour(archive, log.log_id(), partition).await?;
+        let sealed = newest.map_or(Offset::ZERO, |(_, header)| header.next_offset);
+        let segments = segment::list(archive, log.log_id(), partition).await?;
+        let archived = segments.last().map_or(sealed, |last| last.first_offset.max(sealed));
+        if archived > end {
+            return Err(ProjectorError::ArchiveAhead { partition, archived, end });
+        }
+    }
+    Ok(())
 }
 
 /// All epochs of a log and of those before it, and what each kept. `own`: what is recovered of the log before.

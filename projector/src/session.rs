@@ -54,7 +54,9 @@ pub enum ProjectorError {
     )]
     GivenUp { log: LogId, into: LogId },
     /// A recovery was stopped.
-    #[error("the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again")]
+    #[error(
+        "the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again"
+    )]
     Unrecovered { log: LogId, partition: Partition },
     /// The read model knows a record that this log has not, at its place.
     #[error(
@@ -76,6 +78,12 @@ pub enum ProjectorError {
          `context-sync ops rebuild --cut-log` goes on from what is left, in a new epoch"
     )]
     Truncated { partition: Partition, folded: Offset, end: Offset },
+    /// The log is shorter than what was archived of it, and no read model knows what was folded of it.
+    #[error(
+        "partition {partition} ends at offset {end}, the archive has its records up to {archived}: the log was cut. Restore \
+         it; if it is lost for good, `context-sync ops recover` goes on in a new log from the archive, which has more"
+    )]
+    ArchiveAhead { partition: Partition, archived: Offset, end: Offset },
     #[error("--partitions names {0}, which the log does not have")]
     NoSuchPartition(Partition),
     /// The leases changed: begin again with those held now.
@@ -96,6 +104,7 @@ impl ProjectorError {
             | Self::OtherRecord(_)
             | Self::Gap { .. }
             | Self::Truncated { .. }
+            | Self::ArchiveAhead { .. }
             | Self::OtherArchive { .. }
             | Self::GivenUp { .. }
             | Self::Unrecovered { .. }

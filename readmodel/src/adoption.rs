@@ -9,6 +9,7 @@ use crate::{
     epochs::{self, NewEpoch},
     error::ReadModelError,
     projection::{Advance, Position},
+    rebuild::REPLACED,
     write::Writes,
 };
 
@@ -47,12 +48,10 @@ impl Adoption {
             return Ok(None);
         }
         // An adoption that was stopped has left them.
-        sqlx::raw_sql(
-            "begin; delete from positions; delete from scopes; delete from members; delete from messages;
-             delete from outcomes; delete from dead_letters; delete from restores; commit",
-        )
-        .execute(&mut connection)
-        .await?;
+        for table in REPLACED {
+            let delete = sqlx::AssertSqlSafe(format!("delete from {table}"));
+            sqlx::raw_sql(delete).execute(&mut connection).await?;
+        }
         Ok(Some(Self { connection }))
     }
 
@@ -62,12 +61,14 @@ impl Adoption {
         partition: Partition,
         clock: PartitionClock,
     ) -> Result<Position, ReadModelError> {
-        sqlx::query("insert into positions (partition, next_offset, time_us, rules) values ($1, 0, $2, $3)")
-            .bind(partition.get() as i32)
-            .bind(clock.time.as_micros())
-            .bind(clock.rules.0 as i32)
-            .execute(&mut self.connection)
-            .await?;
+        sqlx::query(
+            "insert into positions (partition, next_offset, time_us, rules) values ($1, 0, $2, $3)",
+        )
+        .bind(partition.get() as i32)
+        .bind(clock.time.as_micros())
+        .bind(clock.rules.0 as i32)
+        .execute(&mut self.connection)
+        .await?;
         Ok(Position { partition, next_offset: Offset::ZERO, clock, last: None, rebuilds: 0 })
     }
 
@@ -78,7 +79,9 @@ impl Adoption {
         writes: &Writes,
     ) -> Result<(), ReadModelError> {
         let Position { partition, next_offset: from, .. } = *position;
-        writes.commit(&mut self.connection, &[Advance { partition, from, to: *position }], false).await
+        writes
+            .commit(&mut self.connection, &[Advance { partition, from, to: *position }], false)
+            .await
     }
 
     /// All is there: from now on the tables are the log's. `epochs`: the oldest first; the last one is in force.
@@ -88,9 +91,8 @@ impl Adoption {
         partitions: u32,
         epochs: &[PastEpoch],
     ) -> Result<(), ReadModelError> {
-        let epoch = epochs
-            .last()
-            .map_or(Epoch::of_log(log, RulesVersion::CURRENT), |last| last.new.epoch);
+        let epoch =
+            epochs.last().map_or(Epoch::of_log(log, RulesVersion::CURRENT), |last| last.new.epoch);
         let mut transaction = self.connection.begin().await?;
         sqlx::query("insert into source (log_id, partitions, epoch) values ($1, $2, $3)")
             .bind(log.0)

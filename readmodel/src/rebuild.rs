@@ -22,10 +22,12 @@ const LOCK: &str = "select pg_try_advisory_lock(hashtext('context_sync rebuild')
 
 const SHADOW: &str = include_str!("rebuild/shadow.sql");
 
-/// What is put in the place of the live tables; `source` stays, and `positions` comes first: whoever commits waits
-/// there, before anything of theirs is locked.
-const REPLACED: [&str; 7] =
+/// The tables that the fold fills: they are put in the place of the live ones. A migration that adds one adds it here.
+/// `positions` comes first: whoever commits waits there, before anything of theirs is locked.
+pub(crate) const REPLACED: [&str; 7] =
     ["positions", "scopes", "members", "messages", "outcomes", "dead_letters", "restores"];
+/// The fold writes to these too; the live ones stay.
+const WRITTEN: [&str; 2] = ["source", "context_backups"];
 
 /// What is rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,11 @@ impl Rebuild {
             "begin".to_owned(),
             format!("drop schema if exists {schema} cascade"),
             format!("set local context_sync.shadow = '{schema}'"),
+            format!(
+                "set local context_sync.shadowed = '{} {}'",
+                REPLACED.join(" "),
+                WRITTEN.join(" ")
+            ),
             SHADOW.to_owned(),
             format!("comment on schema {schema} is '{mark}'"),
             "commit".to_owned(),

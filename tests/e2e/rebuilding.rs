@@ -2,16 +2,20 @@
 
 use std::path::Path;
 
-use projector::{RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
+use archive::Archive;
+use projector::{Projector, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::feed::Feed;
 use serde_json::{Value, json};
+use service::ops::Readiness;
 use tokio::sync::mpsc;
 
 use crate::{
     client::{Device, Reply, USER, contents, say, statuses, team},
-    cluster::{Cluster, LogKind},
+    cluster::{ARCHIVING, Cluster, LogKind},
     crash::load::Load,
+    database::Database,
     equation::eventually,
+    recovering::sealed,
     replica::Replica,
 };
 
@@ -215,6 +219,33 @@ async fn a_log_that_was_cut_is_gone_on_from_in_a_new_epoch() {
     old.catch_up(&ann, USER, 100).await;
     let fold = cluster.check().await;
     old.assert_is(&fold, &"acme/user/ann".parse().unwrap());
+    cluster.finish().await;
+}
+
+/// A database that is lost with the end of the log is not filled again as if nothing was missing: the archive knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_the_archive_knows_to_be_longer_is_refused() {
+    let mut cluster = Cluster::start_archiving(LogKind::Embedded).await;
+    cluster.device("ann").push(USER, &[say("kept")]).await.ok();
+    let kept = tempfile::tempdir().unwrap();
+    cluster.stopped(async |log: &Path| copy(log, kept.path())).await;
+    cluster.restart(ARCHIVING).await;
+    cluster.device("ann").push(USER, &["one", "two"].map(say)).await.ok();
+    let archive = Archive::open(&cluster.settings.archive).unwrap();
+    sealed(&archive, cluster.node.log.as_ref()).await;
+    let fresh = Database::migrated().await;
+    let readiness = Readiness::new();
+    let projector = Projector {
+        config: cluster.settings.projector.clone(),
+        database: fresh.config.clone(),
+        log: eventlog::open(&cluster.settings.log, kept.path()).await.unwrap(),
+        facts: None,
+        archive: Some(archive),
+        feed: Feed::new(true),
+        ready: readiness.component("projector"),
+    };
+    let error = projector.run(Default::default()).await.unwrap_err().to_string();
+    assert!(error.contains("the log was cut") && error.contains("ops recover"), "{error}");
     cluster.finish().await;
 }
 

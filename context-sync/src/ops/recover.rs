@@ -103,20 +103,25 @@ impl Shown {
                 return Ok(Some(ExitCode::SUCCESS));
             }
             _ if self.json => {}
-            Recovering::Removed(path) => output::note(format!("{path}: no manifest lists it; removed")),
+            Recovering::Removed(path) => {
+                output::note(format!("{path}: no manifest lists it; removed"))
+            }
             Recovering::Sealed { partition, next_offset } => {
                 output::note(format!("partition {partition}: sealed up to offset {next_offset}"));
             }
             Recovering::Based { of, .. } => {
                 let of = u64::from(of);
-                let new = || Progress::new("writing what the new log begins with", "partitions", Some(of));
+                let new = || {
+                    Progress::new("writing what the new log begins with", "partitions", Some(of))
+                };
                 self.bar.get_or_insert_with(new).add(1);
             }
             Recovering::Catalogued { backups } => {
                 if let Some(bar) = self.bar.take_if(|bar| bar.is_done()) {
                     bar.finish("what the new log begins with is written");
                 }
-                let new = || Progress::new("reading the backups for the catalogue", "backups", None);
+                let new =
+                    || Progress::new("reading the backups for the catalogue", "backups", None);
                 self.bar.get_or_insert_with(new).set(backups);
             }
         }

@@ -1,6 +1,5 @@
--- A second set of the tables that a fold fills, in the schema that the setting names: the same columns, constraints,
--- indexes (by the same names), policies and grants as the live ones have, whatever migrations made of them.
--- `source` and `context_backups` are for the fold to write to, and are not taken over.
+-- A second set of tables, in the schema and by the names that the settings say: the same columns, constraints, indexes
+-- (by the same names), policies and grants as the live ones have, whatever migrations made of them.
 do $$
 declare
     shadow constant text := current_setting('context_sync.shadow');
@@ -11,9 +10,7 @@ declare
 begin
     execute format('create schema %I', shadow);
     execute format('grant usage on schema %I to context_sync_projector', shadow);
-    foreach name in array array['source', 'positions', 'scopes', 'members', 'messages', 'outcomes', 'dead_letters',
-        'restores', 'context_backups']
-    loop
+    foreach name in array string_to_array(current_setting('context_sync.shadowed'), ' ') loop
         live := format('context_sync.%I', name)::regclass;
         made := format('%I.%I', shadow, name);
         execute format('create table %s (like %s including all excluding indexes)', made, live);

@@ -122,7 +122,7 @@ impl Rebuild {
     async fn replace_scope(&mut self, scope: &ScopeKey) -> Result<(), ReadModelError> {
         let (shadow, id) = (self.extent.set().schema(), scope.reference().0);
         self.execute(DatabaseRole::Projector.set_role().to_owned()).await?;
-        for table in ["scopes", "members", "messages", "outcomes", "dead_letters", "restores"] {
+        for table in REPLACED.into_iter().filter(|table| *table != "positions") {
             self.execute(format!("delete from context_sync.{table} where scope = '{id}'")).await?;
             let copy = format!(
                 "insert into context_sync.{table} select * from {shadow}.{table} where scope = '{id}'"
