@@ -102,7 +102,7 @@ pub enum RecoveryError {
     )]
     GivenUp { from: LogId, into: LogId },
     #[error(
-        "log {0} is what was to be recovered from: --log names the lost log itself, or its directory is still there"
+        "log {0}, which --log names, is the archive's own: it is not lost, or its directory is still there"
     )]
     SameLog(LogId),
     #[error("the new log has records already: it must be empty, and no service may run on it yet")]
@@ -157,6 +157,19 @@ pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, Recov
     };
     let partitions = header.as_ref().map(|header| header.partitions);
     Ok(Lost { log, partitions, hours: header.map(|header| header.period_seconds) })
+}
+
+impl Lost {
+    /// What is to be recovered into a log: where a recovery into that one has begun, what it is recovered from.
+    ///
+    /// # Errors
+    /// The archive cannot be read.
+    pub async fn into(self, archive: &Archive, log: LogId) -> Result<Self, RecoveryError> {
+        match base::recovered_from(archive, log).await? {
+            Some(before) if self.log == log => lost(archive, Some(before)).await,
+            _ => Ok(self),
+        }
+    }
 }
 
 impl Recovery {

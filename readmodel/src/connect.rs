@@ -139,7 +139,8 @@ async fn scan_tables(connection: &mut PgConnection) -> Result<(), ReadModelError
     sqlx::raw_sql(
         "set enable_seqscan = on; set enable_bitmapscan = on; set enable_hashjoin = on;
          set enable_mergejoin = on; set enable_material = on; set plan_cache_mode = auto;
-         set statement_timeout = 0; set idle_in_transaction_session_timeout = '10min'",
+         set statement_timeout = 0; set idle_in_transaction_session_timeout = '10min';
+         set client_min_messages = warning",
     )
     .execute(connection)
     .await?;

@@ -59,6 +59,7 @@ pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
     log.log_partitions = log.log_partitions.or(lost.partitions);
     let dir = args.log_dir.unwrap_or_else(|| data_dir.log());
     let events = eventlog::open(&log, &dir).await?;
+    let lost = lost.into(&archive, events.log_id()).await?;
     let facts = eventlog::open_backups(&log, &dir.join("backups")).await?;
     let mut config = args.archiver;
     config.archive_hour_seconds = lost.hours.unwrap_or(config.archive_hour_seconds);
