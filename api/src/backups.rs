@@ -34,10 +34,15 @@ pub(crate) async fn list(
     let caller = Caller::of(&parts.headers, &api.verifier).await?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let page = page(Query::of(&parts.uri))?;
-    let (standing, mut rows) = catalogue::list(&api.pool, &caller.access(&scope), page)
+    let (standing, rows) = catalogue::list(&api.pool, &caller.access(&scope), page)
         .await
         .map_err(|error| problems::of_read_model(&error))?;
     problems::permit(standing, standing.may_back_up())?;
+    let mut rows = rows.ok_or_else(|| {
+        Problem::invalid_request(
+            "before takes the id of a backup of this scope, such as the last one listed",
+        )
+    })?;
     let has_more = rows.len() > page.limit as usize;
     rows.truncate(page.limit as usize);
     let backups = rows.iter().map(|row| Backup::new(&scope, row)).collect();

@@ -28,6 +28,12 @@ pub enum ArchiveError {
     #[error("{path} is damaged: {damage}")]
     Damaged { path: String, damage: Damage },
 
+    /// A backup was asked for inside a gap: what the scope held there, nobody knows any more.
+    #[error(
+        "the log lost events before offset {offset} that were not archived: ask again for a backup"
+    )]
+    Gone { offset: u64 },
+
     /// The scratch file, on the local disk.
     #[error("the scratch file cannot be written: {0}")]
     Scratch(Arc<io::Error>),

@@ -10,6 +10,7 @@ use crate::{
     history::{FoundBackup, Names},
     manifest::{BackupObject, FORMAT, json, scope_text},
     object::{Lines, LinesWriter, Object, Scratch, Sha256Hex},
+    path,
     period::HourLength,
     store::Archive,
 };
@@ -17,55 +18,57 @@ use crate::{
 /// The mark that everything of a class and period is deleted, and nothing of it is left to expire.
 pub const DONE: &str = "done";
 
-/// Backups that are kept equally long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    Incremental,
-    /// Of users, teams and projects.
-    Full,
-    /// Of orgs.
-    FullOrg,
-    OnDemand,
+/// Backups that are kept equally long: of a type, of a kind of scope. `incremental-team`, `full-org`, `on-demand-user`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Class {
+    pub backup_type: BackupType,
+    pub kind: ScopeKind,
 }
 
+/// The text names no class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no class of backups, such as incremental-team")]
+pub struct InvalidClass;
+
 impl Class {
-    pub const ALL: [Self; 4] = [Self::Incremental, Self::Full, Self::FullOrg, Self::OnDemand];
+    pub const fn new(backup_type: BackupType, kind: ScopeKind) -> Self {
+        Self { backup_type, kind }
+    }
 
-    pub const fn of(backup_type: BackupType, kind: ScopeKind) -> Self {
-        match (backup_type, kind) {
-            (BackupType::Incremental, _) => Self::Incremental,
-            (BackupType::Full, ScopeKind::Org) => Self::FullOrg,
-            (BackupType::Full, _) => Self::Full,
-            (BackupType::OnDemand, _) => Self::OnDemand,
+    fn type_name(self) -> &'static str {
+        match self.backup_type {
+            BackupType::Incremental => "incremental",
+            BackupType::Full => "full",
+            BackupType::OnDemand => "on-demand",
         }
     }
 
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Incremental => "incremental",
-            Self::Full => "full",
-            Self::FullOrg => "full-org",
-            Self::OnDemand => "on-demand",
-        }
-    }
-
-    pub const fn backup_type(self) -> BackupType {
-        match self {
-            Self::Incremental => BackupType::Incremental,
-            Self::Full | Self::FullOrg => BackupType::Full,
-            Self::OnDemand => BackupType::OnDemand,
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text)
+    /// The class of this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let of_type =
+            |backup_type| ScopeKind::ALL.into_iter().map(move |kind| Self { backup_type, kind });
+        BackupType::ALL.into_iter().flat_map(of_type).find(|class| class.to_string() == name)
     }
 }
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        write!(f, "{}-{}", self.type_name(), self.kind.as_str())
+    }
+}
+
+impl TryFrom<String> for Class {
+    type Error = InvalidClass;
+
+    fn try_from(name: String) -> Result<Self, InvalidClass> {
+        Self::parse(&name).ok_or(InvalidClass)
+    }
+}
+
+impl From<Class> for String {
+    fn from(class: Class) -> Self {
+        class.to_string()
     }
 }
 
@@ -221,18 +224,17 @@ pub async fn has(
     object: &BackupObject,
     hour_length: HourLength,
 ) -> Result<bool, ArchiveError> {
-    let class = Class::of(object.backup_type, kind);
-    let name = object.path.rsplit('/').next().unwrap_or_default();
-    let name = name.strip_suffix(".jsonl.gz").unwrap_or_default();
-    let records: Vec<String> = match class {
-        Class::Incremental => {
+    let class = Class::new(object.backup_type, kind);
+    let name = path::name(&object.path).unwrap_or_default();
+    let records: Vec<String> = match class.backup_type {
+        BackupType::Incremental => {
             let hour = hour_length.hour_named(name);
             let day = hour.map(|hour| hour_length.day_name(hour.day()));
             names.expired_of(class, &day.unwrap_or_default()).collect()
         }
         // The manifests after its own may list it too: its record is of the last one.
-        Class::Full | Class::FullOrg => names.expired_since(class, name).collect(),
-        Class::OnDemand => names.expired_of(class, &object.id.to_string()).collect(),
+        BackupType::Full => names.expired_since(class, path::full_of_object(name)).collect(),
+        BackupType::OnDemand => names.expired_of(class, &object.id.to_string()).collect(),
     };
     for record in records {
         if paths(archive, &record).await?.contains(&object.path) {

@@ -162,7 +162,7 @@ struct Trailer {
     scopes: u64,
 }
 
-/// Writes a manifest: the header first, scopes in the order of their keys.
+/// Writes a manifest: the header first, scopes in the order of their references.
 pub struct ManifestWriter {
     lines: LinesWriter,
 }

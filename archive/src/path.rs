@@ -94,6 +94,43 @@ pub fn base_full(scope: &ScopeKey, name: &str) -> String {
     format!("{}/full/{name}.jsonl.gz", scope_folder(scope))
 }
 
+/// When what a full shows was, by the name of its manifest: after a gap the end of the hour, which is not before it.
+pub fn full_time(length: HourLength, full: &str) -> Option<Timestamp> {
+    if let Some((hour, _)) = full.split_once(BASE) {
+        return length.hour_named(hour).map(|hour| length.begin(hour));
+    }
+    match full.strip_suffix(AFTER_GAP) {
+        Some(hour) => length.hour_named(hour).map(|hour| length.end(hour)),
+        None => length.day_named(full).map(|day| length.midnight(day)),
+    }
+}
+
+/// The midnight that is the first behind the incrementals before a full, by the name of its manifest.
+pub fn incrementals_end(length: HourLength, full: &str) -> Option<Timestamp> {
+    if let Some((hour, _)) = full.split_once(BASE) {
+        // The hour before it is the last one of the lost log.
+        let last = length.hour_of(length.begin(length.hour_named(hour)?).plus_micros(-1));
+        return Some(length.midnight(last.day().next()));
+    }
+    match full.strip_suffix(AFTER_GAP) {
+        Some(hour) => length.hour_named(hour).map(|hour| length.midnight(hour.day().next())),
+        None => length.day_named(full).map(|day| length.midnight(day)),
+    }
+}
+
+/// The name of the manifest that lists a full, by the name of its object.
+pub(crate) fn full_of_object(name: &str) -> &str {
+    match name.find(AFTER_GAP) {
+        Some(at) => &name[..at + AFTER_GAP.len()],
+        None => name,
+    }
+}
+
+/// The name in a path, of a manifest or of lines: `2025-12-30-10` of `…/2025-12-30-10.jsonl.gz`.
+pub fn name(path: &str) -> Option<&str> {
+    path.rsplit('/').next()?.strip_suffix(".jsonl.gz")
+}
+
 /// A full after a gap, by its manifest's name. Where the state was taken up makes it another object.
 pub fn gap_full(scope: &ScopeKey, name: &str, next_offset: Offset) -> String {
     format!("{}/full/{name}-{next_offset}.jsonl.gz", scope_folder(scope))
@@ -227,6 +264,34 @@ mod tests {
             assert_eq!(on_demand(&scope, time, id), expect(&format!("on-demand/{name}")));
         }
     }
+
+    #[test]
+    fn a_full_is_of_its_midnight_and_one_after_a_gap_of_the_end_of_its_hour() {
+        let length = HourLength::REAL;
+        let at = |text: &str| Timestamp::parse_rfc3339(text);
+        assert_eq!(full_time(length, "2025-12-30"), at("2025-12-30T00:00:00Z"));
+        assert_eq!(incrementals_end(length, "2025-12-30"), at("2025-12-30T00:00:00Z"));
+        assert_eq!(full_time(length, "2025-12-30-10-gap"), at("2025-12-30T11:00:00Z"));
+        assert_eq!(incrementals_end(length, "2025-12-30-10-gap"), at("2025-12-31T00:00:00Z"));
+        let base = |hour: &str| {
+            let hour = length.hour_named(hour).unwrap();
+            base_name(length, hour, LogId(uuid::Uuid::nil()))
+        };
+        for (hour, time, end) in [
+            ("2025-12-30-11", "2025-12-30T11:00:00Z", "2025-12-31T00:00:00Z"),
+            ("2025-12-31-00", "2025-12-31T00:00:00Z", "2025-12-31T00:00:00Z"),
+        ] {
+            assert_eq!(full_time(length, &base(hour)), at(time));
+            assert_eq!(incrementals_end(length, &base(hour)), at(end));
+            assert_eq!(full_of_object(&base(hour)), base(hour));
+        }
+        assert_eq!(full_time(length, "2025-12-30-10"), None);
+        assert_eq!(full_of_object("2025-12-30-10-gap-1200"), "2025-12-30-10-gap");
+        assert_eq!(full_of_object("2025-12-30"), "2025-12-30");
+        assert_eq!(name("a/b/2025-12-30.jsonl.gz"), Some("2025-12-30"));
+        assert_eq!(name("a/b/2025-12-30.parquet"), None);
+    }
+
     /// Whoever names a team must not be able to name a folder that cannot be made.
     #[test]
     fn the_longest_names_are_names_of_folders() {

@@ -1,6 +1,6 @@
 //! Hours and days of the log's time, and their names.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use model::Timestamp;
@@ -13,10 +13,10 @@ const DAY_HOURS: i64 = 24;
 
 /// How long an hour is: 3,600 seconds, but for demonstrations. It never changes in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct HourLength(u32);
 
-/// The length is none that divides a day.
+/// The length is not 1 to 3600 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("takes 1 to 3600 seconds")]
 pub struct InvalidHourLength;
@@ -114,6 +114,28 @@ impl HourLength {
             "date=%Y-%m-%d/hour=all-%H-%M-%S"
         };
         format_utc(self.midnight(day), format)
+    }
+}
+
+impl TryFrom<u32> for HourLength {
+    type Error = InvalidHourLength;
+
+    fn try_from(seconds: u32) -> Result<Self, InvalidHourLength> {
+        Self::new(seconds)
+    }
+}
+
+impl From<HourLength> for u32 {
+    fn from(length: HourLength) -> Self {
+        length.0
+    }
+}
+
+impl FromStr for HourLength {
+    type Err = InvalidHourLength;
+
+    fn from_str(seconds: &str) -> Result<Self, InvalidHourLength> {
+        seconds.parse().map_err(|_| InvalidHourLength).and_then(Self::new)
     }
 }
 
@@ -219,5 +241,10 @@ mod tests {
         assert_eq!(short.hour_named("2025-12-30-10-00-21"), None);
         assert_eq!(HourLength::new(0), Err(InvalidHourLength));
         assert_eq!(HourLength::new(3_601), Err(InvalidHourLength));
+        assert_eq!("10".parse(), Ok(short));
+        for wrong in ["", "0", "3601", "-1", "ten", "4294967296"] {
+            assert_eq!(wrong.parse::<HourLength>(), Err(InvalidHourLength), "{wrong}");
+            assert!(serde_json::from_str::<HourLength>(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -63,6 +63,20 @@ impl Archive {
         Ok(Self::over(store, address, Scratch::new(config.archive_scratch.clone())))
     }
 
+    /// As [`Self::open`], of one that somebody else writes: a directory that is missing is no archive.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where the directory is missing.
+    pub fn open_existing(config: &ArchiveConfig) -> Result<Self, ArchiveError> {
+        match &config.archive {
+            Some(ArchiveAddress::File(directory)) if !directory.is_dir() => {
+                let problem = format!("{} is missing: check --archive", directory.display());
+                Err(ArchiveError::Open(problem))
+            }
+            _ => Self::open(config),
+        }
+    }
+
     /// An archive in any store; `address` is what it is called.
     pub fn over(store: Arc<dyn ObjectStore>, address: ArchiveAddress, scratch: Scratch) -> Self {
         let uploading = Arc::new(Semaphore::new(UPLOADING_KIB_MAX));
@@ -271,7 +285,7 @@ fn same_content(path: &str, stored: Vec<u8>, ours: Vec<u8>) -> Result<bool, Arch
 
 /// Names are kept as they are: nothing is escaped.
 fn parse(path: &str) -> Result<Path, ArchiveError> {
-    Path::parse(path).map_err(|error| ArchiveError::Unavailable(Arc::new(error.into())))
+    Path::parse(path).map_err(|_| ArchiveError::content(path, "it is no path of an object"))
 }
 
 fn open(

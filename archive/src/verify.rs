@@ -50,6 +50,13 @@ impl Sample {
     }
 }
 
+/// `3/30`, as it is given.
+impl std::fmt::Display for Sample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.part + 1, self.parts)
+    }
+}
+
 impl std::str::FromStr for Sample {
     type Err = InvalidSample;
 
@@ -129,6 +136,11 @@ impl Report {
     pub fn is_well(&self) -> bool {
         self.problems.is_empty()
     }
+
+    /// Whether there is nothing to verify: nothing was archived yet, or it is elsewhere.
+    pub fn is_empty(&self) -> bool {
+        self.manifests == 0 && self.raw.is_empty()
+    }
 }
 
 /// Verifies the whole archive. `step` is told how far it is: what is being read, and of how many.
@@ -183,7 +195,7 @@ async fn partitions(archive: &Archive) -> Result<Vec<(LogId, Partition, Names)>,
 struct Verifier<'a> {
     archive: &'a Archive,
     sample: Sample,
-    /// What there is, with its size; what a manifest lists is taken out of `unlisted`.
+    /// What there is, with its size.
     stored: BTreeMap<String, u64>,
     listed: BTreeSet<String>,
     /// The objects of the partition that retention has deleted, or is about to, and the record that says so.
@@ -387,7 +399,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// The full after a gap and the hour around it name the same one.
+    /// Takes a manifest's gaps up; the full after a gap and the hour around it name the same one.
     fn gaps(&mut self, header: &Header) {
         for gap in &header.gaps {
             let (log_id, partition) = (header.log_id, header.partition);
@@ -584,7 +596,7 @@ impl<'a> Verifier<'a> {
 }
 
 fn name(path: &str) -> &str {
-    path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz")).unwrap_or(path)
+    path::name(path).unwrap_or(path)
 }
 
 /// Every line is one, in the order of cursors, and all come to what the manifest says.

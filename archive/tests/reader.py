@@ -41,6 +41,44 @@ def micros(time):
     return (since.days * 86_400 + since.seconds) * 1_000_000 + int((fraction or "0").ljust(6, "0"))
 
 
+# A schema.
+
+PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
+
+
+def canonical(schema, namespace=""):
+    """Avro's Parsing Canonical Form."""
+    full = lambda name, space: name if "." in name or not space else f"{space}.{name}"
+    if isinstance(schema, str):
+        return schema if schema in PRIMITIVE else full(schema, namespace)
+    if isinstance(schema, list):
+        return [canonical(branch, namespace) for branch in schema]
+    if schema["type"] in PRIMITIVE:
+        return schema["type"]
+    form = {}
+    if "name" in schema:
+        form["name"] = full(schema["name"], schema.get("namespace", namespace))
+        namespace = form["name"].rpartition(".")[0]
+    form["type"] = schema["type"]
+    if "fields" in schema:
+        form["fields"] = [{"name": field["name"], "type": canonical(field["type"], namespace)} for field in schema["fields"]]
+    for key in ["items", "values"]:
+        if key in schema:
+            form[key] = canonical(schema[key], namespace)
+    return form | {key: schema[key] for key in ["symbols", "size"] if key in schema}
+
+
+def fingerprint(schema):
+    """CRC-64-AVRO."""
+    empty = 0xC15D213AA4D7A795
+    crc = empty
+    for byte in json.dumps(canonical(schema), separators=(",", ":"), ensure_ascii=False).encode():
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (empty if crc & 1 else 0)
+    return crc
+
+
 # A line.
 
 def unpack(data):
@@ -180,10 +218,8 @@ class Reader:
             self.partition(names)
 
     def schema(self, path):
-        """The schemas that a decoder needs are there; what they say is Avro's."""
-        json.loads(self.bytes_of(path))
-        if not re.fullmatch(r"_schemas/[0-9a-f]{16}\.avsc", path):
-            raise Wrong("its name is no fingerprint")
+        """The schemas that a decoder needs are there, by the fingerprints that records name them by."""
+        expect(path, f"_schemas/{fingerprint(json.loads(self.bytes_of(path))):016x}.avsc", "its path")
 
     def deleted_paths(self):
         """What retention has deleted."""

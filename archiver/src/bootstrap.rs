@@ -8,7 +8,7 @@ use archive::{
     base::{CommandLine, CommandReader},
     history::{Names, newest_hour},
     manifest::{BackupObject, Header, ManifestReader, MemberLine, Reference, ScopeLine},
-    message_line,
+    message_line, path,
     table::{EventFiles, StoredEvent, StoredEvents},
 };
 use eventlog::Record;
@@ -21,6 +21,7 @@ use crate::{
     error::ArchiverError,
     fold::{Stop, fold},
     records::{Records, reach},
+    sealing::fulls,
     session::Session,
     workers::blocking,
 };
@@ -155,14 +156,8 @@ impl Loading<'_> {
     async fn load(mut self) -> Result<Option<PartitionState>, ArchiverError> {
         let log = self.session.log.log_id();
         let names = Names::list(self.session.archive, log, self.partition).await?;
-        self.write(true, |tables, partition| tables.clear(partition))?;
-        let full = names.fulls().next_back();
-        let mut state = PartitionState::START;
-        if let Some(full) = &full {
-            state = self.load_full(full, &names).await?;
-        }
-        let full = full.as_deref().map_or("", stem);
-        for path in names.hours_after(full) {
+        let (full, mut state) = self.newest_full(&names).await?;
+        for path in names.hours_after(&full) {
             let Some(next) = self.fold_hour(&path, state).await? else {
                 self.write(true, |tables, partition| tables.clear(partition))?;
                 return Ok(None);
@@ -171,6 +166,30 @@ impl Loading<'_> {
         }
         self.put_state(&state)?;
         Ok(Some(state))
+    }
+
+    /// Loads the newest full that is whole; returns its name, or an empty one if the hours begin with the log. Hours hold
+    /// every event, so an older full comes to the same.
+    async fn newest_full(
+        &mut self,
+        names: &Names,
+    ) -> Result<(String, PartitionState), ArchiverError> {
+        for path in names.fulls().rev() {
+            self.write(true, |tables, partition| tables.clear(partition))?;
+            match self.load_full(&path, names).await {
+                Ok(state) => return Ok((name(&path).to_owned(), state)),
+                // Whoever verifies finds it too.
+                Err(ArchiverError::Archive(
+                    error @ (ArchiveError::Damaged { .. } | ArchiveError::NotFound { .. }),
+                )) => {
+                    let partition = self.partition;
+                    tracing::error!(%error, %partition, path, "going on from an older full");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.write(true, |tables, partition| tables.clear(partition))?;
+        Ok((String::new(), PartitionState::START))
     }
 
     fn write<T>(
@@ -400,6 +419,9 @@ impl Loading<'_> {
                         state.after_gap.take().map_or(state.time, |time| state.time.max(time));
                 }
                 Stop::DayEnds if !state.day_is_used => state.day = None,
+                Stop::DayEnds if self.load_fulls(&state).await? => {
+                    (state.day, state.day_is_used) = (None, false);
+                }
                 Stop::DayEnds | Stop::HourEnds => {
                     let problem = format!("{stop:?} within it, by its events");
                     return Err(ArchiverError::OtherManifest { path: path.to_owned(), problem });
@@ -407,6 +429,22 @@ impl Loading<'_> {
             }
             self.put_state(&state)?;
         }
+    }
+
+    /// Takes the fulls of a day that ends within what is folded again; whether there are any.
+    async fn load_fulls(&self, state: &PartitionState) -> Result<bool, ArchiverError> {
+        let Some(day) = state.day else { return Ok(false) };
+        let (log, length) = (self.session.log.log_id(), self.session.config.archive_hour_seconds);
+        let path = path::full_manifest(log, self.partition, length, day.next());
+        let object = match self.session.archive.fetch(&path).await {
+            Err(ArchiveError::NotFound { .. }) => return Ok(false),
+            fetched => fetched?,
+        };
+        let fulls = fulls(object, &path)?;
+        self.write(false, |tables, _| {
+            fulls.iter().try_for_each(|(scope, full)| tables.put_full(*scope, full))
+        })?;
+        Ok(true)
     }
 
     /// The events fold to what the manifest says.
@@ -446,7 +484,6 @@ fn member(line: MemberLine) -> (UserId, Member) {
 }
 
 /// The name of a manifest, without its folder.
-fn stem(path: &str) -> &str {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.strip_suffix(".jsonl.gz").unwrap_or(name)
+fn name(path: &str) -> &str {
+    path::name(path).unwrap_or_default()
 }

@@ -149,12 +149,16 @@ macro_rules! storage_error {
         })*
     };
 }
-storage_error!(
-    redb::TransactionError,
-    redb::StorageError,
-    redb::CommitError,
-    redb::SetDurabilityError
-);
+storage_error!(redb::TransactionError, redb::CommitError, redb::SetDurabilityError);
+
+impl From<redb::StorageError> for CacheError {
+    fn from(error: redb::StorageError) -> Self {
+        match error {
+            redb::StorageError::Corrupted(problem) => Self::Damaged(problem),
+            error => Self::Storage(error.to_string()),
+        }
+    }
+}
 
 impl From<redb::DatabaseError> for CacheError {
     fn from(error: redb::DatabaseError) -> Self {
@@ -556,7 +560,7 @@ impl View {
         Ok(members)
     }
 
-    /// Gives the lines after a cursor, in order, each with whether it is a live message's.
+    /// Gives the lines after a cursor, in order.
     pub(crate) fn lines(
         &self,
         scope: ScopeRef,

@@ -25,6 +25,8 @@ use crate::{cache::Cache, error::ArchiverError, events, session::Session, worker
 
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
+/// The same where the bucket refuses: a policy may keep what is young, and a day is read back before its hours go.
+const AGAIN_IF_REFUSED: Duration = Duration::from_secs(6 * 3_600);
 
 /// What this process has compacted, and what it is compacting.
 #[derive(Default)]
@@ -32,7 +34,7 @@ pub(crate) struct Compactions {
     /// Of each partition, the day before which all are compacted.
     done: BTreeMap<Partition, Day>,
     compacting: Option<Compacting>,
-    failed: Option<Instant>,
+    try_again: Option<Instant>,
 }
 
 struct Compacting {
@@ -76,16 +78,19 @@ impl Compactions {
 
     async fn is_idle(&mut self) -> bool {
         let Some(mut compacting) = self.compacting.take_if(|it| it.task.is_finished()) else {
-            let is_early = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
+            let is_early = self.try_again.is_some_and(|at| Instant::now() < at);
             return self.compacting.is_none() && !is_early;
         };
-        if let Ok(Ok(())) = (&mut compacting.task).await {
-            self.failed = None;
+        let pause = match (&mut compacting.task).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if error.needs_operator() => Some(AGAIN_IF_REFUSED),
+            Ok(Err(_)) | Err(_) => Some(AGAIN),
+        };
+        self.try_again = pause.map(|pause| Instant::now() + pause);
+        if pause.is_none() {
             self.done.append(&mut compacting.days);
-        } else {
-            self.failed = Some(Instant::now());
         }
-        self.failed.is_none()
+        pause.is_none()
     }
 }
 

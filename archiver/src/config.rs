@@ -1,6 +1,6 @@
 //! How the archiver works.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use archive::period::HourLength;
 use model::{BackupType, ScopeKind, Timestamp};
@@ -9,8 +9,12 @@ use model::{BackupType, ScopeKind, Timestamp};
 #[derive(Clone, Debug, clap::Args)]
 pub struct ArchiverConfig {
     /// Seconds of an hour, for demonstrations: a day has 24 of them. It never changes in an archive.
-    #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_HOUR_SECONDS", default_value = "3600",
-          value_name = "SECONDS", value_parser = hour_length)]
+    #[arg(
+        long,
+        env = "CONTEXT_SYNC_ARCHIVE_HOUR_SECONDS",
+        default_value = "3600",
+        value_name = "SECONDS"
+    )]
     pub archive_hour_seconds: HourLength,
 
     /// Directory of the archiver's cache. It may be deleted: it is made again. [default: .context-sync/archiver;
@@ -34,7 +38,7 @@ pub struct ArchiverConfig {
 /// database.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SegmentConfig {
-    /// Seconds after which raw events go to the archive; 0 is only with their hour
+    /// Seconds after which raw events go to the archive; 0: only when their hour is sealed
     #[arg(long, env = "CONTEXT_SYNC_ARCHIVE_SEGMENT_SECONDS", default_value_t = 60, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub archive_segment_seconds: u32,
@@ -68,38 +72,110 @@ impl ArchiverConfig {
     }
 }
 
-/// How long backups are kept, in days; 0 is for ever.
+/// How long backups are kept.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Retention {
-    /// Days that an incremental is kept; 0 is for ever
-    #[arg(long, env = "CONTEXT_SYNC_RETENTION_INCREMENTAL_DAYS", default_value_t = 7, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    pub retention_incremental_days: u32,
+    /// Days that an incremental is kept; 0 is for ever. By kind of scope: 7,org=30,user=3
+    #[arg(
+        long,
+        env = "CONTEXT_SYNC_RETENTION_INCREMENTAL_DAYS",
+        default_value = "7",
+        value_name = "DAYS"
+    )]
+    pub retention_incremental_days: KeptDays,
 
-    /// Days that a full of a user, team or project is kept; 0 is for ever
-    #[arg(long, env = "CONTEXT_SYNC_RETENTION_FULL_DAYS", default_value_t = 90, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    pub retention_full_days: u32,
-
-    /// Days that a full of an org is kept; 0 is for ever
-    #[arg(long, env = "CONTEXT_SYNC_RETENTION_FULL_ORG_DAYS", default_value_t = 365, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    pub retention_full_org_days: u32,
+    /// Days that a full is kept; 0 is for ever
+    #[arg(
+        long,
+        env = "CONTEXT_SYNC_RETENTION_FULL_DAYS",
+        default_value = "90,org=365",
+        value_name = "DAYS"
+    )]
+    pub retention_full_days: KeptDays,
 
     /// Days that a backup on demand is kept; 0 is for ever
-    #[arg(long, env = "CONTEXT_SYNC_RETENTION_ON_DEMAND_DAYS", default_value_t = 0, value_name = "DAYS",
-          value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    pub retention_on_demand_days: u32,
+    #[arg(
+        long,
+        env = "CONTEXT_SYNC_RETENTION_ON_DEMAND_DAYS",
+        default_value = "0",
+        value_name = "DAYS"
+    )]
+    pub retention_on_demand_days: KeptDays,
+}
+
+/// Days by the kind of a scope; 0 is for ever. `90`, or with exceptions `90,org=365`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptDays {
+    user: u32,
+    team: u32,
+    project: u32,
+    org: u32,
+}
+
+/// The text is no [`KeptDays`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "takes days, 0 to 36500, such as 90, or with exceptions for user, team, project or org, such as 90,org=365"
+)]
+pub struct InvalidKeptDays;
+
+impl KeptDays {
+    const MAX: u32 = 36_500;
+
+    /// The same for every kind.
+    pub const fn all(days: u32) -> Self {
+        Self { user: days, team: days, project: days, org: days }
+    }
+
+    /// With other days for a kind.
+    #[must_use]
+    pub const fn with(mut self, kind: ScopeKind, days: u32) -> Self {
+        match kind {
+            ScopeKind::User => self.user = days,
+            ScopeKind::Team => self.team = days,
+            ScopeKind::Project => self.project = days,
+            ScopeKind::Org => self.org = days,
+        }
+        self
+    }
+
+    pub const fn of(self, kind: ScopeKind) -> u32 {
+        match kind {
+            ScopeKind::User => self.user,
+            ScopeKind::Team => self.team,
+            ScopeKind::Project => self.project,
+            ScopeKind::Org => self.org,
+        }
+    }
+}
+
+impl FromStr for KeptDays {
+    type Err = InvalidKeptDays;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeptDays> {
+        let days = |text: &str| {
+            let days = text.trim().parse().ok().filter(|days| *days <= Self::MAX);
+            days.ok_or(InvalidKeptDays)
+        };
+        let mut parts = text.split(',');
+        let mut kept = Self::all(days(parts.next().unwrap_or_default())?);
+        for part in parts {
+            let (kind, part) = part.split_once('=').ok_or(InvalidKeptDays)?;
+            let is_kind = |known: &ScopeKind| known.as_str() == kind.trim();
+            let kind = ScopeKind::ALL.into_iter().find(is_kind).ok_or(InvalidKeptDays)?;
+            kept = kept.with(kind, days(part)?);
+        }
+        Ok(kept)
+    }
 }
 
 impl Default for Retention {
     /// The founding table.
     fn default() -> Self {
         Self {
-            retention_incremental_days: 7,
-            retention_full_days: 90,
-            retention_full_org_days: 365,
-            retention_on_demand_days: 0,
+            retention_incremental_days: KeptDays::all(7),
+            retention_full_days: KeptDays::all(90).with(ScopeKind::Org, 365),
+            retention_on_demand_days: KeptDays::all(0),
         }
     }
 }
@@ -113,20 +189,14 @@ impl Retention {
         created_at: Timestamp,
     ) -> Option<Timestamp> {
         const DAY_MICROS: i64 = 86_400_000_000;
-        let days = match (backup_type, kind) {
-            (BackupType::Incremental, _) => self.retention_incremental_days,
-            (BackupType::Full, ScopeKind::Org) => self.retention_full_org_days,
-            (BackupType::Full, _) => self.retention_full_days,
-            (BackupType::OnDemand, _) => self.retention_on_demand_days,
+        let kept = match backup_type {
+            BackupType::Incremental => self.retention_incremental_days,
+            BackupType::Full => self.retention_full_days,
+            BackupType::OnDemand => self.retention_on_demand_days,
         };
+        let days = kept.of(kind);
         (days > 0).then(|| created_at.plus_micros(i64::from(days) * DAY_MICROS))
     }
-}
-
-fn hour_length(text: &str) -> Result<HourLength, String> {
-    let takes = "takes 1 to 3600 seconds";
-    let seconds = text.parse().map_err(|_| takes.to_owned())?;
-    HourLength::new(seconds).map_err(|_| takes.to_owned())
 }
 
 #[cfg(test)]
@@ -146,6 +216,31 @@ mod tests {
             assert_eq!(days(BackupType::Incremental, kind), Some(7), "{kind}");
             assert_eq!(days(BackupType::Full, kind), Some(full), "{kind}");
             assert_eq!(days(BackupType::OnDemand, kind), None, "{kind}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Settings {
+        #[command(flatten)]
+        retention: Retention,
+    }
+
+    #[test]
+    fn the_settings_default_to_the_founding_table() {
+        let settings = <Settings as clap::Parser>::try_parse_from(["test"]).unwrap();
+        let (found, founding) = (settings.retention, Retention::default());
+        assert_eq!(found.retention_incremental_days, founding.retention_incremental_days);
+        assert_eq!(found.retention_full_days, founding.retention_full_days);
+        assert_eq!(found.retention_on_demand_days, founding.retention_on_demand_days);
+    }
+
+    #[test]
+    fn days_are_given_for_all_kinds_or_by_kind() {
+        assert_eq!("90".parse(), Ok(KeptDays::all(90)));
+        let by_kind = "7, org=30,user=3".parse::<KeptDays>().unwrap();
+        assert_eq!(ScopeKind::ALL.map(|kind| by_kind.of(kind)), [3, 7, 7, 30]);
+        for wrong in ["", "org=3", "7,squad=1", "7,org", "36501", "-1", "7,org=36501", "7;org=1"] {
+            assert_eq!(wrong.parse::<KeptDays>(), Err(InvalidKeptDays), "{wrong}");
         }
     }
 }

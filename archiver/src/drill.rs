@@ -104,7 +104,14 @@ async fn compare(
     let partition = partition_of(scope.to_string().as_bytes(), partitions);
     let found = match history::find(archive, log, partition, scope, id).await {
         Ok(Some(found)) => found,
-        Ok(None) => return Ok(Err("the catalogue has it, no manifest lists it".to_owned())),
+        Ok(None) => {
+            return match history::find_listed(archive, log, partition, scope, id).await {
+                Ok(None) => Ok(Err("the catalogue has it, no manifest lists it".to_owned())),
+                // It has just expired; the catalogue hears of it.
+                Ok(Some(_)) => Ok(Ok(())),
+                Err(error) => problem(error).map(Err),
+            };
+        }
         Err(error) => return problem(error).map(Err),
     };
     let held = match read(archive, &found).await {

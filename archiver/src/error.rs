@@ -20,20 +20,31 @@ pub enum ArchiverError {
     UnknownRules(#[from] UnknownRules),
     #[error("{0}")]
     Cache(String),
-    /// Retention removed records before they were archived.
+    /// It is removed, and made again.
+    #[error("the archiver's cache is damaged: {0}")]
+    CacheDamaged(String),
+    /// A mistake of this build.
+    #[error("an event cannot be encoded: {0}")]
+    Unencodable(String),
+    /// The log's retention removed records before they were archived.
     #[error(
         "partition {partition} begins at offset {start}, the archive needs it from {needed}: \
-         retention removed events that were not archived yet"
+         the log's retention removed events that were not archived yet"
     )]
     Gap { partition: Partition, needed: Offset, start: Offset },
-    /// Retention was faster than this reader; the next session sees what there is.
+    /// The log's retention was faster than this reader; the next session sees what there is.
     #[error("partition {partition} begins at offset {start} by now: {needed} was being read")]
     Overtaken { partition: Partition, needed: Offset, start: Offset },
-    /// It comes to it.
+    /// It will get there: tried again.
     #[error(
         "the read model has folded partition {partition} up to {found}, the archive goes on from {needed}"
     )]
     ReadModelBehind { partition: Partition, found: Offset, needed: Offset },
+    /// What is asked for needs a fold that is where the log ends.
+    #[error(
+        "the archive has folded partition {partition} up to {found} of {end}: ask again when it has caught up"
+    )]
+    Behind { partition: Partition, found: Offset, end: Offset },
     /// Another archiver was first to take the state up after a gap: the next session takes its.
     #[error("{path} was written by another archiver")]
     TakenUpElsewhere { path: String },
@@ -70,11 +81,14 @@ impl ArchiverError {
             }
             Self::Append(_)
             | Self::Cache(_)
+            | Self::CacheDamaged(_)
             | Self::Task(_)
             | Self::Overtaken { .. }
             | Self::ReadModelBehind { .. }
+            | Self::Behind { .. }
             | Self::TakenUpElsewhere { .. } => true,
             Self::UnknownRules(_)
+            | Self::Unencodable(_)
             | Self::Gap { .. }
             | Self::OtherManifest { .. }
             | Self::OtherLogs { .. }
@@ -90,6 +104,9 @@ impl ArchiverError {
 
 impl From<CacheError> for ArchiverError {
     fn from(error: CacheError) -> Self {
-        Self::Cache(error.to_string())
+        match error {
+            CacheError::Storage(_) => Self::Cache(error.to_string()),
+            CacheError::Damaged(problem) => Self::CacheDamaged(problem),
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use archive::{
@@ -31,11 +31,13 @@ use tokio::sync::mpsc;
 
 use crate::{
     cache::Cache, clock::Clock, config::Retention, error::ArchiverError, facts::Facts,
-    upkeep::Expiring,
+    measure::EXPIRED, upkeep::Expiring,
 };
 
 /// Scopes whose newest full is read, or objects that are deleted, at the same time.
 const AT_ONCE: usize = 16;
+/// How long the fold may take to be where the log ended.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(300);
 /// How often to look whether the fold is where the log ends.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -76,6 +78,9 @@ pub enum Stays {
     NewestFullDamaged(String),
     #[error("a running restore needs it")]
     Restoring,
+    /// A hold on the object, or a policy of the bucket; or nobody gave the permission.
+    #[error("the bucket refuses to delete it: {0}")]
+    Refused(String),
 }
 
 /// What an expiry came to.
@@ -152,6 +157,22 @@ struct Later {
     next: Option<String>,
 }
 
+/// A partition of a log.
+struct Of<'a> {
+    log: LogId,
+    partition: Partition,
+    names: &'a Names,
+    later: &'a Later,
+    now: Timestamp,
+}
+
+impl Of<'_> {
+    fn group(&self, class: Class, period: String, manifests: Vec<String>) -> Group {
+        let (log, partition, newest) = (self.log, self.partition, self.later.newest.clone());
+        Group { log, partition, class, period, manifests, next: None, newest }
+    }
+}
+
 impl Expiry {
     /// Expires all that is due, or says what would expire.
     pub(crate) async fn run(
@@ -159,8 +180,8 @@ impl Expiry {
         dry_run: bool,
         told: &mut Told,
     ) -> Result<Summary, ArchiverError> {
-        let now = self.clock.now();
         let needed = self.needed().await?;
+        let now = self.clock.now_by_log(self.log_time()?);
         // What a lost log has left is over in its time too.
         let lineage = base::lineage(&self.archive, self.log.log_id()).await?;
         for partition in (0..self.log.partitions()).map(Partition::new) {
@@ -168,7 +189,8 @@ impl Expiry {
             for log in &lineage {
                 let names = Names::list(&self.archive, *log, partition).await?;
                 later.newest = later.newest.or_else(|| names.fulls().next_back());
-                for group in self.groups(*log, partition, &names, &later, now).await? {
+                let of = Of { log: *log, partition, names: &names, later: &later, now };
+                for group in self.groups(&of).await? {
                     match self.expire(&group, &names, &needed, dry_run, told).await {
                         Err(error) if !error.is_retryable() => {
                             let Group { class, period, .. } = group;
@@ -184,48 +206,73 @@ impl Expiry {
     }
 
     /// What is over its time and not done yet, the oldest first.
-    async fn groups(
-        &self,
-        log: LogId,
-        partition: Partition,
-        names: &Names,
-        later: &Later,
-        now: Timestamp,
-    ) -> Result<Vec<Group>, ArchiverError> {
-        let group = |class, period: String, manifests| {
-            let newest = later.newest.clone();
-            Group { log, partition, class, period, manifests, next: None, newest }
-        };
+    async fn groups(&self, of: &Of<'_>) -> Result<Vec<Group>, ArchiverError> {
+        let mut groups = self.incrementals(of);
+        groups.extend(self.fulls(of));
+        groups.extend(self.on_demand(of).await?);
+        Ok(groups)
+    }
+
+    fn incrementals(&self, of: &Of<'_>) -> Vec<Group> {
         let mut groups = Vec::new();
-        for (day, manifests) in self.days(names) {
-            let period = self.length.day_name(day);
-            let is_over = self.is_over(Class::Incremental, self.length.midnight(day.next()), now);
-            if is_over && !names.is_expired(Class::Incremental, &period) {
-                groups.push(group(Class::Incremental, period, manifests));
+        for (day, manifests) in self.days(of.names) {
+            let (period, end) = (self.length.day_name(day), self.length.midnight(day.next()));
+            for kind in ScopeKind::ALL {
+                let class = Class::new(BackupType::Incremental, kind);
+                if self.is_over(class, end, of.now) && !of.names.is_expired(class, &period) {
+                    groups.push(of.group(class, period.clone(), manifests.clone()));
+                }
             }
         }
-        let fulls: Vec<String> = names.fulls().collect();
+        groups
+    }
+
+    fn fulls(&self, of: &Of<'_>) -> Vec<Group> {
+        let fulls: Vec<String> = of.names.fulls().collect();
+        let mut groups = Vec::new();
         for (place, path) in fulls.iter().enumerate() {
-            let next = fulls.get(place + 1).or(later.next.as_ref()).cloned();
-            let Some(day) = self.length.day_named(name(path)) else { continue };
-            for class in [Class::Full, Class::FullOrg] {
-                if self.is_over(class, self.length.midnight(day), now)
-                    && self.is_full_over(next.as_deref(), now)
-                    && !names.is_expired(class, name(path))
+            let period = name(path);
+            let next = fulls.get(place + 1).or(of.later.next.as_ref());
+            let Some(time) = path::full_time(self.length, period) else { continue };
+            for kind in ScopeKind::ALL {
+                let class = Class::new(BackupType::Full, kind);
+                if self.is_over(class, time, of.now)
+                    && next.is_none_or(|next| self.is_free(kind, next, of.now))
+                    && !of.names.is_expired(class, period)
                 {
-                    let group = group(class, name(path).to_owned(), vec![path.clone()]);
-                    groups.push(Group { next: next.clone(), ..group });
+                    let group = of.group(class, period.to_owned(), vec![path.clone()]);
+                    groups.push(Group { next: next.cloned(), ..group });
                 }
             }
         }
-        if self.retention.retention_on_demand_days > 0 {
-            for path in names.on_demand() {
-                let id = name(&path).to_owned();
-                if !names.is_expired(Class::OnDemand, &id)
-                    && self.is_over(Class::OnDemand, self.requested(&path).await?, now)
-                {
-                    groups.push(group(Class::OnDemand, id, vec![path]));
+        groups
+    }
+
+    async fn on_demand(&self, of: &Of<'_>) -> Result<Vec<Group>, ArchiverError> {
+        let Of { partition, names, now, .. } = *of;
+        let mut groups = Vec::new();
+        for path in names.on_demand() {
+            let period = name(&path).to_owned();
+            let class = |kind| Class::new(BackupType::OnDemand, kind);
+            // Where they are kept for ever, or it is done, nothing is read.
+            let may_go = |kind| self.is_over(class(kind), Timestamp::EPOCH, now);
+            if !ScopeKind::ALL.into_iter().any(may_go)
+                || ScopeKind::ALL.into_iter().any(|kind| names.is_expired(class(kind), &period))
+            {
+                continue;
+            }
+            let (requested, kind) = match self.requested(&path).await {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                // Whoever verifies finds it too.
+                Err(error) if !error.is_retryable() => {
+                    tracing::error!(%error, %partition, path, "a backup on demand cannot expire");
+                    continue;
                 }
+                Err(error) => return Err(error),
+            };
+            if self.is_over(class(kind), requested, now) {
+                groups.push(of.group(class(kind), period, vec![path]));
             }
         }
         Ok(groups)
@@ -243,21 +290,22 @@ impl Expiry {
     }
 
     fn is_over(&self, class: Class, created_at: Timestamp, now: Timestamp) -> bool {
-        let kind = if class == Class::FullOrg { ScopeKind::Org } else { ScopeKind::User };
-        let expires_at = self.retention.expires_at(class.backup_type(), kind, created_at);
+        let expires_at = self.retention.expires_at(class.backup_type, class.kind, created_at);
         expires_at.is_some_and(|at| at < now)
     }
 
     /// The incrementals between a full and the next one go on from it: it stays as long as they do.
-    fn is_full_over(&self, next: Option<&str>, now: Timestamp) -> bool {
-        let next = next.and_then(|next| self.length.day_named(name(next)));
-        next.is_none_or(|next| self.is_over(Class::Incremental, self.length.midnight(next), now))
+    fn is_free(&self, kind: ScopeKind, next: &str, now: Timestamp) -> bool {
+        let end = path::incrementals_end(self.length, name(next));
+        let incrementals = Class::new(BackupType::Incremental, kind);
+        end.is_some_and(|end| self.is_over(incrementals, end, now))
     }
 
-    /// When a backup on demand was asked for.
-    async fn requested(&self, path: &str) -> Result<Timestamp, ArchiverError> {
-        let manifest = self.archive.fetch(path).await?;
-        Ok(ManifestReader::new(manifest, path)?.header.clock)
+    /// When a backup on demand was asked for, and of what kind of scope.
+    async fn requested(&self, path: &str) -> Result<Option<(Timestamp, ScopeKind)>, ArchiverError> {
+        let mut manifest = ManifestReader::new(self.archive.fetch(path).await?, path)?;
+        let line = manifest.next_scope()?;
+        Ok(line.map(|line| (manifest.header.clock, line.scope.kind)))
     }
 
     async fn expire(
@@ -280,6 +328,7 @@ impl Expiry {
             .buffered(AT_ONCE);
         let mut judged = std::pin::pin!(judged);
         let mut is_done = true;
+        let mut stay = HashSet::new();
         while let Some(overdue) = judged.try_next().await? {
             for (backup, fate) in overdue {
                 match fate {
@@ -288,6 +337,7 @@ impl Expiry {
                     Fate::Goes => record.push(&backup)?,
                     Fate::Stays { ref why } => {
                         is_done &= *why == Stays::CarriedOn;
+                        stay.insert(backup.path.clone());
                         told.tell(backup, fate).await;
                     }
                 }
@@ -303,7 +353,7 @@ impl Expiry {
             self.archive.create(&path, &mut record).await?;
             records.push(path);
         }
-        is_done &= self.delete(&records, told).await?;
+        is_done &= self.delete(&records, &stay, told).await?;
         if is_done {
             let mut mark = Object::of_bytes(self.archive.scratch(), b"")?;
             self.archive.create(&format!("{folder}/{DONE}"), &mut mark).await?;
@@ -328,14 +378,14 @@ impl Expiry {
         needed: &HashSet<String>,
     ) -> Result<Vec<(ExpiredBackup, Fate)>, ArchiverError> {
         let is_of_class =
-            |backup: &BackupObject| Class::of(backup.backup_type, row.scope.kind) == group.class;
+            |backup: &BackupObject| Class::new(backup.backup_type, row.scope.kind) == group.class;
         let backups: Vec<&BackupObject> =
             row.backups.iter().filter(|backup| is_of_class(backup)).collect();
         let Some(last) = backups.last() else { return Ok(Vec::new()) };
-        let stays = match group.class {
-            Class::OnDemand => None,
-            Class::Incremental => self.uncovered(&row, last).await?,
-            Class::Full | Class::FullOrg => match &row.next {
+        let stays = match group.class.backup_type {
+            BackupType::OnDemand => None,
+            BackupType::Incremental => self.uncovered(&row, last).await?,
+            BackupType::Full => match &row.next {
                 None => Some(Stays::NewestFull),
                 Some(next) if next.path == last.path => Some(Stays::CarriedOn),
                 Some(_) => self.uncovered(&row, last).await?,
@@ -377,8 +427,14 @@ impl Expiry {
         }
     }
 
-    /// Deletes what the records name, and says so. Returns whether all of it went.
-    async fn delete(&self, records: &[String], told: &mut Told) -> Result<bool, ArchiverError> {
+    /// Deletes what the records name, and says so. Returns whether all of it went. `stay`: what a record of before
+    /// names, and is judged otherwise now; of those it was said.
+    async fn delete(
+        &self,
+        records: &[String],
+        stay: &HashSet<String>,
+        told: &mut Told,
+    ) -> Result<bool, ArchiverError> {
         if records.is_empty() {
             return Ok(true);
         }
@@ -387,7 +443,8 @@ impl Expiry {
         let mut all = true;
         for record in records {
             let mut reader = ExpiredReader::fetch(&self.archive, record).await?;
-            let backups = std::iter::from_fn(|| reader.next_backup().transpose());
+            let backups = std::iter::from_fn(|| reader.next_backup().transpose())
+                .filter(|read| !read.as_ref().is_ok_and(|backup| stay.contains(&backup.path)));
             let deleted = stream::iter(backups)
                 .map(|backup| async { self.delete_one(backup?, &needed).await })
                 .buffered(AT_ONCE);
@@ -408,12 +465,20 @@ impl Expiry {
         if needed.contains(&backup.path) {
             return Ok((backup, Fate::Stays { why: Stays::Restoring }));
         }
-        if self.archive.delete(&backup.path).await? {
+        let was_there = match self.archive.delete(&backup.path).await {
+            // One hold must not keep everything else from expiring.
+            Err(error) if error.needs_operator() => {
+                let why = Stays::Refused(error.to_string());
+                tracing::warn!(%error, path = backup.path, "a backup that is over cannot be deleted");
+                return Ok((backup, Fate::Stays { why }));
+            }
+            deleted => deleted?,
+        };
+        if was_there {
             let (path, scope) = (&backup.path, &backup.scope);
             tracing::info!(path, %scope, backup = %backup.id, "expired a backup");
             let backup_type = backup.backup_type.as_str();
-            metrics::counter!("context_sync_backups_expired_total", "type" => backup_type)
-                .increment(1);
+            metrics::counter!(EXPIRED, "type" => backup_type).increment(1);
         }
         let (id, scope, at) = (backup.id, backup.scope.clone(), self.clock.now());
         self.facts().say(&Fact::BackupExpired(AboutBackup { id, scope, at })).await?;
@@ -440,11 +505,28 @@ impl Expiry {
         Ok(needed)
     }
 
+    /// The log's time, of whichever partition is the furthest.
+    fn log_time(&self) -> Result<Timestamp, ArchiverError> {
+        let mut newest = Timestamp::EPOCH;
+        for partition in (0..self.log.partitions()).map(Partition::new) {
+            newest = newest.max(self.cache.state(partition)?.time);
+        }
+        Ok(newest)
+    }
+
     /// Waits until the fold is where the log ends now.
     async fn catch_up(&self) -> Result<(), ArchiverError> {
+        let deadline = Instant::now() + CATCH_UP_WITHIN;
         for partition in (0..self.log.partitions()).map(Partition::new) {
             let end = self.log.bounds(partition).await?.end;
-            while self.cache.state(partition)?.next_offset < end {
+            loop {
+                let found = self.cache.state(partition)?.next_offset;
+                if found >= end {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(ArchiverError::Behind { partition, found, end });
+                }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
@@ -454,7 +536,7 @@ impl Expiry {
 
 /// The period in a manifest's path.
 fn name(path: &str) -> &str {
-    path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz")).unwrap_or_default()
+    path::name(path).unwrap_or_default()
 }
 
 /// A scope in the manifests of a group.

@@ -13,12 +13,10 @@ use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use model::{AboutBackup, BackupRecord, Fact, Partition, Timestamp};
 
-use crate::{clock::Clock, config::Retention, error::ArchiverError};
+use crate::{clock::Clock, config::Retention, error::ArchiverError, measure::DAMAGED};
 
 /// The log of facts has one partition.
 const FACTS: Partition = Partition::new(0);
-/// Backups that were read back and are not what was written: nobody has verified them.
-const DAMAGED: &str = "context_sync_backups_damaged_total";
 /// Backups read back at the same time.
 const READ_BACK_AT_ONCE: usize = 16;
 
@@ -157,8 +155,8 @@ impl Facts<'_> {
     }
 
     pub(crate) async fn say(&self, fact: &Fact) -> Result<(), ArchiverError> {
-        let value =
-            schemas::encode_fact(fact).map_err(|error| ArchiverError::Task(error.to_string()))?;
+        let value = schemas::encode_fact(fact)
+            .map_err(|error| ArchiverError::Unencodable(error.to_string()))?;
         self.log.append_to(FACTS, Bytes::new(), Bytes::from(value)).await?;
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use archive::period::HourLength;
 use eventlog::Record;
-use model::{Event, Partition, PartitionClock, UnknownRules, Verdict, log_fold::check_key};
+use model::{
+    Action, Event, Partition, PartitionClock, Timestamp, UnknownRules, Verdict, log_fold::check_key,
+};
 
 use crate::{
     cache::{Cache, CacheError, PartitionState, RequestedBackup, Tables},
@@ -108,7 +110,9 @@ fn apply(
     (state.hour, state.day) = (Some(hour), Some(hour.day()));
     state.hour_is_used |= used;
     if record.offset < state.taken_up {
-        return Ok(Ok(())); // the state has it already
+        // The state has it already; but whoever asked for a backup there is owed an answer.
+        state.requested = event.as_ref().and_then(|event| asked_for(record, event, time));
+        return Ok(Ok(()));
     }
     state.day_is_used |= used;
     if let Some(Event::Command(command)) = &event
@@ -125,4 +129,12 @@ fn apply(
         }
     }
     Ok(Ok(()))
+}
+
+/// The backup that an event asks for, be it accepted or not.
+fn asked_for(record: &Record, event: &Event, at: Timestamp) -> Option<RequestedBackup> {
+    let Event::Command(command) = event else { return None };
+    let Action::BackupRequested { backup } = command.action else { return None };
+    check_key(&record.key, command).ok()?;
+    Some(RequestedBackup { scope: command.scope.to_string(), backup, at })
 }

@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventlog::EventLog;
-use model::{Offset, Partition, Timestamp};
+use model::{BackupType, Offset, Partition, Timestamp};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 
 pub(crate) const GAPS: &str = "context_sync_archive_gaps_total";
 pub(crate) const SEGMENTS: &str = "context_sync_archive_segments_total";
+pub(crate) const DAMAGED: &str = "context_sync_backups_damaged_total";
+pub(crate) const EXPIRED: &str = "context_sync_backups_expired_total";
+pub(crate) const DRILL_AGE: &str = "context_sync_drill_age_seconds";
+pub(crate) const DRILL_OK: &str = "context_sync_drill_ok";
 const LAG: &str = "context_sync_archive_lag_records";
 const SEALED_AGE: &str = "context_sync_archive_sealed_age_seconds";
 const SEGMENT_LAG: &str = "context_sync_archive_segment_lag_records";
@@ -37,6 +41,16 @@ pub(crate) fn describe() {
     let seconds = metrics::Unit::Seconds;
     metrics::describe_counter!(GAPS, "Holes in the log: events that were never archived");
     metrics::describe_counter!(SEGMENTS, "Segments of raw records uploaded");
+    metrics::describe_counter!(DAMAGED, "Backups that were read back and are not what was written");
+    metrics::describe_counter!(EXPIRED, "Backups that were over their time and are deleted");
+    metrics::describe_gauge!(DRILL_AGE, seconds, "Since backups were last compared with the rows");
+    metrics::describe_gauge!(DRILL_OK, "1 if all backups of the last drill agreed");
+    // There from the start: the first time that one of them moves must be seen as a move.
+    metrics::counter!(GAPS).absolute(0);
+    metrics::counter!(DAMAGED).absolute(0);
+    for backup_type in BackupType::ALL {
+        metrics::counter!(EXPIRED, "type" => backup_type.as_str()).absolute(0);
+    }
     metrics::describe_gauge!(LAG, "Records of the log that are in no sealed hour");
     metrics::describe_gauge!(SEALED_AGE, seconds, "Since the last record of the last sealed hour");
     metrics::describe_gauge!(

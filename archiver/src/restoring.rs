@@ -14,8 +14,8 @@ use archive::{
 use bytes::Bytes;
 use eventlog::{EventLog, partition_of};
 use model::{
-    Action, Command, CommandId, Cursor, MessageId, OrgRole, Place, Put, RequestHash, RestoreChunk,
-    RestoreFailure, RestoreId, RestorePlace, RunningRestore, ScopeKey,
+    Action, Command, CommandId, Cursor, MessageId, OrgRole, Partition, Place, Put, RequestHash,
+    RestoreChunk, RestoreFailure, RestoreId, RestorePlace, RunningRestore, ScopeKey,
 };
 use tokio::{
     task::{JoinError, JoinHandle},
@@ -32,7 +32,11 @@ use crate::{
 /// Messages that a chunk deletes, at most.
 const DELETES_AT_ONCE: usize = 1_000;
 /// How long after a failure a restore is executed anew.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Restores executed at the same time: each spools its backup, and remembers what it has.
+const EXECUTING_MAX: usize = 4;
+/// The same of one tenant: others' need not wait for its.
+const EXECUTING_PER_TENANT_MAX: usize = 2;
 
 /// The restores that this process executes.
 #[derive(Default)]
@@ -41,6 +45,7 @@ pub(crate) struct Restores {
 }
 
 struct Executing {
+    scope: ScopeKey,
     task: JoinHandle<Result<Place, ArchiverError>>,
     ended: Option<Ended>,
 }
@@ -60,30 +65,45 @@ impl Drop for Executing {
 }
 
 impl Restores {
-    /// Begins what is running and not executed yet, and tries again what failed.
+    /// Begins what is running and not executed yet, and tries again what failed. `is_current`: whether the fold of
+    /// a partition is what the log says now; before that it may be of a restore that ended long ago.
     pub(crate) async fn execute(
         &mut self,
         log: &Arc<dyn EventLog>,
         archive: &Archive,
         cache: &Arc<Cache>,
+        is_current: impl Fn(Partition) -> bool,
     ) -> Result<(), ArchiverError> {
-        let running = cache.read()?.running_restores()?;
+        let mut running = cache.read()?.running_restores()?;
+        running.retain(|(scope, _)| {
+            is_current(partition_of(scope.to_string().as_bytes(), log.partitions()))
+        });
         self.executing.retain(|id, _| running.iter().any(|(_, restore)| restore.id == *id));
         for (scope, restore) in running {
-            if self.is_under_way(restore.id, cache).await? {
+            if self.is_under_way(restore.id, cache).await? || !self.has_room(&scope) {
                 continue;
             }
             let executor = Executor {
                 log: log.clone(),
                 archive: archive.clone(),
                 cache: cache.clone(),
-                scope,
+                scope: scope.clone(),
                 restore: restore.clone(),
             };
             let task = tokio::spawn(executor.run());
-            self.executing.insert(restore.id, Executing { task, ended: None });
+            self.executing.insert(restore.id, Executing { scope, task, ended: None });
         }
         Ok(())
+    }
+
+    fn has_room(&self, scope: &ScopeKey) -> bool {
+        let busy = self.executing.values().filter(|executing| !executing.task.is_finished());
+        let (mut all, mut own) = (0, 0);
+        for executing in busy {
+            all += 1;
+            own += usize::from(executing.scope.tenant == scope.tenant);
+        }
+        all < EXECUTING_MAX && own < EXECUTING_PER_TENANT_MAX
     }
 
     async fn is_under_way(&mut self, id: RestoreId, cache: &Cache) -> Result<bool, ArchiverError> {
@@ -100,7 +120,7 @@ impl Restores {
         };
         Ok(match ended {
             Ended::Appended(last) => cache.state(last.partition)?.next_offset <= last.offset,
-            Ended::Failed(at) => at.elapsed() < AGAIN,
+            Ended::Failed(at) => at.elapsed() < RETRY_AFTER,
         })
     }
 }
@@ -251,7 +271,7 @@ impl Executor {
             action,
         };
         let value = schemas::encode_command(&command)
-            .map_err(|error| ArchiverError::Task(error.to_string()))?;
+            .map_err(|error| ArchiverError::Unencodable(error.to_string()))?;
         let key = Bytes::from(self.scope.to_string());
         Ok(self.log.append(key, Bytes::from(value)).await?.place)
     }

@@ -53,15 +53,20 @@ impl Sealer<'_> {
         let mut state = self.cache.state(partition)?;
         let Some(hour) = state.hour else { return Ok(()) };
         let path = path::hour_manifest(self.log.log_id(), partition, self.length, hour);
+        let header = Header {
+            first_offset: state.sealed,
+            gaps: state.gaps.clone(),
+            ..self.header(Kind::Hour, partition, self.length.hour_name(hour), &state)
+        };
         let manifest = match self.existing(&path).await? {
-            Some(manifest) => match self.check_hour(manifest, &path, &state) {
+            Some(manifest) => match check(manifest, &path, &header) {
                 // Two archivers may have found the log beginning at different places.
                 Err(_) if state.taken_up > state.sealed => {
                     return self.take_up_elsewhere(partition, path);
                 }
                 checked => checked?,
             },
-            None => self.write_hour(&path, partition, hour, &state).await?,
+            None => self.write_hour(&path, header, hour, &state).await?,
         };
         state.previous = Some(Reference { path: path.clone(), sha256: manifest.sha256.clone() });
         self.facts.completed(manifest, &path, self.length.end(hour), |_| true).await?;
@@ -84,36 +89,14 @@ impl Sealer<'_> {
         }
     }
 
-    /// The manifest was there: written before a crash, or by another archiver. It must say the same.
-    fn check_hour(
-        &self,
-        mut manifest: Object,
-        path: &str,
-        state: &PartitionState,
-    ) -> Result<Object, ArchiverError> {
-        let found = ManifestReader::new(copy(&mut manifest)?, path)?.header;
-        let problem = if found.period_seconds != self.length {
-            format!("its hours have {}, these {}", found.period_seconds, self.length)
-        } else if (found.first_offset, found.next_offset) != (state.sealed, state.next_offset) {
-            format!(
-                "it has the records [{}, {}), the log's hour is [{}, {})",
-                found.first_offset, found.next_offset, state.sealed, state.next_offset
-            )
-        } else if found.previous != state.previous {
-            "the hour before it is another one".to_owned()
-        } else {
-            return Ok(manifest);
-        };
-        Err(ArchiverError::OtherManifest { path: path.to_owned(), problem })
-    }
-
     async fn write_hour(
         &self,
         path: &str,
-        partition: Partition,
+        header: Header,
         hour: Hour,
         state: &PartitionState,
     ) -> Result<Object, ArchiverError> {
+        let partition = header.partition;
         let view = Arc::new(self.cache.read()?);
         let tables = events::tables(self.log, self.archive, &view, partition, state).await?;
         let events_path = path::events(self.length, hour, partition);
@@ -123,14 +106,8 @@ impl Sealer<'_> {
             Some(file) => Some(events::upload(self.archive, messages_path, file).await?),
             None => None,
         };
-        let header = Header {
-            first_offset: state.sealed,
-            gaps: state.gaps.clone(),
-            events: Some(events),
-            messages,
-            ..self.header(Kind::Hour, partition, self.length.hour_name(hour), state)
-        };
-        let name = self.length.hour_name(hour);
+        let header = Header { events: Some(events), messages, ..header };
+        let name = header.period.clone();
         let scopes = view.open_hour(partition)?.into_iter().map(|(scope, before)| {
             let (view, name) = (view.clone(), name.clone());
             async move {
@@ -157,9 +134,10 @@ impl Sealer<'_> {
             return Ok(());
         };
         let path = path::full_manifest(self.log.log_id(), partition, self.length, day);
+        let header = self.header(Kind::Full, partition, self.length.day_name(day), &state);
         let mut manifest = match self.existing(&path).await? {
-            Some(manifest) => manifest,
-            None => self.write_day(&path, partition, day, &state).await?,
+            Some(manifest) => check(manifest, &path, &header)?,
+            None => self.write_day(&path, &header, day).await?,
         };
         let fulls = fulls(copy(&mut manifest)?, &path)?;
         let name = self.length.day_name(day);
@@ -179,13 +157,11 @@ impl Sealer<'_> {
     async fn write_day(
         &self,
         path: &str,
-        partition: Partition,
+        header: &Header,
         day: Day,
-        state: &PartitionState,
     ) -> Result<Object, ArchiverError> {
+        let (partition, name) = (header.partition, header.period.clone());
         let view = Arc::new(self.cache.read()?);
-        let name = self.length.day_name(day);
-        let header = self.header(Kind::Full, partition, name.clone(), state);
         let scopes = view.scopes(partition)?.into_iter().map(|scope| {
             let (view, name) = (view.clone(), name.clone());
             async move {
@@ -206,13 +182,14 @@ impl Sealer<'_> {
             }
         });
         let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
-        self.write_manifest(path, &header, lines).await
+        self.write_manifest(path, header, lines).await
     }
 
     /// Whether a scope's full is kept past a day's begin: else another one takes its place before it expires.
     fn outlives(&self, key: &ScopeKey, full: &BackupObject, day: Day) -> bool {
-        let name = full.path.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl.gz"));
-        let Some(made) = name.and_then(|name| self.length.day_named(name)) else { return false };
+        let Some(made) = path::name(&full.path).and_then(|name| self.length.day_named(name)) else {
+            return false;
+        };
         let created_at = self.length.midnight(made);
         let expires_at = self.facts.retention.expires_at(BackupType::Full, key.kind, created_at);
         expires_at.is_none_or(|at| at > self.length.midnight(day))
@@ -299,7 +276,13 @@ impl Sealer<'_> {
             .scope
             .parse()
             .map_err(|_| ArchiverError::Cache(format!("{} is no scope", requested.scope)))?;
-        match self.back_up_scope(partition, &state, &key, &requested).await {
+        let backed_up = if state.next_offset <= state.taken_up {
+            // The state was taken up behind it: what the scope held there is not known any more.
+            Err(ArchiveError::Gone { offset: state.next_offset.get() - 1 }.into())
+        } else {
+            self.back_up_scope(partition, &state, &key, &requested).await
+        };
+        match backed_up {
             // Trying again cannot mend it, and what comes after it on the log must not wait for ever.
             Err(ArchiverError::Archive(error)) if !error.is_retryable() => {
                 tracing::error!(%error, backup = %id, scope = %key, "a backup on demand failed");
@@ -325,7 +308,9 @@ impl Sealer<'_> {
     ) -> Result<(), ArchiverError> {
         let id = requested.backup;
         let path = path::on_demand_manifest(self.log.log_id(), partition, id);
+        let header = self.header(Kind::OnDemand, partition, id.to_string(), state);
         let manifest = match self.existing(&path).await? {
+            // The first request of an id decides: another one on the log must not end all archiving.
             Some(manifest) => manifest,
             None => {
                 let view = Arc::new(self.cache.read()?);
@@ -336,7 +321,6 @@ impl Sealer<'_> {
                     after: Cursor::ZERO,
                 };
                 let line = self.scope_line(&view, partition, scope.reference(), Some(wanted));
-                let header = self.header(Kind::OnDemand, partition, id.to_string(), state);
                 self.write_manifest(&path, &header, stream::once(line)).await?
             }
         };
@@ -462,13 +446,38 @@ impl Made {
     }
 }
 
+/// The manifest was there: written before a crash, or by another archiver. It must say the same.
+fn check(mut manifest: Object, path: &str, expected: &Header) -> Result<Object, ArchiverError> {
+    let found = ManifestReader::new(copy(&mut manifest)?, path)?.header;
+    let problem = if found.period_seconds != expected.period_seconds {
+        format!("its hours have {}, these {}", found.period_seconds, expected.period_seconds)
+    } else if (found.first_offset, found.next_offset)
+        != (expected.first_offset, expected.next_offset)
+    {
+        format!(
+            "it has the records [{}, {}), the log gives [{}, {})",
+            found.first_offset, found.next_offset, expected.first_offset, expected.next_offset
+        )
+    } else if found.previous != expected.previous {
+        "the hour before it is another one".to_owned()
+    } else if (found.kind, &found.period) != (expected.kind, &expected.period) {
+        format!("it is of {}", found.period)
+    } else {
+        return Ok(manifest);
+    };
+    Err(ArchiverError::OtherManifest { path: path.to_owned(), problem })
+}
+
 /// A manifest is read once by each who needs it.
 fn copy(manifest: &mut Object) -> Result<Object, ArchiverError> {
     Ok(Object::of_bytes(&Scratch::default(), &manifest.bytes()?)?)
 }
 
 /// The scopes of a full's manifest and their objects.
-fn fulls(manifest: Object, path: &str) -> Result<Vec<(ScopeRef, BackupObject)>, ArchiverError> {
+pub(crate) fn fulls(
+    manifest: Object,
+    path: &str,
+) -> Result<Vec<(ScopeRef, BackupObject)>, ArchiverError> {
     let mut reader = ManifestReader::new(manifest, path)?;
     let mut fulls = Vec::new();
     while let Some(line) = reader.next_scope()? {

@@ -237,7 +237,8 @@ impl Segments {
         });
     }
 
-    /// Deletes the segments of a partition that lie before what is sealed. The last one ends at `end`.
+    /// Deletes the segments of a partition that lie before what is sealed. The last one that begins before `end` ends
+    /// there; one from `end` on is another archiver's. What cannot be deleted is left over, and does no harm.
     async fn delete_covered(
         &self,
         partition: Partition,
@@ -247,8 +248,16 @@ impl Segments {
         let names = segment::list(&self.archive, self.log.log_id(), partition).await?;
         for (number, name) in names.iter().enumerate() {
             let ends_by = names.get(number + 1).map_or(end, |next| next.first_offset);
-            if ends_by <= sealed {
-                self.archive.delete(&name.path).await?;
+            if name.first_offset >= end || ends_by > sealed {
+                continue;
+            }
+            match self.archive.delete(&name.path).await {
+                // A policy of the bucket may keep what is young: the next hour's end tries again.
+                Err(error) if error.needs_operator() => {
+                    tracing::warn!(%partition, path = name.path, %error, "a segment cannot be deleted: it is left over");
+                    return Ok(());
+                }
+                deleted => deleted.map(|_| ())?,
             }
         }
         Ok(())

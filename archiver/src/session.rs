@@ -1,6 +1,6 @@
 //! A session: from where the cache stands on, until something goes wrong or shutdown.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use archive::{
     Archive,
@@ -62,9 +62,31 @@ impl Session<'_> {
         let cache = self.open_cache().await?;
         self.write_schemas().await?;
         let mut upkeep = self.upkeep.spawn(self, &cache);
-        let ended = self.archive_on(&cache, shutdown).await;
+        let ended = tokio::select! {
+            ended = self.archive_on(&cache, shutdown) => ended,
+            // It ends only by a panic: without it nothing would expire, and operators would wait.
+            Some(upkeep) = upkeep.join_next() => {
+                Err(ArchiverError::Task(format!("upkeep: {upkeep:?}")))
+            }
+        };
         upkeep.shutdown().await; // it lets go of the cache
+        if let Err(ArchiverError::CacheDamaged(_)) = &ended {
+            self.remove_cache().await;
+        }
         ended
+    }
+
+    /// The next session makes it again: from the log, or the archive.
+    async fn remove_cache(&self) {
+        let file = self.cache_file();
+        tracing::warn!(file = %file.display(), "removing the damaged cache");
+        if let Err(error) = tokio::fs::remove_file(&file).await {
+            tracing::error!(%error, file = %file.display(), "the damaged cache cannot be removed: remove it");
+        }
+    }
+
+    fn cache_file(&self) -> PathBuf {
+        self.config.cache_directory().join("fold.redb")
     }
 
     async fn archive_on(
@@ -73,6 +95,7 @@ impl Session<'_> {
         shutdown: &CancellationToken,
     ) -> Result<(), ArchiverError> {
         let from = self.positions(cache).await?;
+        let mut behind = self.ends().await?;
         let mut reader = self.log.reader(&from)?;
         let mut restores = Restores::default();
         let mut compactions = Compactions::default();
@@ -84,8 +107,10 @@ impl Session<'_> {
                 read = reader.next(READ, READ_WAIT) => read?,
             };
             self.take_all(cache, &mut ticked, records).await?;
-            self.end_idle_hours(cache, &mut ticked).await?;
-            restores.execute(self.log, self.archive, cache).await?;
+            forget_reached(&mut behind, cache)?;
+            let is_current = |partition| !behind.contains_key(&partition);
+            self.end_idle_hours(cache, &mut ticked, is_current).await?;
+            restores.execute(self.log, self.archive, cache, is_current).await?;
             compactions.go_on(self, cache).await?;
         }
         Ok(())
@@ -101,13 +126,14 @@ impl Session<'_> {
     }
 
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
-        let (directory, log) = (self.config.cache_directory(), self.log.log_id());
+        let (directory, file) = (self.config.cache_directory(), self.cache_file());
+        let log = self.log.log_id();
         let hours = self.config.archive_hour_seconds;
         blocking(move || {
             std::fs::create_dir_all(&directory).map_err(|error| {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))
             })?;
-            Ok(Arc::new(Cache::open(&directory.join("fold.redb"), log, hours)?))
+            Ok(Arc::new(Cache::open(&file, log, hours)?))
         })
         .await
     }
@@ -156,6 +182,15 @@ impl Session<'_> {
             positions.push((partition, self.catch_up(cache, partition).await?));
         }
         Ok(positions)
+    }
+
+    /// Where the log ends now: what is folded before that is of the past.
+    async fn ends(&self) -> Result<BTreeMap<Partition, Offset>, ArchiverError> {
+        let mut ends = BTreeMap::new();
+        for partition in (0..self.log.partitions()).map(Partition::new) {
+            ends.insert(partition, self.log.bounds(partition).await?.end);
+        }
+        Ok(ends)
     }
 
     /// Takes the records of some partitions at a time: while one is sealed, another is folded. Each is taken to
@@ -226,9 +261,12 @@ impl Session<'_> {
         &self,
         cache: &Cache,
         ticked: &mut BTreeMap<Partition, Instant>,
+        is_current: impl Fn(Partition) -> bool,
     ) -> Result<(), ArchiverError> {
         let now = self.upkeep.clock.now();
-        for partition in (0..self.log.partitions()).map(Partition::new) {
+        for partition in
+            (0..self.log.partitions()).map(Partition::new).filter(|own| is_current(*own))
+        {
             let state = cache.state(partition)?;
             let length = self.config.archive_hour_seconds;
             let is_over = |end: Timestamp| now > end.plus_micros(TICK_AFTER_MICROS);
@@ -240,12 +278,25 @@ impl Session<'_> {
             if (hour_is_over || day_is_over) && !waited_for {
                 ticked.insert(partition, Instant::now());
                 let value = schemas::encode(&Event::Tick);
-                let value = value.map_err(|error| ArchiverError::Task(error.to_string()))?;
+                let value = value.map_err(|error| ArchiverError::Unencodable(error.to_string()))?;
                 self.log.append_to(partition, Bytes::new(), Bytes::from(value)).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Partitions whose fold has come to where the log ended are behind no more.
+fn forget_reached(
+    behind: &mut BTreeMap<Partition, Offset>,
+    cache: &Cache,
+) -> Result<(), ArchiverError> {
+    for (partition, end) in std::mem::take(behind) {
+        if cache.state(partition)?.next_offset < end {
+            behind.insert(partition, end);
+        }
+    }
+    Ok(())
 }
 
 /// In the order of each partition.

@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     drill::{DRILL_SCOPES, DrillError, Drilling, drill},
     expiry::{Expiry, Overdue, Summary, Told},
+    measure::{DRILL_AGE, DRILL_OK},
     session::Session,
 };
 
@@ -30,9 +31,6 @@ const DRILL_AGAIN: Duration = Duration::from_secs(60);
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// Requests of operators, and lines of an answer, that wait to be taken.
 const WAITING: usize = 64;
-
-const DRILL_AGE: &str = "context_sync_drill_age_seconds";
-const DRILL_OK: &str = "context_sync_drill_ok";
 
 /// What the archiver's upkeep works with.
 #[derive(Clone)]
@@ -127,7 +125,8 @@ struct Worker {
 impl Worker {
     async fn run(mut self, requests: Arc<Mutex<mpsc::Receiver<Request>>>) {
         let mut requests = requests.lock().await;
-        let mut expire_at = Instant::now();
+        // Before anybody can ask: a timer that is due may still take a millisecond.
+        let mut expire_at = Instant::now() + self.expire().await;
         let mut drill_at = Instant::now() + self.until_drill().await;
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         let drills = self.drill_every.is_some() && self.database.is_some();
@@ -233,8 +232,6 @@ impl Worker {
     }
 
     fn measure(&self) {
-        metrics::describe_gauge!(DRILL_AGE, "Time since backups were last compared with the rows");
-        metrics::describe_gauge!(DRILL_OK, "1 if all backups of the last drill agreed");
         if let Some((at, ok)) = self.last_drill {
             metrics::gauge!(DRILL_AGE).set(self.age(at).as_secs_f64());
             metrics::gauge!(DRILL_OK).set(if ok { 1.0 } else { 0.0 });

@@ -30,7 +30,7 @@ pub enum OpsCommand {
   context-sync ops verify --archive gs://backups      a bucket; nothing else is needed
   context-sync ops verify --sample 3/30 --json        read a thirtieth of the objects whole, the third
 
-The status is 0 if all is well, 1 if something is missing, damaged or contradicts: each is named.")]
+The status is 0 if all is well, 1 if something is missing, damaged or contradicts, or if there is nothing: each is named.")]
     Verify(VerifyArgs),
 
     /// Delete the backups that are over their time, as the archiver does every day
@@ -46,7 +46,8 @@ The archiver does it, and says what it did: a development instance is found by -
   context-sync ops drill                              the development instance here
   context-sync ops drill --ops-url http://archiver:9090 --scopes 500
   context-sync ops drill --archive gs://backups --database-url postgres://…
-                                                      without an archiver; then it is not kept in the catalogue
+                                                      here, without an archiver, unless --ops-url is given too;
+                                                      then it is not kept in the catalogue
 
 The status is 0 if every backup is what the rows are, 1 if one is not: each is named.")]
     Drill(DrillArgs),
@@ -109,7 +110,7 @@ async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
     if config.archive.is_none() {
         config.archive = Some(DataDir::new(&args.data_dir).archive());
     }
-    let archive = Archive::open(&config)?;
+    let archive = Archive::open_existing(&config)?;
     let bar = progress();
     let report = verify(&archive, args.sample.unwrap_or(Sample::ALL), |done, total| {
         bar.set_length(total);
@@ -119,10 +120,15 @@ async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
+    } else if report.is_empty() {
+        let address = config.archive.map(|address| address.to_string()).unwrap_or_default();
+        println!("empty: nothing is archived in {address} yet; check --archive");
+        return Ok(ExitCode::FAILURE);
     } else {
-        print(&report);
+        print(&report, args.sample);
     }
-    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_well = report.is_well() && !report.is_empty();
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn progress() -> ProgressBar {
@@ -133,7 +139,7 @@ fn progress() -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, sample: Option<Sample>) {
     for problem in &report.problems {
         println!("{}: {}", problem.path, problem.problem);
     }
@@ -160,19 +166,28 @@ fn print(report: &Report) {
         report.states_read
     );
     match report.problems.len() {
-        0 => println!("well: {counts}; {}", until(report)),
+        0 => println!("well: {counts}; {}", until(report, sample)),
         problems => println!("damaged: {problems} problems in {counts}"),
     }
 }
 
-/// Until when everything is proven: the partition that is least far says it.
-fn until(report: &Report) -> String {
+/// Until when everything is proven, or a part of it: the partition that is least far says it.
+fn until(report: &Report, sample: Option<Sample>) -> String {
+    let proven = match sample {
+        Some(sample) if sample != Sample::ALL => format!("part {sample} checked"),
+        _ => "proven".to_owned(),
+    };
     let proven = match report.until.iter().map(|until| until.hour.as_str()).min() {
-        Some(hour) => format!("proven up to the end of hour {hour}"),
+        Some(hour) => format!("{proven} up to the end of hour {hour}"),
         None => "no hour is sealed yet".to_owned(),
     };
-    match report.raw.iter().map(|raw| raw.append_time).max() {
-        Some(time) => format!("{proven}; raw events up to {time}"),
+    match report.raw.iter().map(|raw| raw.append_time).min() {
+        Some(time) => {
+            let partitions = report.raw.len();
+            format!(
+                "{proven}; raw events of {partitions} partitions beyond that, up to {time} at least"
+            )
+        }
         None => proven,
     }
 }

@@ -213,7 +213,7 @@ pub fn start(
         };
         pools.extend(database.clone());
         let (upkeep, operator) = archiver::Upkeep::new(archiver::Clock::system(), database);
-        ops = ops.merge(routes::archive(operator));
+        ops = ops.merge(routes::archive(operator, ready.clone()));
         let archiver = archiver::Archiver {
             config: settings.archiver.clone(),
             log: log.clone(),

@@ -24,8 +24,8 @@ pub struct Restore<'a> {
 #[derive(Debug, Serialize)]
 struct Backup {
     id: String,
-    created_at: Timestamp,
-    record_count: u64,
+    created_at: Option<Timestamp>,
+    record_count: Option<u64>,
 }
 
 impl Backup {

@@ -1,5 +1,10 @@
 //! `POST …/backups`: a backup on demand, of the scope as it stands where the request is on the log.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
 use axum::{
     Json,
     extract::Request,
@@ -24,6 +29,57 @@ const BACKUP_BYTES_MAX: u64 = 4096;
 const DAY_MICROS: i64 = 24 * 3_600 * 1_000_000;
 /// How soon to ask again while one is being made.
 const RETRY_AFTER_SECONDS: u64 = 10;
+/// How long the read model may take to show a request of this process.
+const SHOWN_WITHIN_MICROS: i64 = 60 * 1_000_000;
+/// Scopes that are remembered before those without a request of the last day are forgotten.
+const REMEMBERED_SCOPES: usize = 10_000;
+
+/// When this process asked for backups: requests that come at once all find the read model as it was before them.
+#[derive(Default)]
+pub(crate) struct Requested(Mutex<HashMap<ScopeKey, Vec<Timestamp>>>);
+
+/// Why a backup is not asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exceeded {
+    Running,
+    Today(u64),
+}
+
+impl Requested {
+    /// Takes the place of a request; `pending` and `shown`: those of the last day that the read model shows.
+    fn take(
+        &self,
+        scope: &ScopeKey,
+        now: Timestamp,
+        (pending, shown): (u64, u64),
+        per_day_max: u64,
+    ) -> Result<(), Exceeded> {
+        let mut requested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |at: &Timestamp| now.micros_since(*at) < DAY_MICROS;
+        if requested.len() > REMEMBERED_SCOPES {
+            requested.retain(|_, times| times.iter().any(is_recent));
+        }
+        let own = requested.entry(scope.clone()).or_default();
+        own.retain(is_recent);
+        let is_shown = (own.len() as u64) <= shown
+            || own.last().is_none_or(|at| now.micros_since(*at) >= SHOWN_WITHIN_MICROS);
+        if pending > 0 || !is_shown {
+            return Err(Exceeded::Running);
+        }
+        let today = shown.max(own.len() as u64);
+        if per_day_max > 0 && today >= per_day_max {
+            return Err(Exceeded::Today(today));
+        }
+        own.push(now);
+        Ok(())
+    }
+
+    /// The last request did not come to the log.
+    fn give_back(&self, scope: &ScopeKey) {
+        let mut requested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.get_mut(scope).and_then(Vec::pop);
+    }
+}
 
 pub(crate) async fn request(
     ingest: &Ingest,
@@ -60,7 +116,11 @@ pub(crate) async fn request(
         scope,
     };
     let wait = ingest.wait(&parts.headers);
-    let (backup, at) = match ingest.decide(&command, key.is_some(), wait).await? {
+    let decided = ingest.decide(&command, key.is_some(), wait).await;
+    if decided.is_err() && known.is_none() {
+        ingest.backups.give_back(&command.scope);
+    }
+    let (backup, at) = match decided? {
         Decision::Accepted(_) => (backup, now()),
         Decision::Outcome(outcome) => match &outcome.verdict {
             Verdict::BackupRequested { backup } => (*backup, outcome.folded_at),
@@ -85,24 +145,25 @@ fn check_body(body: &[u8]) -> Result<(), Problem> {
 
 /// One at a time, and not too many a day: each is kept for ever.
 async fn check_number(ingest: &Ingest, scope: &ScopeKey) -> Result<(), Problem> {
-    let since = now().plus_micros(-DAY_MICROS);
-    let (pending, today) = catalogue::on_demand(&ingest.pool, scope, since)
+    let now = now();
+    let shown = catalogue::on_demand(&ingest.pool, scope, now.plus_micros(-DAY_MICROS))
         .await
         .map_err(|error| problems::of_read_model(&error))?;
     let max = u64::from(ingest.config.backups_on_demand_per_day_max);
-    if pending > 0 {
-        let detail = "A backup of this scope is being made";
-        return Err(problems::rate_limited(detail, RETRY_AFTER_SECONDS)
-            .with("limit", "backups_running_max")
-            .with("max", 1));
-    }
-    if max > 0 && today >= max {
-        let detail = format!("This scope had {today} backups on demand within a day");
-        return Err(problems::rate_limited(detail, 3_600)
-            .with("limit", "backups_on_demand_per_day_max")
-            .with("max", max));
-    }
-    Ok(())
+    ingest.backups.take(scope, now, shown, max).map_err(|exceeded| match exceeded {
+        Exceeded::Running => {
+            let detail = "A backup of this scope is being made";
+            problems::rate_limited(detail, RETRY_AFTER_SECONDS)
+                .with("limit", "backups_running_max")
+                .with("max", 1)
+        }
+        Exceeded::Today(today) => {
+            let detail = format!("This scope had {today} backups on demand within a day");
+            problems::rate_limited(detail, 3_600)
+                .with("limit", "backups_on_demand_per_day_max")
+                .with("max", max)
+        }
+    })
 }
 
 fn pending(scope: &ScopeKey, id: BackupId, at: Timestamp) -> serde_json::Value {
@@ -117,4 +178,38 @@ fn pending(scope: &ScopeKey, id: BackupId, at: Timestamp) -> serde_json::Value {
     };
     // Of strings and nulls: it cannot fail.
     serde_json::to_value(Backup::new(scope, &row)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * SECOND)
+    }
+
+    #[test]
+    fn of_requests_that_come_at_once_one_is_taken() {
+        let (requested, ann) = (Requested::default(), "acme/user/ann".parse().unwrap());
+        assert_eq!(requested.take(&ann, at(0), (0, 0), 10), Ok(()));
+        assert_eq!(requested.take(&ann, at(0), (0, 0), 10), Err(Exceeded::Running));
+        assert_eq!(requested.take(&ann, at(1), (1, 1), 10), Err(Exceeded::Running));
+        assert_eq!(requested.take(&ann, at(2), (0, 1), 10), Ok(()), "the first is made");
+        let bob = "acme/user/bob".parse().unwrap();
+        assert_eq!(requested.take(&bob, at(2), (0, 0), 10), Ok(()));
+    }
+
+    #[test]
+    fn what_did_not_come_to_the_log_counts_no_more_and_what_is_not_shown_for_a_while_only() {
+        let (requested, ann) = (Requested::default(), "acme/user/ann".parse().unwrap());
+        assert_eq!(requested.take(&ann, at(0), (0, 0), 2), Ok(()));
+        requested.give_back(&ann);
+        assert_eq!(requested.take(&ann, at(1), (0, 0), 2), Ok(()));
+        assert_eq!(requested.take(&ann, at(61), (0, 0), 2), Ok(()), "it was refused, say");
+        assert_eq!(requested.take(&ann, at(130), (0, 0), 2), Err(Exceeded::Today(2)));
+        assert_eq!(requested.take(&ann, at(130), (0, 0), 0), Ok(()), "0 turns it off");
+        assert_eq!(requested.take(&ann, at(90_000), (0, 0), 2), Ok(()), "a day later");
+    }
 }

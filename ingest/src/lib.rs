@@ -48,6 +48,7 @@ pub struct Ingest {
     /// Where backups are, if this instance has an archive.
     archive: Option<Archive>,
     dry_runs: Arc<Semaphore>,
+    backups: backups::Requested,
     pushed: measure::Pushed,
 }
 
@@ -74,6 +75,7 @@ impl Ingest {
             pool: pool.clone(),
             archive,
             dry_runs: Arc::new(Semaphore::new(restores::DRY_RUNS_MAX)),
+            backups: backups::Requested::default(),
             epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }

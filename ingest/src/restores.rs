@@ -16,8 +16,8 @@ use contract::{Caller, headers, path, problems, restore::Restore};
 use eventlog::partition_of;
 use http::StatusCode;
 use model::{
-    Action, Command, Outcome, Refusal, Rehearsal, RequestHash, RestoreCounts, RestoreId,
-    RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
+    Action, Command, Outcome, Refusal, Rehearsal, RequestHash, RestoreCounts, RestoreFailure,
+    RestoreId, RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
 };
 use readmodel::restores::{self, RestoreRow, RestoreState, RestoredBackup};
 use serde::Serialize;
@@ -83,6 +83,11 @@ pub(crate) async fn request(
         let counts = rehearse(ingest, &scope, &source, body.mode, &backup, &caller).await?;
         return Ok(Json(Restore::dry_run(body.mode, counts, &backup)).into_response());
     }
+    // The fold decides; but who does not wait for it shall not be told that a refused one is running.
+    let running_now = restores::running(&ingest.pool, &scope).await;
+    if let Some(other) = running_now.map_err(|error| problems::of_read_model(&error))? {
+        return Err(another_runs(other));
+    }
     let source = Box::new(source);
     let command = Command {
         id,
@@ -124,13 +129,15 @@ fn begun(outcome: &Arc<Outcome>) -> Result<RestoreId, Problem> {
         Verdict::Refused(Refusal::PermissionDenied { purge }) => {
             Err(problems::permission_denied(*purge))
         }
-        Verdict::Refused(Refusal::RestoreRunning { restore }) => {
-            Err(Problem::conflict("Another restore of this scope is running")
-                .resolution("Wait until it has ended")
-                .with("restore_id", restore.to_string()))
-        }
+        Verdict::Refused(Refusal::RestoreRunning { restore }) => Err(another_runs(*restore)),
         other => Err(Problem::internal(format!("a restore became {other:?}"))),
     }
+}
+
+fn another_runs(restore: RestoreId) -> Problem {
+    Problem::conflict("Another restore of this scope is running")
+        .resolution("Wait until it has ended, then ask again with another Idempotency-Key")
+        .with("restore_id", restore.to_string())
 }
 
 /// Waits for the end of a restore that has begun.
@@ -163,10 +170,9 @@ fn running(restore_id: RestoreId) -> Response {
 fn ended(row: &RestoreRow) -> Result<Response, Problem> {
     match &row.state {
         RestoreState::Failed { code, detail } => {
-            let problem = if code == "SYNC_004" {
-                problems::checksum_failed(detail.clone())
-            } else {
-                problems::backup_not_found(detail.clone())
+            let problem = match code {
+                RestoreFailure::ChecksumFailed => problems::checksum_failed(detail.clone()),
+                RestoreFailure::BackupNotFound => problems::backup_not_found(detail.clone()),
             };
             Err(problem.with("restore_id", row.id.to_string()))
         }
@@ -258,19 +264,21 @@ mod tests {
             state,
             backup: RestoredBackup {
                 id: BackupId(Uuid::nil()),
-                created_at: Timestamp::EPOCH,
-                record_count: 5050,
+                created_at: Some(Timestamp::EPOCH),
+                record_count: Some(5050),
             },
         }
     }
 
     #[test]
     fn a_restore_that_failed_has_the_code_of_why() {
-        for (code, status) in [("SYNC_003", 404), ("SYNC_004", 502)] {
+        for (code, status) in
+            [(RestoreFailure::BackupNotFound, 404), (RestoreFailure::ChecksumFailed, 502)]
+        {
             let detail = "it is damaged".to_owned();
-            let failed = row(RestoreState::Failed { code: code.to_owned(), detail });
+            let failed = row(RestoreState::Failed { code, detail });
             let problem = ended(&failed).unwrap_err();
-            assert_eq!((problem.code(), problem.status().as_u16()), (code, status));
+            assert_eq!((problem.code(), problem.status().as_u16()), (code.as_str(), status));
             assert_eq!(problem.detail(), "it is damaged");
         }
         assert!(ended(&row(RestoreState::Completed)).is_ok());

@@ -227,15 +227,29 @@ const COLUMNS: &str = "id, backup_type, status, gcs_path, size_bytes, record_cou
     (extract(epoch from expires_at) * 1000000)::bigint as expires,
     (extract(epoch from verified_at) * 1000000)::bigint as verified";
 
-/// A scope's backups, the newest first, one more than asked for if there are more; and the asker's standing.
+/// A scope's backups, the newest first, one more than asked for if there are more, or `None` if [`Page::before`] is
+/// none of them; and the asker's standing.
 pub async fn list(
     pool: &PgPool,
     asked: &AccessQuery,
     page: Page,
-) -> Result<(Standing, Vec<BackupRow>), ReadModelError> {
+) -> Result<(Standing, Option<Vec<BackupRow>>), ReadModelError> {
     let mut transaction = pool.begin().await?;
     set_tenant(&mut transaction, &asked.scope.tenant).await?;
     let standing = standing(&mut transaction, asked).await?;
+    if let Some(before) = page.before {
+        let is_known: bool = sqlx::query_scalar(
+            "select exists (select from context_backups where id = $1 and scope = $2 and tenant_id = $3)",
+        )
+        .bind(before.0)
+        .bind(asked.scope.reference().0)
+        .bind(asked.scope.tenant.as_str())
+        .fetch_one(&mut *transaction)
+        .await?;
+        if !is_known {
+            return Ok((standing, None));
+        }
+    }
     let query = sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from context_backups b
          where scope = $1 and tenant_id = $2 and expired_at is null
@@ -255,7 +269,7 @@ pub async fn list(
         .await?;
     transaction.commit().await?;
     let rows = rows.iter().map(backup_row).collect::<Result<_, _>>()?;
-    Ok((standing, rows))
+    Ok((standing, Some(rows)))
 }
 
 /// One backup of a scope; and the asker's standing.
@@ -281,7 +295,7 @@ pub async fn get(
     Ok((standing, row.as_ref().map(backup_row).transpose()?))
 }
 
-/// What has been asked for on demand: how many are pending, and how many were asked for since a moment (the
+/// What has been asked for on demand since a moment: how many of them are pending, and how many there are (the
 /// ingest role).
 pub async fn on_demand(
     pool: &PgPool,
@@ -289,10 +303,10 @@ pub async fn on_demand(
     since: Timestamp,
 ) -> Result<(u64, u64), ReadModelError> {
     let (pending, recent): (i64, i64) = sqlx::query_as(
-        "select count(*) filter (where status = 'pending'),
-             count(*) filter (where created_at >= to_timestamp($3 / 1e6))
+        "select count(*) filter (where status = 'pending'), count(*)
          from context_backups
-         where scope = $1 and tenant_id = $2 and backup_type = 'on_demand'",
+         where scope = $1 and tenant_id = $2 and backup_type = 'on_demand'
+             and created_at >= to_timestamp($3 / 1e6)",
     )
     .bind(scope.reference().0)
     .bind(scope.tenant.as_str())

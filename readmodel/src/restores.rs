@@ -2,8 +2,8 @@
 
 use futures_util::TryStreamExt;
 use model::{
-    BackupId, Cursor, Heading, RestoreCounts, RestoreId, RestoreMode, Scope, ScopeKey, Standing,
-    Timestamp,
+    BackupId, Cursor, Heading, RestoreCounts, RestoreFailure, RestoreId, RestoreMode, Scope,
+    ScopeKey, Standing, Timestamp,
 };
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
@@ -18,10 +18,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoredBackup {
     pub id: BackupId,
-    /// The moment that it shows.
-    pub created_at: Timestamp,
-    /// Live messages in it.
-    pub record_count: u64,
+    /// The moment that it shows; `None` while the catalogue lacks the backup.
+    pub created_at: Option<Timestamp>,
+    /// Live messages in it; `None` likewise.
+    pub record_count: Option<u64>,
 }
 
 /// How a restore stands.
@@ -38,11 +38,7 @@ pub struct RestoreRow {
 pub enum RestoreState {
     Running,
     Completed,
-    /// `code` is the wire contract's.
-    Failed {
-        code: String,
-        detail: String,
-    },
+    Failed { code: RestoreFailure, detail: String },
 }
 
 impl RestoreState {
@@ -117,14 +113,14 @@ async fn first_restorable(
         Target::AsOf(moment) => query.bind(moment.as_micros()),
     };
     let row = query.fetch_optional(pool).await?;
-    Ok(row.map(|(id, created, count)| restored_backup(id, created, count)))
+    Ok(row.map(|(id, created, count)| restored_backup(id, Some(created), Some(count))))
 }
 
-fn restored_backup(id: Uuid, created: i64, record_count: i64) -> RestoredBackup {
+fn restored_backup(id: Uuid, created: Option<i64>, record_count: Option<i64>) -> RestoredBackup {
     RestoredBackup {
         id: BackupId(id),
-        created_at: Timestamp::from_micros(created),
-        record_count: record_count.unsigned_abs(),
+        created_at: created.map(Timestamp::from_micros),
+        record_count: record_count.map(i64::unsigned_abs),
     }
 }
 
@@ -138,8 +134,8 @@ struct Row {
     code: Option<String>,
     detail: Option<String>,
     backup_id: Uuid,
-    created: i64,
-    record_count: i64,
+    created: Option<i64>,
+    record_count: Option<i64>,
 }
 
 /// How a restore of the scope stands; `None` if there is none with this id (the ingest role).
@@ -149,6 +145,18 @@ pub async fn get(
     id: RestoreId,
 ) -> Result<Option<RestoreRow>, ReadModelError> {
     row(&mut *pool.acquire().await?, scope, id).await
+}
+
+/// The restore of a scope that is running (the ingest role).
+pub async fn running(pool: &PgPool, scope: &ScopeKey) -> Result<Option<RestoreId>, ReadModelError> {
+    let id: Option<Uuid> = sqlx::query_scalar(
+        "select id from restores where scope = $1 and tenant_id = $2 and status = 'running' limit 1",
+    )
+    .bind(scope.reference().0)
+    .bind(scope.tenant.as_str())
+    .fetch_optional(pool)
+    .await?;
+    Ok(id.map(RestoreId))
 }
 
 /// As [`get`], and the asker's standing (the api role).
@@ -172,8 +180,7 @@ async fn row(
 ) -> Result<Option<RestoreRow>, ReadModelError> {
     let row: Option<Row> = sqlx::query_as(
         "select r.mode, r.status, r.restored, r.skipped, r.deleted, r.code, r.detail, r.backup_id,
-             coalesce((extract(epoch from b.created_at) * 1000000)::bigint, 0) as created,
-             coalesce(b.record_count, 0) as record_count
+             (extract(epoch from b.created_at) * 1000000)::bigint as created, b.record_count
          from restores r left join context_backups b on b.id = r.backup_id and b.tenant_id = r.tenant_id
          where r.id = $1 and r.scope = $2 and r.tenant_id = $3",
     )
@@ -190,11 +197,12 @@ impl Row {
         let damaged =
             |what: &str| ReadModelError::Damaged(format!("a restore's {what} is unknown"));
         let mode = RestoreMode::ALL.into_iter().find(|mode| mode.as_str() == self.mode);
+        let failure = |code: &str| RestoreFailure::ALL.into_iter().find(|it| it.as_str() == code);
         let state = match self.status.as_str() {
             "running" => RestoreState::Running,
             "completed" => RestoreState::Completed,
             "failed" => RestoreState::Failed {
-                code: self.code.ok_or_else(|| damaged("code"))?,
+                code: self.code.as_deref().and_then(failure).ok_or_else(|| damaged("code"))?,
                 detail: self.detail.unwrap_or_default(),
             },
             _ => return Err(damaged("status")),

@@ -104,6 +104,12 @@ impl ComponentHandle {
         self.set(Some(reason.into()));
     }
 
+    /// Why it is not ready; `None`: it is.
+    pub fn not_ready(&self) -> Option<String> {
+        let components = self.readiness.lock();
+        components.get(&self.name).and_then(|state| state.reason.clone())
+    }
+
     fn set(&self, reason: Option<String>) {
         let ready = reason.is_none();
         let shown = reason.clone();

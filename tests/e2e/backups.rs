@@ -188,7 +188,8 @@ async fn backups_are_for_those_who_may_back_up(cluster: &mut Cluster) {
     let unknown = uuid::Uuid::new_v4();
     ann.get(&format!("{USER}/backups/{unknown}")).await.problem(404, "SYNC_003");
     ann.get(&format!("{USER}/backups/x")).await.problem(400, "INVALID_REQUEST");
-    for query in ["type=daily", "limit=0", "limit=1001", "before=x"] {
+    let unknown = format!("before={unknown}");
+    for query in ["type=daily", "limit=0", "limit=1001", "before=x", &unknown] {
         ann.get(&format!("{USER}/backups?{query}")).await.problem(400, "INVALID_REQUEST");
     }
 }

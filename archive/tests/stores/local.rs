@@ -92,6 +92,30 @@ async fn a_folder_that_cannot_be_made_is_said_at_once() {
     assert!(error.to_string().contains("buckets alone"), "{error}");
 }
 
+/// Whoever only reads makes no archive where a path is mistyped.
+#[tokio::test]
+async fn a_folder_that_is_missing_is_said_to_who_reads_and_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("mistyped");
+    let config = ArchiveConfig::new(ArchiveAddress::File(folder.clone()));
+    let error = Archive::open_existing(&config).unwrap_err();
+    assert!(error.to_string().contains("check --archive"), "{error}");
+    assert!(!folder.exists());
+    Archive::open(&config).unwrap();
+    Archive::open_existing(&config).unwrap();
+}
+
+/// A manifest that was tampered with names what is no path: damage, not a store that is down.
+#[tokio::test]
+async fn what_is_no_path_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let archive = open(directory.path());
+    for path in ["tenants//x", "a/../b", ""] {
+        let error = archive.fetch(path).await.unwrap_err();
+        assert!(!error.is_retryable(), "{path}: {error}");
+    }
+}
+
 /// A file stands where a folder should be: the disk's own words, to be tried again.
 #[tokio::test]
 async fn a_folder_that_is_a_file_is_an_error_like_others() {

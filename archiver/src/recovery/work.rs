@@ -251,7 +251,7 @@ impl<'a> Work<'a> {
             let period = header.period.as_str();
             let shows = match header.kind {
                 Kind::Hour => length.hour_named(period).map(|hour| length.end(hour)),
-                Kind::Full => length.day_named(period).map(|day| length.midnight(day)),
+                Kind::Full => path::full_time(length, period),
                 Kind::OnDemand | Kind::Compaction => None,
             };
             let own = format!("/{period}");

@@ -39,6 +39,8 @@ pub(crate) struct Bench {
     pub(crate) retention: Retention,
     /// What time it is for archivers, in microseconds; the beginning, until a test says so: nothing is over.
     pub(crate) now: Arc<AtomicI64>,
+    /// Whether that clock is a machine's, which may jump.
+    pub(crate) may_jump: bool,
     /// The read model's; none, but where a test sets it.
     pub(crate) database: Option<DatabaseConfig>,
     pub(crate) dir: tempfile::TempDir,
@@ -104,7 +106,8 @@ impl Bench {
         let (log, facts) = (SimulatedLog::new(partitions), SimulatedLog::new(1));
         let segments = SegmentConfig { archive_segment_seconds: 0, ..SegmentConfig::default() };
         let (retention, now) = (Retention::default(), Arc::default());
-        Self { log, facts, archive, folder, segments, retention, now, database: None, dir }
+        let (may_jump, database) = (false, None);
+        Self { log, facts, archive, folder, segments, retention, now, may_jump, database, dir }
     }
 
     /// What time it is from now on.
@@ -123,6 +126,7 @@ impl Bench {
         let readiness = Readiness::new();
         let now = self.now.clone();
         let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));
+        let clock = if self.may_jump { clock.bounded() } else { clock };
         let (upkeep, operator) = Upkeep::new(clock, None);
         let archiver = Archiver {
             config: ArchiverConfig {

@@ -2,19 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use archive::{
     history,
     verify::{Sample, verify},
 };
-use archiver::{Expiring, Fate, Overdue, Stays, Summary};
+use archiver::{Expiring, Fate, KeptDays, Overdue, Stays, Summary};
 use eventlog::{EventLog, partition_of};
 use model::{
     Action, BackupId, BackupType, Fact, LogId, Partition, RestoreId, RestoreMode, ScopeKey,
     Timestamp,
 };
+use object_store::memory::InMemory;
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +26,7 @@ use crate::{
     bench::{Bench, open},
     commands::{command, create, push, say},
     reading::proves,
+    unreliable::{Cause, Fails, Operation, Unreliable},
 };
 
 const MINUTE: i64 = 60_000_000;
@@ -311,7 +316,7 @@ async fn nothing_goes_that_no_good_full_covers() {
     // Once it is whole again, the rest goes.
     std::fs::write(&full, &whole).unwrap();
     let said = running.expire(false).await;
-    assert_eq!(gone(&said).len(), 1 + 3, "{said:?}");
+    assert_eq!(gone(&said).len(), 1, "{said:?}");
     running.stop().await;
     assert_eq!(before.len() - backups(&bench).len(), 4);
     is_well(&bench).await;
@@ -378,12 +383,82 @@ async fn a_log_that_is_folded_anew_goes_past_what_has_expired() {
         running.expire(false).await;
         running.stop().await;
         let before = bench.objects();
-        bench.retention.retention_incremental_days = days;
+        bench.retention.retention_incremental_days = KeptDays::all(days);
         let running = bench.start_with("another cache", open(&bench.folder));
         running.expire(false).await; // once it has caught up
         running.stop().await;
         assert_eq!(bench.objects(), before);
     }
+}
+
+/// WF-CS-007: kept for a time by the kind of scope.
+#[tokio::test]
+async fn a_kind_of_scope_may_be_kept_for_longer_than_others() {
+    let mut bench = a_day_that_is_over().await;
+    bench.retention.retention_incremental_days = "7,team=0".parse().unwrap();
+    let of_teams = |bench: &Bench| {
+        incrementals(bench).into_iter().filter(|path| path.contains("/teams/")).collect()
+    };
+    let (all, kept): (_, BTreeSet<String>) = (incrementals(&bench), of_teams(&bench));
+    assert!(!kept.is_empty() && kept.len() < all.len(), "{all:?}");
+    let running = bench.start();
+    running.expire(false).await;
+    running.stop().await;
+    assert_eq!(incrementals(&bench), kept);
+    is_well(&bench).await;
+}
+
+/// A hold on an object, say: it stays, everything else goes, and it goes once the bucket lets it.
+#[tokio::test]
+async fn what_the_bucket_refuses_to_delete_keeps_nothing_else_from_expiring() {
+    let inner = Arc::new(InMemory::new());
+    let refuses = Arc::new(AtomicBool::new(false));
+    let flag = refuses.clone();
+    let rule = move |operation| {
+        let is_refused = operation == Operation::Delete && flag.swap(false, Ordering::SeqCst);
+        is_refused.then_some(Fails::Before(Cause::Forbidden))
+    };
+    let bench = Bench::on(2, Unreliable::over(&inner, rule));
+    a_day(&bench);
+    let running = bench.start();
+    bench.sealed().await;
+    running.expire(false).await; // nothing is over yet
+    bench.set_time(at("2026-06-01T00:00:00Z"));
+    refuses.store(true, Ordering::SeqCst);
+    let said = running.expire(false).await;
+    let stays = |said: &[Expiring]| {
+        let is_refused =
+            |overdue: &&&Overdue| matches!(overdue.fate, Fate::Stays { why: Stays::Refused(_) });
+        overdue(said).iter().filter(is_refused).map(|overdue| overdue.path.clone()).collect()
+    };
+    let stayed: Vec<String> = stays(&said);
+    assert_eq!((stayed.len(), gone(&said).len()), (1, 3), "{said:?}");
+    let said = running.expire(false).await;
+    assert_eq!(gone(&said), stayed.into_iter().collect());
+    running.stop().await;
+}
+
+/// A machine's clock that jumps ahead deletes nothing: the log's time says what is over.
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_of_the_log_expires_nothing() {
+    let mut bench = a_day_that_is_over().await;
+    bench.may_jump = true;
+    let before = bench.objects();
+    let running = bench.start();
+    assert_eq!(summary(&running.expire(false).await), Summary::default());
+    assert_eq!(bench.objects(), before);
+    // Once the log has come there too, it is over.
+    for partition in [0, 1].map(Partition::new) {
+        tick(&bench, at("2026-05-31T12:00:00Z"));
+        let value = schemas::encode(&model::Event::Tick).unwrap();
+        let time = at("2026-05-31T12:00:00Z");
+        bench.log.put(time, partition, bytes::Bytes::new(), value.into());
+    }
+    let over = incrementals(&bench);
+    let said = running.expire(false).await;
+    assert!(!over.is_empty() && over.is_subset(&gone(&said)), "{said:?}");
+    running.stop().await;
+    is_well(&bench).await;
 }
 
 #[tokio::test]
@@ -397,7 +472,7 @@ async fn backups_on_demand_go_only_if_they_are_kept_for_a_time() {
     bench.set_time(midnight(3_650));
     assert_eq!(summary(&running.expire(false).await).expired, 0);
     running.stop().await;
-    bench.retention.retention_on_demand_days = 30;
+    bench.retention.retention_on_demand_days = KeptDays::all(30);
     bench.set_time(midnight(30));
     let running = bench.start();
     assert_eq!(summary(&running.expire(false).await).expired, 0);

@@ -9,7 +9,7 @@ use archive::{
 };
 use archiver::ArchiverError;
 use eventlog::EventLog;
-use model::{Action, BackupId, Offset, Partition, Timestamp};
+use model::{Action, BackupId, Fact, Offset, Partition, Timestamp};
 use projector::{Projector, ProjectorConfig};
 use readmodel::{DatabaseRole, feed::Feed, outcomes::positions};
 use service::ops::Readiness;
@@ -241,6 +241,65 @@ async fn two_archivers_take_the_state_up_at_one_place() {
     other.stop().await;
     setting.check(&lost).await;
     assert_eq!(setting.fulls_after_gaps().len(), 2);
+}
+
+/// Retention holds for what a gap has left, too.
+#[tokio::test]
+async fn fulls_after_a_gap_expire_with_their_time() {
+    let (setting, lost) = gap().await;
+    setting.push("2025-12-31T05:30:00Z", 5);
+    setting.push("2026-01-01T05:00:00Z", 5);
+    end(&setting.bench);
+    archive_all(&setting.bench, "cache").await;
+    let bench = &setting.bench;
+    let after_gaps = || {
+        let names = bench.paths("tenants").into_iter();
+        names.filter(|name| name.contains("-gap-")).collect::<Vec<_>>()
+    };
+    assert!(!after_gaps().is_empty());
+    // The newest incrementals that go on from them are of the 31st.
+    bench.set_time(at("2026-02-01T00:00:00Z"));
+    let running = bench.start();
+    running.expire(false).await;
+    assert!(!after_gaps().is_empty(), "90 days");
+    bench.set_time(at("2026-06-01T00:00:00Z"));
+    running.expire(false).await;
+    running.stop().await;
+    assert_eq!(after_gaps(), [""; 0]);
+    let report = report(bench).await;
+    assert_eq!((report.problems, report.gaps), (vec![], lost));
+    proves(bench);
+}
+
+/// What the scope held there nobody knows: who asked is told so, and may ask again.
+#[tokio::test]
+async fn a_backup_asked_for_inside_a_gap_has_failed() {
+    let setting = Setting::new().await;
+    a_day(&setting.bench);
+    archive_all(&setting.bench, "cache").await;
+    setting.push("2025-12-31T02:00:00Z", 30);
+    let ids = USERS.map(|user| BackupId(uuid::Uuid::new_v5(&uuid::Uuid::nil(), user.as_bytes())));
+    for (user, backup) in USERS.into_iter().zip(ids) {
+        let request = Action::BackupRequested { backup };
+        let request = command(&format!("acme/user/{user}"), user, request);
+        setting.bench.log.at(at("2025-12-31T04:30:00Z"), &request);
+    }
+    setting.push("2025-12-31T05:00:00Z", 10);
+    setting.project().await;
+    let lost = setting.cut(35).await;
+    end(&setting.bench);
+    archive_all(&setting.bench, "cache").await;
+    setting.check(&lost).await;
+    let failed: Vec<BackupId> = setting
+        .bench
+        .said()
+        .into_iter()
+        .filter_map(|fact| match fact {
+            Fact::BackupFailed { about, .. } => Some(about.id),
+            _ => None,
+        })
+        .collect();
+    assert!(ids.iter().all(|id| failed.contains(id)), "{failed:?}");
 }
 
 /// The cache is lost once more: it is made again from the full after the gap, to the same bytes.

@@ -91,6 +91,28 @@ async fn a_cache_made_again_from_the_archive_goes_on_with_the_same_bytes() {
     }
 }
 
+/// One scope's object is lost with the cache: an older full and the events since come to the same.
+#[tokio::test]
+async fn a_damaged_full_does_not_keep_a_cache_from_being_made_again() {
+    let log = random_log(&mut TestRunner::deterministic());
+    let bench = Bench::new(2);
+    let half = log.len() * 2 / 3;
+    play(&bench, &log[..half], 0, 2, 7);
+    archive_all(&bench, "cache").await;
+    let newest = bench.paths("tenants").into_iter().filter(|path| path.contains("/full/"));
+    let newest = newest.max_by_key(|path| path.rsplit('/').next().unwrap().to_owned()).unwrap();
+    std::fs::write(bench.folder.join(&newest), b"damaged").unwrap();
+    for partition in partitions(&bench) {
+        bench.log.cut(partition, bench.sealed_until(partition).await);
+    }
+    play(&bench, &log, half, 2, 7);
+    end(&bench);
+    archive_all(&bench, "another cache").await;
+    let undisturbed = Bench::with_log_of(&bench);
+    archive_all(&undisturbed, "cache").await;
+    assert_eq!(bench.differs_from(&undisturbed), [newest]);
+}
+
 #[tokio::test]
 async fn an_archiver_killed_while_it_makes_its_cache_again_ends_with_the_same_bytes() {
     let log = random_log(&mut TestRunner::deterministic());

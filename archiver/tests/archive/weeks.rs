@@ -53,12 +53,12 @@ pub(crate) async fn three_weeks() -> Bench {
     let (before, after): (Vec<_>, Vec<_>) = log.into_iter().partition(|(time, _)| *time < restore);
     put(&bench, &before);
     bench.log.at(restore, &request());
-    let running = bench.start();
-    restored(&bench).await;
+    let mut running = bench.start();
+    running.during(restored(&bench)).await;
     put(&bench, &after);
     tick(&bench, at("2026-01-20T00:00:00Z"));
     tick(&bench, at("2026-01-20T01:00:00Z"));
-    bench.sealed().await;
+    running.during(bench.sealed()).await;
     running.stop().await;
     bench
 }

@@ -17,7 +17,6 @@ pub struct DrillArgs {
     #[command(flatten)]
     port: PortArgs,
 
-    /// Compares here, without an archiver, if --archive is named; with --database-url
     #[command(flatten)]
     archive: ArchiveConfig,
 
@@ -34,7 +33,7 @@ pub struct DrillArgs {
 }
 
 pub(super) async fn run(args: DrillArgs) -> Result<ExitCode, Failure> {
-    if args.archive.archive.is_some() {
+    if args.archive.archive.is_some() && !args.port.is_named() {
         return compare_here(args).await;
     }
     let mut said =
@@ -49,7 +48,7 @@ pub(super) async fn run(args: DrillArgs) -> Result<ExitCode, Failure> {
 
 /// What this process reads of the archive and the read model.
 async fn compare_here(args: DrillArgs) -> Result<ExitCode, Failure> {
-    let archive = Archive::open(&args.archive)?;
+    let archive = Archive::open_existing(&args.archive)?;
     let pool = readmodel::pool(&args.database, DatabaseRole::Ingest)?;
     let (sender, mut said) = mpsc::channel(1);
     let scopes = args.scopes;

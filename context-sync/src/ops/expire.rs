@@ -51,8 +51,7 @@ pub(super) async fn run(args: ExpireArgs) -> Result<ExitCode, Failure> {
 }
 
 fn cells(backup: &Overdue, dry_run: bool) -> [String; 5] {
-    let file = backup.path.rsplit('/').next().unwrap_or_default();
-    let period = file.strip_suffix(".jsonl.gz").unwrap_or(file);
+    let period = archive::path::name(&backup.path).unwrap_or_default();
     let what = match &backup.fate {
         Fate::Goes if dry_run => "would go".to_owned(),
         Fate::Goes => "gone".to_owned(),

@@ -26,6 +26,11 @@ pub(super) struct Said {
 }
 
 impl PortArgs {
+    /// Whether an instance is named, other than the development one here.
+    pub(super) fn is_named(&self) -> bool {
+        self.ops_url.is_some()
+    }
+
     /// Asks the instance to do something that one of its roles does, and gives what it says.
     pub(super) async fn ask(&self, role: &str, path: &str) -> Result<Said, Failure> {
         let url = match &self.ops_url {

@@ -17,15 +17,36 @@ use futures_util::stream;
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde::{Deserialize, Serialize};
+use service::{Problem, ops::ComponentHandle};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio_util::sync::CancellationToken;
 
+/// The archiver, and whether it is at work.
+#[derive(Clone)]
+struct Archiver {
+    operator: Operator,
+    ready: ComponentHandle,
+}
+
 /// What the archiver does when it is asked. It does nothing that it would not do by itself.
-pub fn archive(operator: Operator) -> Router {
+pub fn archive(operator: Operator, ready: ComponentHandle) -> Router {
     Router::new()
         .route("/archive/expire", post(expire))
         .route("/archive/drill", post(drill))
-        .with_state(operator)
+        .with_state(Archiver { operator, ready })
+}
+
+impl Archiver {
+    /// Who asks one that is not at work would wait without a word.
+    fn at_work(&self) -> Result<&Operator, Problem> {
+        match self.ready.not_ready() {
+            None => Ok(&self.operator),
+            Some(reason) => {
+                Err(Problem::unavailable(format!("The archiver is not at work: {reason}"))
+                    .resolution("Wait until /readyz says that it is, or mend what it names"))
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -35,10 +56,10 @@ struct ExpireQuery {
 }
 
 async fn expire(
-    State(operator): State<Operator>,
+    State(archiver): State<Archiver>,
     Query(ExpireQuery { dry_run }): Query<ExpireQuery>,
-) -> Response {
-    lines::<Expiring>(operator.expire(dry_run).await)
+) -> Result<Response, Problem> {
+    Ok(lines::<Expiring>(archiver.at_work()?.expire(dry_run).await))
 }
 
 #[derive(Deserialize)]
@@ -47,10 +68,10 @@ struct DrillQuery {
 }
 
 async fn drill(
-    State(operator): State<Operator>,
+    State(archiver): State<Archiver>,
     Query(DrillQuery { scopes }): Query<DrillQuery>,
-) -> Response {
-    lines::<Drilling>(operator.drill(scopes.unwrap_or(DRILL_SCOPES)).await)
+) -> Result<Response, Problem> {
+    Ok(lines::<Drilling>(archiver.at_work()?.drill(scopes.unwrap_or(DRILL_SCOPES)).await))
 }
 
 /// What a projector's process does when it is asked: the rows once more, from the log.

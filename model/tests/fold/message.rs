@@ -9,7 +9,7 @@ use model::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// API.md's keys, in its order.
+/// The wire contract's keys, in its order.
 const KEYS: [&str; 11] = [
     "id",
     "type",

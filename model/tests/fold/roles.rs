@@ -1,4 +1,4 @@
-//! API.md's table of roles, and who counts as what. The founding tables are in `workflows.rs`.
+//! The wire contract's table of roles, and who counts as what. The founding tables are in `workflows.rs`.
 
 use model::{OrgRole, Role, ScopeKey, ScopeKind, Standing, UserId};
 

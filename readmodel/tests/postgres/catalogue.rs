@@ -75,6 +75,9 @@ async fn shown(pool: &PgPool) -> Vec<BackupRow> {
     let asked = AccessQuery { scope: scope(SCOPE), user: user("ann"), org_role: OrgRole::Member };
     let page = Page { backup_type: None, before: None, limit: 10 };
     let (_, rows) = catalogue::list(pool, &asked, page).await.unwrap();
+    let rows = rows.unwrap();
+    let unknown = Page { before: Some(id(4_711)), ..page };
+    assert_eq!(catalogue::list(pool, &asked, unknown).await.unwrap().1, None);
     for row in &rows {
         let (_, one) = catalogue::get(pool, &asked, row.id).await.unwrap();
         assert_eq!(one.as_ref(), Some(row));
