@@ -1,9 +1,14 @@
 //! What is asked of the read model on behalf of a caller, and whether they may be told.
 
 use contract::{Caller, problems};
-use model::{Cursor, Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
-use readmodel::pull::{Asker, Glance};
+use model::{Epoch, OrgRole, ScopeKey, ScopeKind, Standing};
+use readmodel::{
+    epochs::{self, Kept},
+    pull::{Asker, Glance, Summary},
+};
 use service::Problem;
+
+use crate::Api;
 
 /// The caller, as one who asks about the scope.
 pub(crate) fn asker<'a>(caller: &'a Caller, scope: &'a ScopeKey) -> Asker<'a> {
@@ -28,23 +33,13 @@ pub(crate) fn permit_pull(
     problems::permit(standing, standing.may_pull())
 }
 
-/// Up to where cursors of the request's epoch are still good; `None` if it is the current one, or
-/// not said. What a recovery keeps is not in the read model, so of another epoch nothing is.
-pub(crate) fn base(asked: Option<Epoch>, current: Epoch) -> Option<Cursor> {
-    asked.filter(|epoch| *epoch != current).map(|_| Cursor::ZERO)
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn another_epoch_has_a_base() {
-        let [current, other] = [1, 2].map(|n| Epoch(Uuid::from_u128(n)));
-        assert_eq!(base(None, current), None);
-        assert_eq!(base(Some(current), current), None);
-        assert_eq!(base(Some(other), current), Some(Cursor::ZERO));
-    }
+/// Which cursors of the request's epoch are still good in the scope as the snapshot has it.
+pub(crate) async fn kept(
+    api: &Api,
+    scope: &ScopeKey,
+    asked: Option<Epoch>,
+    summary: &Summary,
+) -> Result<Kept, Problem> {
+    let kept = epochs::kept(&api.pool, scope.reference(), asked, summary.epoch).await;
+    Ok(kept.map_err(|error| problems::of_read_model(&error))?.up_to(summary.head))
 }

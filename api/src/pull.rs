@@ -14,13 +14,16 @@ use contract::{
     problems::{self, Whereabouts},
 };
 use http::{HeaderValue, Uri, header::CONTENT_TYPE};
-use model::{Cursor, Epoch, ScopeKey, ScopeKind, reconcile::is_good};
-use readmodel::pull::{Page, PullQuery, Summary};
+use model::{Cursor, Epoch, ScopeKey, ScopeKind};
+use readmodel::{
+    epochs::Kept,
+    pull::{Page, PullQuery, Summary},
+};
 use service::Problem;
 
 use crate::{
     Api, ApiConfig,
-    asking::{asker, base, permit_asking, permit_pull},
+    asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
     measure,
     query::Query,
@@ -58,9 +61,8 @@ async fn pulled(
     headers::device(&parts.headers)?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
     let asked = Asked::parse(&parts.uri, &api.config)?;
-    let page = newest(api, &caller, &scope, &asked, waited).await?;
-    let base = base(asked.epoch, page.summary.epoch);
-    Ok(answer(&page, base))
+    let (page, kept) = newest(api, &caller, &scope, &asked, waited).await?;
+    Ok(answer(&page, kept.base()))
 }
 
 /// The page; where there is nothing new, the one that comes within the wait. Whether the caller may
@@ -71,17 +73,17 @@ async fn newest(
     scope: &ScopeKey,
     asked: &Asked,
     waited: &mut Duration,
-) -> Result<Page, Problem> {
+) -> Result<(Page, Kept), Problem> {
     let deadline = Instant::now() + asked.wait;
     // Before the first look, so that no commit is missed.
     let mut head = (!asked.wait.is_zero()).then(|| api.feed.watch(scope.reference()));
     let mut told = false;
     loop {
-        let page = look(api, caller, scope, asked).await?;
+        let (page, kept) = look(api, caller, scope, asked).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let idle = page.messages.is_empty() && page.summary.head == asked.cursor;
         let Some(head) = head.as_mut().filter(|_| idle && !left.is_zero()) else {
-            return Ok(page);
+            return Ok((page, kept));
         };
         let begun = Instant::now();
         if told {
@@ -90,7 +92,7 @@ async fn newest(
         tokio::select! {
             moved = head.past(asked.cursor, left) => told = moved,
             // The process ends: the device comes back to another one.
-            () = api.shutdown.cancelled() => return Ok(page),
+            () = api.shutdown.cancelled() => return Ok((page, kept)),
         }
         *waited += begun.elapsed();
     }
@@ -102,7 +104,7 @@ async fn look(
     caller: &Caller,
     scope: &ScopeKey,
     asked: &Asked,
-) -> Result<Page, Problem> {
+) -> Result<(Page, Kept), Problem> {
     permit_asking(scope)?;
     let page = match api.idle.glance(scope, &caller.user, asked.cursor).await {
         Ok(Some(glance)) => Ok(Page::empty(glance)),
@@ -110,11 +112,12 @@ async fn look(
         Err(error) => Err(problems::of_read_model(&error)),
     }?;
     permit_pull(caller, scope, &page.glance())?;
-    check_cursor(asked, &page.summary)?;
+    let kept = kept(api, scope, asked.epoch, &page.summary).await?;
+    check_cursor(asked, &page.summary, kept)?;
     if asked.cursor > Cursor::ZERO {
         api.drift.note(page.summary.head, asked.cursor);
     }
-    Ok(page)
+    Ok((page, kept))
 }
 
 /// Asks Postgres for the page.
@@ -139,16 +142,16 @@ async fn page(
 }
 
 /// Refuses a cursor that says nothing in this scope as it is now.
-fn check_cursor(asked: &Asked, summary: &Summary) -> Result<(), Problem> {
-    let base = base(asked.epoch, summary.epoch);
-    let detail = if !is_good(asked.cursor, base) {
+fn check_cursor(asked: &Asked, summary: &Summary, kept: Kept) -> Result<(), Problem> {
+    let detail = if !kept.keeps(asked.cursor) {
         "cursor is of another epoch, and no longer good"
     } else if asked.cursor > summary.head {
         "cursor is ahead of the scope's head"
     } else {
         return Ok(());
     };
-    let at = Whereabouts { head: summary.head, floor: summary.floor, epoch: summary.epoch, base };
+    let (head, floor, epoch, base) = (summary.head, summary.floor, summary.epoch, kept.base());
+    let at = Whereabouts { head, floor, epoch, base };
     Err(problems::invalid_cursor(detail, &at))
 }
 

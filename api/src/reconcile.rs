@@ -17,7 +17,7 @@ use service::{Problem, http::read_body};
 
 use crate::{
     Api,
-    asking::{asker, base, permit_asking, permit_pull},
+    asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
 };
 
@@ -67,13 +67,13 @@ pub(crate) async fn answer(
     if asked.claim.cursor > Cursor::ZERO {
         api.drift.note(glance.summary.head, asked.claim.cursor);
     }
-    Ok(Json(Answer::new(&asked, &glance.summary)).into_response())
+    let kept = kept(api, &scope, asked.epoch, &glance.summary).await?;
+    Ok(Json(Answer::new(&asked, &glance.summary, kept.base())).into_response())
 }
 
 impl Answer {
-    fn new(asked: &Asked, summary: &Summary) -> Self {
+    fn new(asked: &Asked, summary: &Summary, base: Option<Cursor>) -> Self {
         let Summary { head, floor, count, digest, epoch } = *summary;
-        let base = base(asked.epoch, epoch);
         let sums = ScopeSums { head, floor, count, digest };
         let Reconciled { status, action, cursor } = reconcile(&asked.claim, base, &sums);
         Self { status, action, cursor, head, floor, count, digest, epoch, base }

@@ -95,6 +95,12 @@ impl Names {
         self.fulls.iter().map(|name| self.path(FULL, name))
     }
 
+    /// The path of the manifest that a recovered log begins with, if it is one.
+    pub fn base(&self) -> Option<String> {
+        let base = self.fulls.iter().find(|name| path::is_base(name));
+        base.map(|name| self.path(FULL, name))
+    }
+
     /// The path of the manifest of the fulls of a day, be it there or not.
     pub(crate) fn full(&self, day: &str) -> String {
         self.path(FULL, day)
@@ -211,7 +217,8 @@ impl ExpiredName {
     }
 }
 
-/// Finds a backup of a scope by its id; `None` if no manifest lists it, or if it, or what it goes on from, has expired.
+/// Finds a backup of a scope by its id, in the log's manifests or in those of a log that it was recovered from; `None`
+/// if none lists it, or if it, or what it goes on from, has expired.
 pub async fn find(
     archive: &Archive,
     log: LogId,
@@ -219,8 +226,7 @@ pub async fn find(
     scope: &ScopeKey,
     id: BackupId,
 ) -> Result<Option<FoundBackup>, ArchiveError> {
-    let names = Names::list(archive, log, partition).await?;
-    let Some(found) = find_in(archive, &names, log, partition, scope, id).await? else {
+    let Some((names, found)) = find_with_names(archive, log, partition, scope, id).await? else {
         return Ok(None);
     };
     let has_expired = expired::has_any(archive, &names, &found).await?;
@@ -235,8 +241,30 @@ pub async fn find_listed(
     scope: &ScopeKey,
     id: BackupId,
 ) -> Result<Option<FoundBackup>, ArchiveError> {
-    let names = Names::list(archive, log, partition).await?;
-    find_in(archive, &names, log, partition, scope, id).await
+    Ok(find_with_names(archive, log, partition, scope, id).await?.map(|(_, found)| found))
+}
+
+async fn find_with_names(
+    archive: &Archive,
+    mut log: LogId,
+    partition: Partition,
+    scope: &ScopeKey,
+    id: BackupId,
+) -> Result<Option<(Names, FoundBackup)>, ArchiveError> {
+    loop {
+        let names = Names::list(archive, log, partition).await?;
+        if let Some(found) = find_in(archive, &names, log, partition, scope, id).await? {
+            return Ok(Some((names, found)));
+        }
+        let before = match names.base() {
+            Some(path) => ManifestReader::new(archive.fetch(&path).await?, &path)?.header,
+            None => return Ok(None),
+        };
+        match before.recovered_from {
+            Some(before) if before != log => log = before,
+            _ => return Ok(None),
+        }
+    }
 }
 
 async fn find_in(

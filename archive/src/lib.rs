@@ -4,6 +4,7 @@
 //! this crate knows the bytes. Writers are synchronous and go to a scratch file, so that no object is
 //! whole in memory; [`Archive::create`] uploads it, only if nothing is there.
 
+pub mod base;
 pub mod compaction;
 mod config;
 mod error;
@@ -15,10 +16,12 @@ pub mod message_line;
 pub mod object;
 pub mod path;
 pub mod period;
+pub mod replay;
 pub mod restoration;
 pub mod segment;
 mod store;
 pub mod table;
+pub mod unlisted;
 pub mod verify;
 
 pub use config::{ArchiveAddress, ArchiveConfig, InvalidArchiveAddress};

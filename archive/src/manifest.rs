@@ -65,6 +65,12 @@ pub struct Header {
     pub gaps: Vec<Gap>,
     pub events: Option<TableFile>,
     pub messages: Option<TableFile>,
+    /// Of what a recovered log begins with: the log that was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered_from: Option<LogId>,
+    /// And what became of the commands that may still be repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commands: Option<TableFile>,
 }
 
 /// A backup's object.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use model::{BackupId, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
+use model::{BackupId, Epoch, LogId, Offset, Partition, ScopeKey, ScopeKind, Timestamp};
 
 use crate::{
     expired::Class,
@@ -15,6 +15,8 @@ const SEGMENT_BYTES_MAX: usize = 255;
 
 /// What the names of fulls after a gap end with.
 const AFTER_GAP: &str = "-gap";
+/// What the names of fulls that a recovered log begins with have after their hour, before the log's id.
+const BASE: &str = "-base-";
 /// Unfinished uploads.
 pub const UPLOADS: &str = "_uploads";
 
@@ -64,13 +66,39 @@ pub(crate) fn is_after_gap(full: &str) -> bool {
     full.ends_with(AFTER_GAP)
 }
 
+/// The name of the fulls that a recovered log begins with: of the hour in which its time begins.
+pub fn base_name(length: HourLength, hour: Hour, log: LogId) -> String {
+    format!("{}{BASE}{log}", length.hour_name(hour))
+}
+
+/// Whether a full of this name is what a recovered log begins with.
+pub(crate) fn is_base(full: &str) -> bool {
+    full.contains(BASE)
+}
+
+/// Whether the state of a full was not folded from the hours before it.
+pub(crate) fn is_taken_up(full: &str) -> bool {
+    is_after_gap(full) || is_base(full)
+}
+
 /// The hour or day that goes on from a full, by the full's name.
 pub(crate) fn goes_on_in(full: &str) -> &str {
-    full.strip_suffix(AFTER_GAP).unwrap_or(full)
+    match full.split_once(BASE) {
+        Some((hour, _)) => hour,
+        None => full.strip_suffix(AFTER_GAP).unwrap_or(full),
+    }
+}
+
+/// A full that a recovered log begins with, by its manifest's name.
+pub fn base_full(scope: &ScopeKey, name: &str) -> String {
+    format!("{}/full/{name}.jsonl.gz", scope_folder(scope))
 }
 
 /// When what a full shows was, by the name of its manifest: after a gap the end of the hour, which is not before it.
 pub fn full_time(length: HourLength, full: &str) -> Option<Timestamp> {
+    if let Some((hour, _)) = full.split_once(BASE) {
+        return length.hour_named(hour).map(|hour| length.begin(hour));
+    }
     match full.strip_suffix(AFTER_GAP) {
         Some(hour) => length.hour_named(hour).map(|hour| length.end(hour)),
         None => length.day_named(full).map(|day| length.midnight(day)),
@@ -79,6 +107,11 @@ pub fn full_time(length: HourLength, full: &str) -> Option<Timestamp> {
 
 /// The midnight that is the first behind the incrementals before a full, by the name of its manifest.
 pub fn incrementals_end(length: HourLength, full: &str) -> Option<Timestamp> {
+    if let Some((hour, _)) = full.split_once(BASE) {
+        // The hour before it is the last one of the lost log.
+        let last = length.hour_of(length.begin(length.hour_named(hour)?).plus_micros(-1));
+        return Some(length.midnight(last.day().next()));
+    }
     match full.strip_suffix(AFTER_GAP) {
         Some(hour) => length.hour_named(hour).map(|hour| length.midnight(hour.day().next())),
         None => length.day_named(full).map(|day| length.midnight(day)),
@@ -142,6 +175,16 @@ pub fn full_manifest(log: LogId, partition: Partition, length: HourLength, day: 
     format!("{}/full/{}.jsonl.gz", manifests(log, partition), length.day_name(day))
 }
 
+/// `name`: [`base_name`].
+pub fn base_manifest(log: LogId, partition: Partition, name: &str) -> String {
+    format!("{}/full/{name}.jsonl.gz", manifests(log, partition))
+}
+
+/// What became of the commands before a recovered log begins.
+pub fn base_commands(log: LogId, partition: Partition, name: &str) -> String {
+    format!("{}/commands/{name}.jsonl.gz", manifests(log, partition))
+}
+
 /// `name`: [`gap_name`].
 pub fn gap_manifest(log: LogId, partition: Partition, name: &str) -> String {
     format!("{}/full/{name}.jsonl.gz", manifests(log, partition))
@@ -173,6 +216,15 @@ pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String
 /// What has expired of a class and period: records, and once all of it is deleted a mark. See [`crate::expired`].
 pub fn expired(log: LogId, partition: Partition, class: Class, period: &str) -> String {
     format!("{}/expired/{class}/{period}", manifests(log, partition))
+}
+
+/// The epochs that began on a log.
+pub fn epochs(log: LogId) -> String {
+    format!("manifests/{log}/epochs")
+}
+
+pub fn epoch(log: LogId, number: u32, epoch: Epoch) -> String {
+    format!("{}/{number:06}-{epoch}.json", epochs(log))
 }
 
 /// The schema of events' values.
@@ -221,6 +273,18 @@ mod tests {
         assert_eq!(incrementals_end(length, "2025-12-30"), at("2025-12-30T00:00:00Z"));
         assert_eq!(full_time(length, "2025-12-30-10-gap"), at("2025-12-30T11:00:00Z"));
         assert_eq!(incrementals_end(length, "2025-12-30-10-gap"), at("2025-12-31T00:00:00Z"));
+        let base = |hour: &str| {
+            let hour = length.hour_named(hour).unwrap();
+            base_name(length, hour, LogId(uuid::Uuid::nil()))
+        };
+        for (hour, time, end) in [
+            ("2025-12-30-11", "2025-12-30T11:00:00Z", "2025-12-31T00:00:00Z"),
+            ("2025-12-31-00", "2025-12-31T00:00:00Z", "2025-12-31T00:00:00Z"),
+        ] {
+            assert_eq!(full_time(length, &base(hour)), at(time));
+            assert_eq!(incrementals_end(length, &base(hour)), at(end));
+            assert_eq!(full_of_object(&base(hour)), base(hour));
+        }
         assert_eq!(full_time(length, "2025-12-30-10"), None);
         assert_eq!(full_of_object("2025-12-30-10-gap-1200"), "2025-12-30-10-gap");
         assert_eq!(full_of_object("2025-12-30"), "2025-12-30");

@@ -225,6 +225,16 @@ impl Archive {
         Ok(found)
     }
 
+    /// The names of the folders right below a folder.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
+        let found = match self.store.list_with_delimiter(Some(&parse(folder)?)).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            found => found?,
+        };
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        Ok(found.common_prefixes.iter().filter_map(name).collect())
+    }
+
     /// Deletes an object; whether it was there.
     pub async fn delete(&self, path: &str) -> Result<bool, ArchiveError> {
         match self.store.delete(&parse(path)?).await.map_err(ArchiveError::from) {

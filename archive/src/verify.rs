@@ -318,6 +318,10 @@ impl<'a> Verifier<'a> {
             self.check_chain(path, &header, chain);
         }
         self.gaps(&header);
+        if let Some(file) = &header.commands {
+            let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
+            self.keep(fetched)?;
+        }
         for file in [&header.events, &header.messages].into_iter().flatten() {
             self.hour_table(file, &header, chain).await?;
         }
@@ -456,7 +460,7 @@ impl<'a> Verifier<'a> {
                 objects.clone()
             }
             Kind::Full => {
-                if path::is_after_gap(name(path)) {
+                if path::is_taken_up(name(path)) {
                     chain.heads.insert(line.scope.clone(), line.head);
                 }
                 chain.states.insert(line.scope.clone(), vec![backup.clone()]);

@@ -159,8 +159,8 @@ def scope_folder(scope):
 
 
 def goes_on_in(full):
-    """The hour or day that goes on from a full: `2025-12-30-10` from `2025-12-30-10-gap`."""
-    return full.removesuffix("-gap")
+    """The hour or day that goes on from a full: `2025-12-30-10` from `2025-12-30-10-gap`, and from a recovered log's base."""
+    return re.sub(r"-gap$|-base-.*$", "", full)
 
 
 def table_path(table, header):
@@ -361,11 +361,19 @@ class Reader:
         _, header, scopes = self.manifest(path, "full")
         expect(header["previous"], so_far.previous, "the newest hour")
         expect(header["first_offset"], header["next_offset"], "its first offset")
+        if header.get("commands"):
+            self.check(header["commands"]["path"], self.commands, header["commands"])
         if header["period"].endswith("-gap"):
             # Nothing goes on across a gap.
             so_far.states, so_far.heads = {}, {}
         for line in scopes:
             self.check(path, self.full_scope, header, line, so_far)
+
+    def commands(self, file):
+        lines = [json.loads(line) for line in lines_of(unpack(self.object(file)))]
+        expect(len(lines), file["rows"], "its number of lines")
+        for line in lines:
+            starts_with_keys(line, ["id", "scope", "offset", "outcome"], "a command")
 
     def full_scope(self, header, line, so_far):
         starts_with_keys(line, SCOPE, "a scope")

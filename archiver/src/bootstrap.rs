@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use archive::{
     ArchiveError,
+    base::{CommandLine, CommandReader},
     history::{Names, newest_hour},
     manifest::{BackupObject, Header, ManifestReader, MemberLine, Reference, ScopeLine},
     message_line, path,
@@ -37,6 +38,7 @@ impl Session<'_> {
         partition: Partition,
     ) -> Result<Offset, ArchiverError> {
         let start = self.log.bounds(partition).await?.start;
+        self.begin(cache, partition).await?;
         let state = cache.state(partition)?;
         if start > state.sealed {
             if self.reach(partition, &state).await? < start {
@@ -49,13 +51,28 @@ impl Session<'_> {
         Ok(cache.state(partition)?.next_offset)
     }
 
+    /// Where nothing is folded yet, a recovered log begins with what the lost one came to.
+    async fn begin(&self, cache: &Arc<Cache>, partition: Partition) -> Result<(), ArchiverError> {
+        if cache.state(partition)? != PartitionState::START {
+            return Ok(());
+        }
+        let names = Names::list(self.archive, self.log.log_id(), partition).await?;
+        let Some(base) = names.base() else { return Ok(()) };
+        tracing::info!(%partition, path = base, "beginning with what the lost log came to");
+        let mut loading =
+            Loading { session: self, cache, partition, files: EventFiles::new(self.archive) };
+        loading.write(true, |tables, partition| tables.clear(partition))?;
+        let state = loading.load_full(&base, &names).await?;
+        loading.put_state(&state)
+    }
+
     /// How far the records from the open hour's first one go without a hole that is not known yet.
     pub(crate) async fn reach(
         &self,
         partition: Partition,
         state: &PartitionState,
     ) -> Result<Offset, ArchiverError> {
-        reach(self.log, self.archive, partition, state.sealed, &state.gaps).await
+        reach(self.archive, self.log.log_id(), partition, state.sealed, &state.gaps).await
     }
 
     async fn recover(
@@ -198,8 +215,11 @@ impl Loading<'_> {
         while let Some(line) = manifest.next_scope()? {
             self.load_scope(line).await?;
         }
-        self.load_commands(&full, names.hours_before(name(path))).await?;
+        self.load_commands(&full, names).await?;
         let mut state = PartitionState::START;
+        if full.recovered_from.is_some() {
+            (state.time, state.sealed_time) = (full.clock, full.clock);
+        }
         if let Some(previous) = full.previous {
             let hour = self.header(&previous.path).await?;
             go_on_after(&mut state, previous, &hour);
@@ -272,14 +292,16 @@ impl Loading<'_> {
     }
 
     /// What became of the commands that could still be repeated when the full was written.
-    async fn load_commands(
-        &mut self,
-        full: &Header,
-        hours_before: impl Iterator<Item = String>,
-    ) -> Result<(), ArchiverError> {
+    async fn load_commands(&mut self, full: &Header, names: &Names) -> Result<(), ArchiverError> {
         let known_from = full.clock.as_micros() - OUTCOME_KEPT_MICROS;
+        if let Some(base) = names.base() {
+            let base = self.header(&base).await?;
+            if base.clock.as_micros() >= known_from {
+                self.load_base_commands(&base).await?;
+            }
+        }
         let mut hours = Vec::new();
-        for path in hours_before {
+        for path in names.hours_before(&full.period) {
             let hour = self.header(&path).await?;
             if hour.clock.as_micros() < known_from {
                 break;
@@ -297,6 +319,28 @@ impl Loading<'_> {
                 }
                 self.load_outcomes(&batch)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What became of commands before a recovered log began.
+    async fn load_base_commands(&self, base: &Header) -> Result<(), ArchiverError> {
+        let mut commands = CommandReader::open(self.session.archive, base).await?;
+        let mut rest = true;
+        while rest {
+            let mut batch = Vec::new();
+            while batch.len() < LOADED_AT_ONCE && rest {
+                match commands.next_command()? {
+                    Some(command) => batch.push(command),
+                    None => rest = false,
+                }
+            }
+            self.write(false, |tables, partition| {
+                for CommandLine { id, offset, outcome, .. } in &batch {
+                    tables.load_command(partition, *offset, *id, outcome)?;
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -415,7 +459,7 @@ impl Loading<'_> {
     }
 }
 
-async fn next_events(
+pub(crate) async fn next_events(
     mut events: StoredEvents,
 ) -> Result<(StoredEvents, Vec<StoredEvent>), ArchiverError> {
     blocking(move || {

@@ -2,7 +2,7 @@
 
 use archive::ArchiveError;
 use eventlog::{AppendError, LogError};
-use model::{Offset, Partition, UnknownRules};
+use model::{LogId, Offset, Partition, UnknownRules};
 use readmodel::ReadModelError;
 
 use crate::cache::CacheError;
@@ -53,6 +53,18 @@ pub enum ArchiverError {
     /// What the archive has of an hour is not what the log gives.
     #[error("{path} says otherwise than the log: {problem}")]
     OtherManifest { path: String, problem: String },
+    /// The archive goes on from other logs.
+    #[error(
+        "the archive is of log {}, this log is {log}: if that one is lost, `context-sync ops recover` links them (into an \
+         empty log, before anything runs on it); else give this log an archive of its own",
+        .logs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    OtherLogs { log: LogId, logs: Vec<LogId> },
+    /// A recovery went on from what the archive had of this log.
+    #[error(
+        "log {log} was given up: the archive goes on with log {into}, which was recovered from it. Point to that one"
+    )]
+    GivenUp { log: LogId, into: LogId },
     #[error("a task of the archiver ended: {0}")]
     Task(String),
 }
@@ -78,7 +90,9 @@ impl ArchiverError {
             Self::UnknownRules(_)
             | Self::Unencodable(_)
             | Self::Gap { .. }
-            | Self::OtherManifest { .. } => false,
+            | Self::OtherManifest { .. }
+            | Self::OtherLogs { .. }
+            | Self::GivenUp { .. } => false,
         }
     }
 

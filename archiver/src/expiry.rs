@@ -12,7 +12,7 @@ use std::{
 };
 
 use archive::{
-    Archive, ArchiveError,
+    Archive, ArchiveError, base,
     expired::{Class, DONE, ExpiredBackup, ExpiredReader, ExpiredWriter, Header, paths},
     history::{self, Names},
     manifest::{BackupObject, ManifestReader, ScopeLine},
@@ -23,7 +23,8 @@ use archive::{
 use eventlog::{EventLog, partition_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{
-    AboutBackup, BackupId, BackupType, Fact, Partition, ScopeKey, ScopeKind, ScopeRef, Timestamp,
+    AboutBackup, BackupId, BackupType, Fact, LogId, Partition, ScopeKey, ScopeKind, ScopeRef,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -136,6 +137,7 @@ pub(crate) struct Expiry {
 /// Backups that are over together.
 #[derive(Debug)]
 struct Group {
+    log: LogId,
     partition: Partition,
     class: Class,
     period: String,
@@ -147,6 +149,30 @@ struct Group {
     newest: Option<String>,
 }
 
+/// The manifests of fulls that come after those of a log: its own, and those of logs that go on from it.
+#[derive(Default)]
+struct Later {
+    newest: Option<String>,
+    /// The next log's first.
+    next: Option<String>,
+}
+
+/// A partition of a log.
+struct Of<'a> {
+    log: LogId,
+    partition: Partition,
+    names: &'a Names,
+    later: &'a Later,
+    now: Timestamp,
+}
+
+impl Of<'_> {
+    fn group(&self, class: Class, period: String, manifests: Vec<String>) -> Group {
+        let (log, partition, newest) = (self.log, self.partition, self.later.newest.clone());
+        Group { log, partition, class, period, manifests, next: None, newest }
+    }
+}
+
 impl Expiry {
     /// Expires all that is due, or says what would expire.
     pub(crate) async fn run(
@@ -156,78 +182,74 @@ impl Expiry {
     ) -> Result<Summary, ArchiverError> {
         let needed = self.needed().await?;
         let now = self.clock.now_by_log(self.log_time()?);
+        // What a lost log has left is over in its time too.
+        let lineage = base::lineage(&self.archive, self.log.log_id()).await?;
         for partition in (0..self.log.partitions()).map(Partition::new) {
-            let names = Names::list(&self.archive, self.log.log_id(), partition).await?;
-            for group in self.groups(partition, &names, now).await? {
-                match self.expire(&group, &names, &needed, dry_run, told).await {
-                    Err(error) if !error.is_retryable() => {
-                        let Group { class, period, .. } = group;
-                        tracing::error!(%error, %partition, %class, period, "backups cannot expire");
+            let mut later = Later::default();
+            for log in &lineage {
+                let names = Names::list(&self.archive, *log, partition).await?;
+                later.newest = later.newest.or_else(|| names.fulls().next_back());
+                let of = Of { log: *log, partition, names: &names, later: &later, now };
+                for group in self.groups(&of).await? {
+                    match self.expire(&group, &names, &needed, dry_run, told).await {
+                        Err(error) if !error.is_retryable() => {
+                            let Group { class, period, .. } = group;
+                            tracing::error!(%error, %partition, %class, period, "backups cannot expire");
+                        }
+                        done => done?,
                     }
-                    done => done?,
                 }
+                later.next = names.fulls().next();
             }
         }
         Ok(told.summary)
     }
 
     /// What is over its time and not done yet, the oldest first.
-    async fn groups(
-        &self,
-        partition: Partition,
-        names: &Names,
-        now: Timestamp,
-    ) -> Result<Vec<Group>, ArchiverError> {
-        let mut groups = self.incrementals(partition, names, now);
-        groups.extend(self.fulls(partition, names, now));
-        groups.extend(self.on_demand(partition, names, now).await?);
+    async fn groups(&self, of: &Of<'_>) -> Result<Vec<Group>, ArchiverError> {
+        let mut groups = self.incrementals(of);
+        groups.extend(self.fulls(of));
+        groups.extend(self.on_demand(of).await?);
         Ok(groups)
     }
 
-    fn incrementals(&self, partition: Partition, names: &Names, now: Timestamp) -> Vec<Group> {
-        let newest = names.fulls().next_back();
+    fn incrementals(&self, of: &Of<'_>) -> Vec<Group> {
         let mut groups = Vec::new();
-        for (day, manifests) in self.days(names) {
+        for (day, manifests) in self.days(of.names) {
             let (period, end) = (self.length.day_name(day), self.length.midnight(day.next()));
             for kind in ScopeKind::ALL {
                 let class = Class::new(BackupType::Incremental, kind);
-                if self.is_over(class, end, now) && !names.is_expired(class, &period) {
-                    let (period, manifests) = (period.clone(), manifests.clone());
-                    let newest = newest.clone();
-                    groups.push(Group { partition, class, period, manifests, next: None, newest });
+                if self.is_over(class, end, of.now) && !of.names.is_expired(class, &period) {
+                    groups.push(of.group(class, period.clone(), manifests.clone()));
                 }
             }
         }
         groups
     }
 
-    fn fulls(&self, partition: Partition, names: &Names, now: Timestamp) -> Vec<Group> {
-        let fulls: Vec<String> = names.fulls().collect();
+    fn fulls(&self, of: &Of<'_>) -> Vec<Group> {
+        let fulls: Vec<String> = of.names.fulls().collect();
         let mut groups = Vec::new();
         for (place, path) in fulls.iter().enumerate() {
-            let (period, next) = (name(path), fulls.get(place + 1));
+            let period = name(path);
+            let next = fulls.get(place + 1).or(of.later.next.as_ref());
             let Some(time) = path::full_time(self.length, period) else { continue };
             for kind in ScopeKind::ALL {
                 let class = Class::new(BackupType::Full, kind);
-                if self.is_over(class, time, now)
-                    && next.is_none_or(|next| self.is_free(kind, next, now))
-                    && !names.is_expired(class, period)
+                if self.is_over(class, time, of.now)
+                    && next.is_none_or(|next| self.is_free(kind, next, of.now))
+                    && !of.names.is_expired(class, period)
                 {
-                    let (period, manifests) = (period.to_owned(), vec![path.clone()]);
-                    let (next, newest) = (next.cloned(), fulls.last().cloned());
-                    groups.push(Group { partition, class, period, manifests, next, newest });
+                    let group = of.group(class, period.to_owned(), vec![path.clone()]);
+                    groups.push(Group { next: next.cloned(), ..group });
                 }
             }
         }
         groups
     }
 
-    async fn on_demand(
-        &self,
-        partition: Partition,
-        names: &Names,
-        now: Timestamp,
-    ) -> Result<Vec<Group>, ArchiverError> {
+    async fn on_demand(&self, of: &Of<'_>) -> Result<Vec<Group>, ArchiverError> {
+        let Of { partition, names, now, .. } = *of;
         let mut groups = Vec::new();
         for path in names.on_demand() {
             let period = name(&path).to_owned();
@@ -250,9 +272,7 @@ impl Expiry {
                 Err(error) => return Err(error),
             };
             if self.is_over(class(kind), requested, now) {
-                let (class, manifests) = (class(kind), vec![path]);
-                let (next, newest) = (None, names.fulls().next_back());
-                groups.push(Group { partition, class, period, manifests, next, newest });
+                groups.push(of.group(class(kind), period, vec![path]));
             }
         }
         Ok(groups)
@@ -296,10 +316,10 @@ impl Expiry {
         dry_run: bool,
         told: &mut Told,
     ) -> Result<(), ArchiverError> {
-        let Group { partition, class, ref period, .. } = *group;
+        let Group { log, partition, class, ref period, .. } = *group;
         let mut records: Vec<String> = names.expired_of(class, period).collect();
         let recorded = self.recorded(&records).await?;
-        let header = Header::new(self.log.log_id(), partition, class, period.clone());
+        let header = Header::new(log, partition, class, period.clone());
         let mut record = ExpiredWriter::new(self.archive.scratch(), &header)?;
         let mut rows = Rows::open(&self.archive, group).await?;
         let rows = std::iter::from_fn(|| rows.next_row().transpose());
@@ -326,7 +346,7 @@ impl Expiry {
         if dry_run {
             return Ok(());
         }
-        let folder = path::expired(self.log.log_id(), partition, class, period);
+        let folder = path::expired(log, partition, class, period);
         if !record.is_empty() {
             let mut record = record.finish()?;
             let path = format!("{folder}/{}.jsonl.gz", record.sha256);

@@ -51,6 +51,61 @@ impl Facts<'_> {
         facts.buffered(READ_BACK_AT_ONCE).try_collect().await
     }
 
+    /// Says once more of each backup of a manifest that is new with it that it is there, or that it has expired. How
+    /// many there are.
+    pub(crate) async fn tell_again(
+        &self,
+        path: &str,
+        names: &Names,
+        created_at: Timestamp,
+        is_new: impl Fn(&BackupObject) -> bool,
+    ) -> Result<u64, ArchiverError> {
+        let mut reader = ManifestReader::new(self.archive.fetch(path).await?, path)?;
+        let header = reader.header.clone();
+        let lines = std::iter::from_fn(|| reader.next_scope().transpose());
+        let told = stream::iter(lines).map(|line| async {
+            let line = line?;
+            let Some(backup) = line.backup.as_ref().filter(|backup| is_new(backup)) else {
+                return Ok::<_, ArchiverError>(0);
+            };
+            let (kind, length) = (line.scope.kind, header.period_seconds);
+            if expired::has(self.archive, names, kind, backup, length).await? {
+                let at = self.clock.now();
+                let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at };
+                // Whoever asks for its moment must hear that it was there.
+                self.say(&Fact::BackupCompleted(self.record(&line, backup, created_at))).await?;
+                self.say(&Fact::BackupExpired(about)).await?;
+            } else {
+                self.complete(&header, &line, backup, created_at).await?;
+            }
+            Ok(1)
+        });
+        told.buffered(READ_BACK_AT_ONCE).try_fold(0, async |sum, one| Ok(sum + one)).await
+    }
+
+    fn record(
+        &self,
+        line: &ScopeLine,
+        backup: &BackupObject,
+        created_at: Timestamp,
+    ) -> BackupRecord {
+        BackupRecord {
+            id: backup.id,
+            scope: line.scope.clone(),
+            backup_type: backup.backup_type,
+            path: self.archive.url(&backup.path),
+            size_bytes: backup.size_bytes,
+            record_count: backup.record_count,
+            checksum: bytes32(&backup.sha256),
+            created_at,
+            completed_at: self.clock.now(),
+            expires_at: self.retention.expires_at(backup.backup_type, line.scope.kind, created_at),
+            cursor_first: backup.cursor_first,
+            cursor_last: backup.cursor_last,
+            digest: line.digest,
+        }
+    }
+
     async fn complete(
         &self,
         header: &Header,
@@ -77,21 +132,7 @@ impl Facts<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let record = BackupRecord {
-            id: backup.id,
-            scope: line.scope.clone(),
-            backup_type: backup.backup_type,
-            path: self.archive.url(&backup.path),
-            size_bytes: backup.size_bytes,
-            record_count: backup.record_count,
-            checksum: bytes32(&backup.sha256),
-            created_at,
-            completed_at: now,
-            expires_at,
-            cursor_first: backup.cursor_first,
-            cursor_last: backup.cursor_last,
-            digest: line.digest,
-        };
+        let record = self.record(line, backup, created_at);
         let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at: now };
         if !is_well {
             return self.say(&Fact::BackupCompleted(record)).await;

@@ -24,6 +24,7 @@ mod fold;
 mod gap;
 mod measure;
 mod records;
+mod recovery;
 mod restoring;
 mod sealing;
 mod segments;
@@ -45,6 +46,7 @@ pub use config::{ArchiverConfig, InvalidKeptDays, KeptDays, Retention, SegmentCo
 pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
 pub use expiry::{Fate, Overdue, Stays, Summary};
+pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
 pub use upkeep::{Expiring, Operator, Upkeep};
 
 use back_off::BackOff;

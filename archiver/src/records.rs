@@ -8,7 +8,7 @@ use archive::{
     segment::{self, SegmentName, SegmentReader},
 };
 use eventlog::{EventLog, LogReader, ReadLimit, Record};
-use model::{Offset, Partition};
+use model::{LogId, Offset, Partition};
 
 use crate::{error::ArchiverError, workers::blocking};
 
@@ -104,13 +104,13 @@ impl<'a> Records<'a> {
 
 /// How far a partition's records go without a hole from an offset on, but for gaps, as far as the segments have them.
 pub(crate) async fn reach(
-    log: &Arc<dyn EventLog>,
     archive: &Archive,
+    log: LogId,
     partition: Partition,
     from: Offset,
     gaps: &[Gap],
 ) -> Result<Offset, ArchiverError> {
-    let names = segment::list(archive, log.log_id(), partition).await?;
+    let names = segment::list(archive, log, partition).await?;
     let mut place = from;
     loop {
         if let Some(end) = gap_end(gaps, place) {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Scopes whose objects are made and uploaded at the same time: most of it is waiting for the disk or the network.
-const SCOPES_AT_ONCE: usize = 16;
+pub(crate) const SCOPES_AT_ONCE: usize = 16;
 /// What the line of a live message ends with, whatever its content: JSON escapes quotes.
 const LIVE: &[u8] = b",\"deleted\":false}";
 
@@ -39,12 +39,12 @@ pub(crate) struct Sealer<'a> {
 
 /// Which backup of a scope is to be made.
 #[derive(Clone)]
-struct Wanted {
-    id: BackupId,
-    backup_type: BackupType,
-    path: String,
+pub(crate) struct Wanted {
+    pub(crate) id: BackupId,
+    pub(crate) backup_type: BackupType,
+    pub(crate) path: String,
     /// The state before: what is after this cursor is in the backup.
-    after: Cursor,
+    pub(crate) after: Cursor,
 }
 
 impl Sealer<'_> {
@@ -350,11 +350,13 @@ impl Sealer<'_> {
             gaps: Vec::new(),
             events: None,
             messages: None,
+            recovered_from: None,
+            commands: None,
         }
     }
 
     /// A scope's line, once its backup, if one is wanted, is in the archive.
-    async fn scope_line(
+    pub(crate) async fn scope_line(
         &self,
         view: &Arc<View>,
         partition: Partition,
@@ -393,7 +395,7 @@ impl Sealer<'_> {
         })
     }
 
-    async fn write_manifest(
+    pub(crate) async fn write_manifest(
         &self,
         path: &str,
         header: &Header,

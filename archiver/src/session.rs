@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use archive::{Archive, history::newest_hour, manifest::Reference, object::Object, path};
+use archive::{
+    Archive,
+    base::{self, Owner},
+    history::newest_hour,
+    manifest::Reference,
+    object::Object,
+    path,
+};
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use futures_util::{StreamExt, stream};
@@ -51,6 +58,7 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     /// Archives until shutdown (`Ok`) or until something goes wrong.
     pub(crate) async fn run(&self, shutdown: &CancellationToken) -> Result<(), ArchiverError> {
+        self.check_owner().await?;
         let cache = self.open_cache().await?;
         self.write_schemas().await?;
         let mut upkeep = self.upkeep.spawn(self, &cache);
@@ -108,6 +116,15 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// The archive is this log's, or nobody's yet.
+    async fn check_owner(&self) -> Result<(), ArchiverError> {
+        match base::owner(self.archive, self.log.log_id()).await? {
+            Owner::Nobody | Owner::Ours => Ok(()),
+            Owner::Others(logs) => Err(ArchiverError::OtherLogs { log: self.log.log_id(), logs }),
+            Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log: self.log.log_id(), into }),
+        }
+    }
+
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
         let (directory, file) = (self.config.cache_directory(), self.cache_file());
         let log = self.log.log_id();
@@ -154,7 +171,7 @@ impl Session<'_> {
     }
 
     /// Where to go on in each partition.
-    async fn positions(
+    pub(crate) async fn positions(
         &self,
         cache: &Arc<Cache>,
     ) -> Result<Vec<(Partition, Offset)>, ArchiverError> {

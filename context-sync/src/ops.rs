@@ -8,6 +8,8 @@ mod expire;
 mod port;
 mod quota;
 mod reach;
+mod rebuild;
+mod recover;
 pub mod routes;
 mod status;
 mod trace;
@@ -27,6 +29,8 @@ pub use dead_letters::DeadLettersCommand;
 pub use drill::DrillArgs;
 pub use expire::ExpireArgs;
 pub use quota::QuotaCommand;
+pub use rebuild::RebuildArgs;
+pub use recover::RecoverArgs;
 pub use status::StatusArgs;
 pub use trace::TraceArgs;
 
@@ -70,6 +74,7 @@ The status is 0 if every backup is what the rows are, 1 if one is not: each is n
 They count within ten seconds. A development instance is found by --data-dir, another by DATABASE_URL; the
 login is the one that migrates.")]
     Quota(QuotaCommand),
+
     /// How everything stands: positions, lag, ages, dead letters, restores, drills, disk
     #[command(after_help = "Examples:
   context-sync ops status                             the development instance here
@@ -98,6 +103,29 @@ The status is 0 if they are, 1 if something differs or is parked, 3 if a part co
     /// Records that became no rows: list, show, retry or discard them
     #[command(subcommand)]
     DeadLetters(Box<DeadLettersCommand>),
+
+    /// Build the rows once more from the log, beside the live ones, compare, and put them in their place
+    #[command(after_help = "Examples:
+  context-sync ops rebuild --dry-run                  are the rows what the log comes to? Lists what differs, changes nothing
+  context-sync ops rebuild                            and mends it; pushes and pulls go on meanwhile
+  context-sync ops rebuild --scope acme/team/web      one scope
+  context-sync ops rebuild --ops-url http://projector:9090
+  context-sync ops rebuild --here --log kafka://kafka:9092 --database-url postgres://owner@db/context_sync
+
+A process with the projector's role does it: a development instance is found by --data-dir, another by --ops-url; with --here
+this one. Stopped (Ctrl-C), it goes on where it was when it is started again. Its database login must own the tables.
+The status is 0 if all is well or mended, 1 if --dry-run found that something differs.")]
+    Rebuild(Box<RebuildArgs>),
+
+    /// The log is lost, and the database with it: go on in a new log, from the archive alone
+    #[command(after_help = "Examples:
+  context-sync ops recover --archive gs://backups --log kafka://new-kafka:9092
+  context-sync ops recover                            a development instance whose log/ is gone (stop it first)
+
+No service of the lost log may still run. The new log must be empty, the archive whole: `context-sync ops verify` says so. Stopped,
+it goes on when it is started again. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
+on up to what was archived, a minute before the end at most; beyond it they get SYNC_001, and push again what they have.")]
+    Recover(Box<RecoverArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -129,6 +157,8 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
         OpsCommand::Check(args) => check::run(*args).await,
         OpsCommand::Trace(args) => trace::run(*args).await,
         OpsCommand::DeadLetters(command) => dead_letters::run(*command).await,
+        OpsCommand::Rebuild(args) => rebuild::run(*args).await,
+        OpsCommand::Recover(args) => recover::run(*args).await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use archive::{Archive, ArchiveAddress};
+use archive::{Archive, ArchiveAddress, replay::Replay};
 use axum::Router;
 use clap::{Args, ValueEnum};
 use contract::{
@@ -180,14 +180,28 @@ pub fn start(
     if has(Role::Projector)
         && let Some(log) = log
     {
+        // What retention removed before it was folded, the archive has.
+        let log = &match &archive {
+            Some(archive) => Replay::over(log.clone(), archive.clone()),
+            None => log.clone(),
+        };
         let projector = projector::Projector {
             config: settings.projector.clone(),
             database: settings.database.clone(),
             log: log.clone(),
             facts: facts.cloned(),
+            archive: archive.clone(),
             feed: feed.clone(),
             ready: readiness.component("projector"),
         };
+        ops = ops.merge(routes::projector(routes::Rebuilds {
+            config: settings.projector.clone(),
+            database: settings.database.clone(),
+            log: log.clone(),
+            archive: archive.clone(),
+            feed: feed.clone(),
+            shutdown: shutdown.clone(),
+        }));
         tasks.spawn("projector", projector.run(shutdown.clone()));
         // Elsewhere operators go to log and database themselves, with rights of their own.
         let is_local = listeners.ops.local_addr().is_ok_and(|address| address.ip().is_loopback());

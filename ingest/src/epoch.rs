@@ -6,8 +6,12 @@ use std::{
 };
 
 use contract::problems;
-use model::Epoch;
-use readmodel::{PgPool, pull};
+use model::{Epoch, ScopeKey};
+use readmodel::{
+    PgPool,
+    epochs::{self, Kept},
+    pull,
+};
 use service::Problem;
 
 /// How long an epoch is taken as it was.
@@ -23,19 +27,21 @@ impl CurrentEpoch {
         Self { pool, known: Mutex::new(None) }
     }
 
-    /// Whether `epoch` is the one in force.
+    /// What the scope kept of an epoch: all, if it is the one in force.
     ///
     /// # Errors
     /// 503 if the read model cannot be asked.
-    pub(crate) async fn is(&self, epoch: Epoch) -> Result<bool, Problem> {
+    pub(crate) async fn kept(&self, scope: &ScopeKey, epoch: Epoch) -> Result<Kept, Problem> {
         let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some_and(|(current, at)| current == epoch && at.elapsed() < KNOWN_FOR) {
-            return Ok(true);
+            return Ok(Kept::ALL);
         }
         // Another one than remembered is asked anew: the device may know better.
         let current = pull::epoch(&self.pool).await.map_err(|e| problems::of_read_model(&e))?;
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((current, Instant::now()));
-        Ok(current == epoch)
+        epochs::kept(&self.pool, scope.reference(), Some(epoch), current)
+            .await
+            .map_err(|e| problems::of_read_model(&e))
     }
 }

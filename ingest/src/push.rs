@@ -61,9 +61,8 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     let usage = ingest.gate.pass(access.clone(), Standing::may_push).await?;
     if let Some(epoch) = push.epoch
         && push.names_bases()
-        && !ingest.epoch.is(epoch).await?
     {
-        push.forget_bases();
+        push.forget_bases(ingest.epoch.kept(&scope, epoch).await?);
     }
     let added = push.added();
     let command = Command {

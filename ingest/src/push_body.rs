@@ -7,6 +7,7 @@ use model::{
     Change, Cursor, Epoch, Limits, PushedChange, Rejected,
     draft::{Invalid, parse_change},
 };
+use readmodel::epochs::Kept;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -79,12 +80,17 @@ impl PushBody {
         })
     }
 
-    /// Cursors of another epoch say nothing here: the writers had seen nothing.
-    pub(crate) fn forget_bases(&mut self) {
+    /// Cursors that the scope did not keep say nothing: the writers had seen nothing.
+    pub(crate) fn forget_bases(&mut self, kept: Kept) {
         for pushed in &mut self.changes {
             match &mut pushed.change {
-                Change::Write(write) => write.base_cursor = None,
-                Change::Delete { base_cursor, .. } => *base_cursor = Cursor::ZERO,
+                Change::Write(write) => {
+                    write.base_cursor = write.base_cursor.filter(|base| kept.keeps(*base));
+                }
+                Change::Delete { base_cursor, .. } if !kept.keeps(*base_cursor) => {
+                    *base_cursor = Cursor::ZERO;
+                }
+                Change::Delete { .. } => {}
             }
         }
     }

@@ -137,7 +137,7 @@ fn bases_of_another_epoch_are_forgotten() {
     ))
     .unwrap();
     assert!(push.names_bases());
-    push.forget_bases();
+    push.forget_bases(Kept::NOTHING);
     match (&push.changes[0].change, &push.changes[1].change) {
         (Change::Write(write), Change::Delete { base_cursor, .. }) => {
             assert_eq!((write.base_cursor, *base_cursor), (None, Cursor::ZERO));

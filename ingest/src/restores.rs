@@ -90,8 +90,10 @@ pub(crate) async fn request(
         return Ok(Json(Restore::dry_run(body.mode, counts, &backup)).into_response());
     }
     // The fold decides; but who does not wait for it shall not be told that a refused one is running.
+    // A retry's own restore may have begun just now.
     let running_now = restores::running(&ingest.pool, &scope).await;
-    if let Some(other) = running_now.map_err(|error| problems::of_read_model(&error))? {
+    let running_now = running_now.map_err(|error| problems::of_read_model(&error))?;
+    if let Some(other) = running_now.filter(|other| *other != restore) {
         return Err(another_runs(other));
     }
     if source != scope {

@@ -164,6 +164,7 @@ fn advances(
             next_offset: record.place.offset.next(),
             clock: clocks.get(&partition).copied().unwrap_or(PartitionClock::START),
             last: Some(LastRecord { offset: record.place.offset, hash }),
+            rebuilds: positions.get(&partition).map_or(0, |p| p.rebuilds),
         };
         let from = positions.get(&partition).map_or(Offset::ZERO, |p| p.next_offset);
         Advance { partition, from, to }

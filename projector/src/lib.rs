@@ -3,8 +3,9 @@
 //! [`projecting`] is the loop: take records (a [`session`] reads, [`record`] decodes them ahead), load what
 //! they touch and fold it ([`batch`], pure), commit rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and
 //! another begins from the stored positions, for ever, with back-off. What no other session could mend
-//! ends the process.
+//! ends the process. [`rebuild`] does the same beside the live rows, and puts what comes of it in their place.
 
+mod adopting;
 mod batch;
 mod catalogue;
 mod config;
@@ -13,23 +14,28 @@ mod lag;
 mod measure;
 pub mod parked;
 mod projecting;
+mod rebuild;
 mod record;
 mod session;
 
 use std::{sync::Arc, time::Duration};
 
+use archive::Archive;
 use eventlog::EventLog;
 use readmodel::{DatabaseConfig, DatabaseRole, ReadModelError, feed::Feed};
 use service::ops::ComponentHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use config::ProjectorConfig;
+pub use rebuild::{Difference, RebuildError, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 pub use session::ProjectorError;
 
 use session::Session;
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// How long the archive is asked whose it is.
+const OWNER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The projector and what it works with.
 pub struct Projector {
@@ -38,6 +44,8 @@ pub struct Projector {
     pub log: Arc<dyn EventLog>,
     /// The archiver's facts, if there is an archive.
     pub facts: Option<Arc<dyn EventLog>>,
+    /// The archive: a log that was recovered begins with what it has.
+    pub archive: Option<Archive>,
     pub feed: Arc<Feed>,
     pub ready: ComponentHandle,
 }
@@ -64,7 +72,10 @@ impl Projector {
             log: &self.log,
             feed: &self.feed,
             ready: &self.ready,
+            archive: self.archive.as_ref(),
+            aim: None,
         };
+        self.check_owner().await?;
         let mut leases = None;
         let mut back_off = BACK_OFF_MIN;
         while !shutdown.is_cancelled() {
@@ -94,6 +105,21 @@ impl Projector {
             leases.release().await;
         }
         Ok(())
+    }
+}
+
+impl Projector {
+    /// The archive must not go on from another log. One that cannot be asked keeps nobody from being served.
+    async fn check_owner(&self) -> Result<(), ProjectorError> {
+        let Some(archive) = &self.archive else { return Ok(()) };
+        let asked = adopting::check_owner(archive, self.log.log_id());
+        match tokio::time::timeout(OWNER_WITHIN, asked).await {
+            Ok(Err(error)) if !matches!(error, ProjectorError::Archive(_)) => {
+                self.ready.set_not_ready(error.to_string());
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

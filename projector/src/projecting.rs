@@ -69,6 +69,9 @@ impl<'a> Projecting<'a> {
     ) -> Result<(), ProjectorError> {
         let mut ahead: Option<Prepared> = None;
         while !shutdown.is_cancelled() {
+            if ahead.is_none() && self.is_there() {
+                break;
+            }
             self.say_if_ready();
             self.expire().await?;
             let prepared = match ahead.take() {
@@ -209,6 +212,13 @@ impl<'a> Projecting<'a> {
         }
     }
 
+    /// Whether a rebuild is where it was to come.
+    fn is_there(&self) -> bool {
+        let Some(aim) = &self.session.aim else { return false };
+        aim.tell(&self.positions);
+        aim.is_reached(&self.positions)
+    }
+
     fn say_if_ready(&mut self) {
         let positions = &self.positions;
         self.behind.retain(|partition, end| {
@@ -275,6 +285,9 @@ async fn commit(
 ) -> Result<(), ReadModelError> {
     let began = Instant::now();
     projection.commit(&batch.advances, writes, session.tells_others()).await?;
+    if !session.is_live() {
+        return Ok(());
+    }
     session.feed.committed(committed);
     metrics::histogram!(COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
     metrics::counter!(OUTCOMES).increment(writes.outcomes.len() as u64);

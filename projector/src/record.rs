@@ -32,6 +32,17 @@ impl Decoded {
         Self { place, append_time, key, value, event }
     }
 
+    /// Of a scope that is not folded: its time passes, and rules change.
+    pub(crate) fn elsewhere(record: Record) -> Self {
+        let event = match schemas::decode(&record.value) {
+            Ok(event @ Event::RulesChanged { .. }) => event,
+            _ => Event::Tick,
+        };
+        let place = record.place();
+        let Record { append_time, key, value, .. } = record;
+        Self { place, append_time, key, value, event: Ok(event) }
+    }
+
     /// How many messages it may change.
     pub(crate) fn changes(&self) -> usize {
         match &self.event {

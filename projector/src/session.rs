@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use eventlog::{EventLog, LogError, ReadLimit};
-use model::{Offset, Partition, Place, UnknownRules};
+use archive::{Archive, ArchiveError};
+use eventlog::{EventLog, LogError, ReadLimit, Record};
+use model::{LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
 use readmodel::{
-    DatabaseConfig, ReadModelError,
+    DatabaseConfig, ProjectionSet, ReadModelError,
     feed::Feed,
     lease::{Leases, RENEW_EVERY},
     load::Loader,
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ProjectorConfig,
+    adopting::adopt,
     batch::record_hash,
     inbox::{Inbox, Read},
     projecting::Projecting,
@@ -36,11 +38,31 @@ pub enum ProjectorError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
     UnknownRules(#[from] UnknownRules),
+    /// The archive goes on from other logs.
+    #[error(
+        "the archive is of log {}, this log is {log}: if that one is lost, `context-sync ops recover` links them (into an \
+         empty log, before anything runs on it); else give this log an archive of its own",
+        .logs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    OtherArchive { log: LogId, logs: Vec<LogId> },
+    /// A recovery went on from what the archive had of this log.
+    #[error(
+        "log {log} was given up: the archive goes on with log {into}, which was recovered from it. Point to that one"
+    )]
+    GivenUp { log: LogId, into: LogId },
+    /// A recovery was stopped.
+    #[error(
+        "the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again"
+    )]
+    Unrecovered { log: LogId, partition: Partition },
     /// The read model knows a record that this log has not, at its place.
     #[error(
         "the record at {0} is not the one that the read model was built from: this is another log, \
-         or it was cut. Give it a database of its own, or drop the read model's schema to rebuild it"
+         or it was cut. Point to the right log or database; if what is missing is lost for good, \
+         `context-sync ops rebuild --cut-log` goes on from what is left, in a new epoch"
     )]
     OtherRecord(Place),
     /// Retention removed records before they were folded.
@@ -52,9 +74,16 @@ pub enum ProjectorError {
     /// The log is shorter than what was folded of it.
     #[error(
         "partition {partition} ends at offset {end}, the read model has folded up to {folded}: \
-         this is another log, or it was cut. Restore the log, or drop the read model's schema"
+         this is another log, or it was cut. Restore the log; if it is lost for good, \
+         `context-sync ops rebuild --cut-log` goes on from what is left, in a new epoch"
     )]
     Truncated { partition: Partition, folded: Offset, end: Offset },
+    /// The log is shorter than what was archived of it, and no read model knows what was folded of it.
+    #[error(
+        "partition {partition} ends at offset {end}, the archive has its records up to {archived}: the log was cut. Restore \
+         it; if it is lost for good, `context-sync ops recover` goes on in a new log from the archive, which has more"
+    )]
+    ArchiveAhead { partition: Partition, archived: Offset, end: Offset },
     #[error("--partitions names {0}, which the log does not have")]
     NoSuchPartition(Partition),
     /// The leases changed: begin again with those held now.
@@ -69,11 +98,16 @@ impl ProjectorError {
             Self::ReadModel(ReadModelError::PositionMoved | ReadModelError::NotMigrated) => true,
             Self::ReadModel(error) => error.is_retryable(),
             Self::Log(error) => error.is_retryable(),
+            Self::Archive(error) => error.is_retryable(),
             Self::LeasesChanged => true,
             Self::UnknownRules(_)
             | Self::OtherRecord(_)
             | Self::Gap { .. }
             | Self::Truncated { .. }
+            | Self::ArchiveAhead { .. }
+            | Self::OtherArchive { .. }
+            | Self::GivenUp { .. }
+            | Self::Unrecovered { .. }
             | Self::NoSuchPartition(_) => false,
         }
     }
@@ -86,6 +120,35 @@ pub(crate) struct Session<'a> {
     pub(crate) log: &'a Arc<dyn EventLog>,
     pub(crate) feed: &'a Feed,
     pub(crate) ready: &'a ComponentHandle,
+    pub(crate) archive: Option<&'a Archive>,
+    /// Of a rebuild; none: the session folds into the live rows, for ever.
+    pub(crate) aim: Option<Aim<'a>>,
+}
+
+/// What a session of a rebuild is to do.
+pub(crate) struct Aim<'a> {
+    pub(crate) set: ProjectionSet,
+    /// Where it ends: what is folded of each partition then.
+    pub(crate) until: BTreeMap<Partition, Offset>,
+    /// Only its commands are folded; to the others' the time passes, as with a tick.
+    pub(crate) scope: Option<&'a ScopeKey>,
+    /// Told after each batch, how far it is in all partitions together.
+    pub(crate) folded: &'a (dyn Fn(u64) + Send + Sync),
+}
+
+impl Aim<'_> {
+    pub(crate) fn is_reached(&self, positions: &BTreeMap<Partition, Position>) -> bool {
+        let is_there = |(partition, until): (&Partition, &Offset)| {
+            positions.get(partition).is_some_and(|position| position.next_offset >= *until)
+        };
+        self.until.iter().all(is_there)
+    }
+
+    /// Says how far it is.
+    pub(crate) fn tell(&self, positions: &BTreeMap<Partition, Position>) {
+        let own = positions.values().filter(|p| self.until.contains_key(&p.partition));
+        (self.folded)(own.map(|position| position.next_offset.get()).sum());
+    }
 }
 
 impl Session<'_> {
@@ -125,7 +188,7 @@ impl Session<'_> {
         }
     }
 
-    async fn project(
+    pub(crate) async fn project(
         &self,
         partitions: &[Partition],
         shutdown: &CancellationToken,
@@ -145,13 +208,23 @@ impl Session<'_> {
 
     /// Whether other processes wait for what this one commits.
     pub(crate) fn tells_others(&self) -> bool {
-        !self.log.is_exclusive()
+        !self.log.is_exclusive() && self.is_live()
+    }
+
+    /// Whether requests are answered from what it folds.
+    pub(crate) fn is_live(&self) -> bool {
+        self.aim.is_none()
     }
 
     /// Loads the positions, and makes sure that this log is the one they are of.
     async fn begin(&self, partitions: &[Partition]) -> Result<Projecting<'_>, ProjectorError> {
-        let mut projection = Projection::connect(self.database).await?;
-        let loader = Loader::connect(self.database).await?;
+        let set = self.aim.as_ref().map_or(ProjectionSet::Live, |aim| aim.set);
+        if let Some(archive) = self.archive {
+            let only = self.aim.as_ref().and_then(|aim| aim.scope);
+            adopt(self.database, set, self.log.as_ref(), archive, only).await?;
+        }
+        let mut projection = Projection::connect_to(self.database, set).await?;
+        let loader = Loader::connect_to(self.database, set).await?;
         let stored =
             projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
         self.feed.begin_anew();
@@ -172,7 +245,7 @@ impl Session<'_> {
     }
 
     /// Checks a stored position against the log, and says where the log ends.
-    async fn check(&self, position: &Position) -> Result<Offset, ProjectorError> {
+    pub(crate) async fn check(&self, position: &Position) -> Result<Offset, ProjectorError> {
         let Position { partition, next_offset, .. } = *position;
         let bounds = self.log.bounds(partition).await?;
         if next_offset > bounds.end {
@@ -205,6 +278,19 @@ impl Session<'_> {
             records_max: self.config.batch_records_max as usize,
             bytes_max: usize::try_from(self.config.batch_bytes_max).unwrap_or(usize::MAX),
         };
+        let (until, scope) = match &self.aim {
+            Some(aim) => (Some(aim.until.clone()), aim.scope.map(ToString::to_string)),
+            None => (None, None),
+        };
+        let decoded = move |record: Record| match &scope {
+            Some(scope) if record.key != scope.as_bytes() => Decoded::elsewhere(record),
+            _ => Decoded::new(record),
+        };
+        let is_wanted = move |record: &Record| {
+            until.as_ref().is_none_or(|until| {
+                until.get(&record.partition).is_some_and(|until| record.offset < *until)
+            })
+        };
         let (send, records) = mpsc::channel(READ_AHEAD);
         tokio::spawn(async move {
             loop {
@@ -213,10 +299,14 @@ impl Session<'_> {
                     read = reader.next(limit, READ_WAIT) => read,
                 };
                 let read = match read {
-                    Ok(records) if records.is_empty() => continue,
-                    Ok(records) => Ok(records.into_iter().map(Decoded::new).collect()),
+                    Ok(records) => {
+                        Ok(records.into_iter().filter(&is_wanted).map(&decoded).collect::<Vec<_>>())
+                    }
                     Err(error) => Err(error),
                 };
+                if read.as_ref().is_ok_and(Vec::is_empty) {
+                    continue;
+                }
                 let failed = read.is_err();
                 if send.send(read).await.is_err() || failed {
                     break;

@@ -9,9 +9,28 @@ use sqlx::{
 
 use crate::{config::DatabaseConfig, error::ReadModelError};
 
-/// Every table, function and type of the read model is in this schema, and nothing else is: what operators
-/// have set, which no log has, stands in a schema of its own.
-const SCHEMA: &str = "context_sync";
+/// Which set of the tables that a fold fills a connection works on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProjectionSet {
+    /// What requests are answered from. Every table, function and type of the read model is in its schema, and
+    /// nothing else is: what operators have set, which no log has, stands in a schema of its own.
+    #[default]
+    Live,
+    /// All of them, being filled anew beside the live ones.
+    Rebuilt,
+    /// One scope's rows, likewise.
+    RebuiltScope,
+}
+
+impl ProjectionSet {
+    pub(crate) const fn schema(self) -> &'static str {
+        match self {
+            Self::Live => "context_sync",
+            Self::Rebuilt => "context_sync_rebuilt",
+            Self::RebuiltScope => "context_sync_rebuilt_scope",
+        }
+    }
+}
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -29,7 +48,7 @@ pub enum DatabaseRole {
 }
 
 impl DatabaseRole {
-    const fn set_role(self) -> &'static str {
+    pub(crate) const fn set_role(self) -> &'static str {
         match self {
             Self::Projector => "set role context_sync_projector",
             Self::Ingest => "set role context_sync_ingest",
@@ -39,7 +58,10 @@ impl DatabaseRole {
     }
 }
 
-fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> {
+fn options(
+    config: &DatabaseConfig,
+    set: ProjectionSet,
+) -> Result<PgConnectOptions, ReadModelError> {
     let url = config.database_url.as_deref().ok_or(ReadModelError::NotConfigured)?;
     // The parser takes any scheme.
     if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
@@ -51,7 +73,7 @@ fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, ReadModelError> 
     let by_key = ["seqscan", "bitmapscan", "hashjoin", "mergejoin", "material"]
         .map(|path| (format!("enable_{path}"), "off"));
     Ok(options.application_name("context-sync").options(by_key).options([
-        ("search_path", SCHEMA),
+        ("search_path", set.schema()),
         // Planning a statement anew costs several times what it takes to run it for a few rows.
         ("plan_cache_mode", "force_generic_plan"),
         ("statement_timeout", &config.database_statement_timeout_ms.to_string()),
@@ -75,12 +97,12 @@ pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadM
                 Ok(())
             })
         })
-        .connect_lazy_with(options(config)?))
+        .connect_lazy_with(options(config, ProjectionSet::Live)?))
 }
 
 /// Connects once, and takes the role: says why, where a pool would only say that it has no connection.
 pub async fn try_role(config: &DatabaseConfig, role: DatabaseRole) -> Result<(), ReadModelError> {
-    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    let mut connection = login(config).await?;
     sqlx::query(role.set_role()).execute(&mut connection).await?;
     connection.close().await.ok();
     Ok(())
@@ -88,7 +110,15 @@ pub async fn try_role(config: &DatabaseConfig, role: DatabaseRole) -> Result<(),
 
 /// One connection of the projector's own.
 pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
-    let mut connection = PgConnection::connect_with(&options(config)?).await?;
+    projector_on(config, ProjectionSet::Live).await
+}
+
+/// As [`projector`], on one set of tables.
+pub(crate) async fn projector_on(
+    config: &DatabaseConfig,
+    set: ProjectionSet,
+) -> Result<PgConnection, ReadModelError> {
+    let mut connection = PgConnection::connect_with(&options(config, set)?).await?;
     sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
     // A commit need not wait for the disk: positions go with the rows, and the log has it all
     // (docs/decisions/0007-commits.md).
@@ -98,15 +128,42 @@ pub(crate) async fn projector(config: &DatabaseConfig) -> Result<PgConnection, R
     Ok(connection)
 }
 
-/// One connection of the login itself, which owns what operators set.
+/// A connection of the login itself, which owns the tables, and what operators set.
+pub(crate) async fn login(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
+    Ok(PgConnection::connect_with(&options(config, ProjectionSet::Live)?).await?)
+}
+
+/// As [`login`], for work on whole tables that takes its time.
 pub(crate) async fn owner(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
-    Ok(PgConnection::connect_with(&options(config)?).await?)
+    let mut connection = login(config).await?;
+    scan_tables(&mut connection).await?;
+    Ok(connection)
+}
+
+/// As [`owner`], with the rights of the projector: it sees the rows of all tenants.
+pub(crate) async fn reader(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
+    let mut connection = owner(config).await?;
+    sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// What is set for look-ups by a key is not for statements that read everything.
+async fn scan_tables(connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    sqlx::raw_sql(
+        "set enable_seqscan = on; set enable_bitmapscan = on; set enable_hashjoin = on;
+         set enable_mergejoin = on; set enable_material = on; set plan_cache_mode = auto;
+         set statement_timeout = 0; set idle_in_transaction_session_timeout = '10min';
+         set client_min_messages = warning",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Creates the read model, or brings it to this version. Safe to run at any time, by many at once.
 /// The login must be able to create roles, or the roles must exist and be granted to it.
 pub async fn migrate(config: &DatabaseConfig) -> Result<(), ReadModelError> {
-    let mut connection = owner(config).await?;
+    let mut connection = login(config).await?;
     // Two processes that migrate a new database at once both find no schema.
     sqlx::raw_sql(
         "select pg_advisory_lock(hashtext('context_sync migrate')); \

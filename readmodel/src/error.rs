@@ -23,7 +23,7 @@ pub enum ReadModelError {
 
     /// An operator's command, by a login that does not own what it is about.
     #[error("this login may not do that ({0}): use the one that migrates; nothing was changed")]
-    NotOwner(#[source] sqlx::Error),
+    MayNotSet(#[source] sqlx::Error),
 
     #[error("no database is configured: set DATABASE_URL or --database-url")]
     NotConfigured,
@@ -46,6 +46,21 @@ pub enum ReadModelError {
     )]
     OtherLog { stored: LogId, found: LogId },
 
+    #[error("the read model is of no log yet: start a projector on it first")]
+    OfNoLog,
+
+    #[error(
+        "another rebuild works on this database: wait for it, or stop it (what it did is gone on from)"
+    )]
+    RebuildRuns,
+
+    /// Creating and replacing tables is the owner's.
+    #[error(
+        "the database login {login} does not own the read model's tables: a rebuild needs the one that \
+         runs `context-sync migrate`"
+    )]
+    NotOwner { login: String },
+
     #[error("the read model was built with {stored} partitions, the log has {found}")]
     OtherPartitionCount { stored: u32, found: u32 },
 
@@ -66,7 +81,7 @@ pub enum ReadModelError {
 impl ReadModelError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Forbidden(_))
+        matches!(self, Self::Unavailable(_) | Self::Forbidden(_) | Self::OfNoLog)
     }
 }
 

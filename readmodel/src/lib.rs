@@ -3,16 +3,19 @@
 //! [`projection`] writes it ([`load`] and [`write`] are its two halves), [`pull`], [`access`] and
 //! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them,
 //! [`quotas`] of what a scope and a tenant may hold, [`holding`] tells what devices compare with what they hold, [`feed`] and
-//! [`asker`] tell who waits that it moved. The tables, their constraints and who may see what stand, with
+//! [`asker`] tell who waits that it moved. [`rebuild`] fills a second set of tables beside the live one and puts it in its
+//! place, [`epochs`] know which cursors are still good. The tables, their constraints and who may see what stand, with
 //! their reasons, in `migrations/`.
 
 pub mod access;
+pub mod adoption;
 pub mod asker;
 pub mod catalogue;
 pub mod config;
 pub mod connect;
 pub mod dead_letters;
 pub mod drill;
+pub mod epochs;
 pub mod error;
 pub mod feed;
 pub mod gather;
@@ -27,6 +30,7 @@ pub mod parked;
 pub mod projection;
 pub mod pull;
 pub mod quotas;
+pub mod rebuild;
 pub mod restores;
 pub mod snapshot;
 pub mod standing;
@@ -34,6 +38,6 @@ pub mod traces;
 pub mod write;
 
 pub use config::DatabaseConfig;
-pub use connect::{DatabaseRole, migrate, pool};
+pub use connect::{DatabaseRole, ProjectionSet, migrate, pool};
 pub use error::ReadModelError;
 pub use sqlx::PgPool;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     config::DatabaseConfig,
-    connect,
+    connect::{self, ProjectionSet},
     error::ReadModelError,
     key::{content_key, id_key},
     outcomes::outcome,
@@ -25,7 +25,15 @@ pub struct Loader {
 
 impl Loader {
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
-        Ok(Self { connection: connect::projector(config).await? })
+        Self::connect_to(config, ProjectionSet::Live).await
+    }
+
+    /// As [`Self::connect`], to one set of tables.
+    pub async fn connect_to(
+        config: &DatabaseConfig,
+        set: ProjectionSet,
+    ) -> Result<Self, ReadModelError> {
+        Ok(Self { connection: connect::projector_on(config, set).await? })
     }
 
     /// Loads what a batch's commands touch.

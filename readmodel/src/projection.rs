@@ -7,7 +7,14 @@ use model::{
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{config::DatabaseConfig, connect, error::ReadModelError, load::hash32, write::Writes};
+use crate::{
+    config::DatabaseConfig,
+    connect::{self, ProjectionSet},
+    epochs,
+    error::ReadModelError,
+    load::hash32,
+    write::Writes,
+};
 
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
@@ -21,6 +28,9 @@ pub struct Position {
     pub clock: PartitionClock,
     /// The last record folded, to recognise the log by.
     pub last: Option<LastRecord>,
+    /// How often the partition's rows were replaced by rebuilt ones: what was folded from others is not to be
+    /// written to these.
+    pub rebuilds: u64,
 }
 
 /// A record that was folded: its offset, and the SHA-256 of its key and value.
@@ -42,11 +52,20 @@ pub struct Advance {
 /// The writer of the read model: one batch at a time.
 pub struct Projection {
     connection: PgConnection,
+    set: ProjectionSet,
 }
 
 impl Projection {
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
-        Ok(Self { connection: connect::projector(config).await? })
+        Self::connect_to(config, ProjectionSet::Live).await
+    }
+
+    /// As [`Self::connect`], to one set of tables.
+    pub async fn connect_to(
+        config: &DatabaseConfig,
+        set: ProjectionSet,
+    ) -> Result<Self, ReadModelError> {
+        Ok(Self { connection: connect::projector_on(config, set).await?, set })
     }
 
     /// Makes this the read model of the log, if it is of none yet; refuses if it is of another one.
@@ -69,6 +88,9 @@ impl Projection {
         .execute(&mut *transaction)
         .await?;
         check_source(&mut transaction, log, partitions).await?;
+        if self.set == ProjectionSet::Live {
+            epochs::begin_first(&mut transaction).await?;
+        }
         sqlx::query(
             "insert into positions (partition, next_offset, time_us, rules)
              select partition, 0, 0, $2 from generate_series(0, $1 - 1) as partition
@@ -91,7 +113,7 @@ impl Projection {
 
     /// The stored positions, of every partition.
     pub async fn positions(&mut self) -> Result<Vec<Position>, ReadModelError> {
-        positions(&mut self.connection).await
+        positions_of(&mut self.connection, self.set).await
     }
 
     /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions
@@ -162,8 +184,9 @@ pub(crate) async fn check_source(
     log: LogId,
     partitions: u32,
 ) -> Result<(), ReadModelError> {
-    let (stored, count): (Uuid, i32) =
-        sqlx::query_as("select log_id, partitions from source").fetch_one(connection).await?;
+    let found: Option<(Uuid, i32)> =
+        sqlx::query_as("select log_id, partitions from source").fetch_optional(connection).await?;
+    let Some((stored, count)) = found else { return Err(ReadModelError::OfNoLog) };
     if stored != log.0 {
         return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
     }
@@ -177,12 +200,20 @@ pub(crate) async fn check_source(
 pub(crate) async fn positions(
     connection: &mut PgConnection,
 ) -> Result<Vec<Position>, ReadModelError> {
-    let rows = sqlx::query(
-        "select partition, next_offset, time_us, rules, last_offset, last_hash
-         from positions order by partition",
-    )
-    .fetch_all(connection)
-    .await?;
+    positions_of(connection, ProjectionSet::Live).await
+}
+
+/// As [`positions`], of one set of tables.
+pub(crate) async fn positions_of(
+    connection: &mut PgConnection,
+    set: ProjectionSet,
+) -> Result<Vec<Position>, ReadModelError> {
+    let query = sqlx::AssertSqlSafe(format!(
+        "select partition, next_offset, time_us, rules, last_offset, last_hash, rebuilds
+         from {}.positions order by partition",
+        set.schema()
+    ));
+    let rows = sqlx::query(query).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             let hash: Option<&[u8]> = row.try_get("last_hash")?;
@@ -198,6 +229,7 @@ pub(crate) async fn positions(
                 next_offset: Offset::from_i64(row.try_get("next_offset")?).unwrap_or(Offset::ZERO),
                 clock: PartitionClock { time, rules: RulesVersion(rules) },
                 last,
+                rebuilds: row.try_get::<i64, _>("rebuilds")?.unsigned_abs(),
             })
         })
         .collect()

@@ -62,7 +62,7 @@ pub async fn show(
     config: &DatabaseConfig,
     tenant: Option<&TenantId>,
 ) -> Result<Vec<TenantQuotas>, ReadModelError> {
-    let mut connection = connect::owner(config).await?;
+    let mut connection = connect::login(config).await?;
     let rows: Vec<Row> = sqlx::query_as(
         "select t.tenant_id, q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max,
              coalesce(sum(u.live_count), 0)::bigint, coalesce(sum(u.live_bytes), 0)::bigint
@@ -111,7 +111,7 @@ pub async fn set(
     overrides: &Overrides,
 ) -> Result<(), ReadModelError> {
     let max = |max: Option<u64>| max.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
-    let mut connection = connect::owner(config).await?;
+    let mut connection = connect::login(config).await?;
     sqlx::query(
         "insert into context_sync_settings.quotas as q
              (tenant_id, scope_bytes_max, scope_messages_max, tenant_bytes_max)
@@ -134,7 +134,7 @@ pub async fn set(
 
 /// Forgets all that was set for the tenant; whether there was anything.
 pub async fn unset(config: &DatabaseConfig, tenant: &TenantId) -> Result<bool, ReadModelError> {
-    let mut connection = connect::owner(config).await?;
+    let mut connection = connect::login(config).await?;
     let done = sqlx::query("delete from context_sync_settings.quotas where tenant_id = $1")
         .bind(tenant.as_str())
         .execute(&mut connection)
@@ -149,7 +149,7 @@ fn refused(error: sqlx::Error) -> ReadModelError {
     const NO_PRIVILEGE: &str = "42501";
     let code = error.as_database_error().and_then(|database| database.code());
     if code.as_deref() == Some(NO_PRIVILEGE) {
-        ReadModelError::NotOwner(error)
+        ReadModelError::MayNotSet(error)
     } else {
         error.into()
     }

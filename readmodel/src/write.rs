@@ -93,8 +93,8 @@ pub struct RestoreImage {
 const WRITE: &str = "
 with standing as materialized (
     select p.partition
-    from (select unnest($1::int[]), unnest($2::bigint[])) as a (partition, expected)
-        join positions p on p.partition = a.partition and p.next_offset = a.expected
+    from (select unnest($1::int[]), unnest($2::bigint[]), unnest($45::bigint[])) as a (partition, expected, rebuilds)
+        join positions p on p.partition = a.partition and p.next_offset = a.expected and p.rebuilds = a.rebuilds
     for update of p
 ), fence as materialized (
     select count(*) = cardinality($1) as holds from standing
@@ -220,7 +220,7 @@ impl Writes {
         let query = bind_advances(sqlx::query(WRITE), advances);
         let query = bind_outcomes(bind_messages(query, &self.messages), &self.outcomes)?;
         let query = bind_scopes(query, &self.scopes, &self.json_bytes_max()).bind(notify);
-        let query = bind_restores(query, self)?;
+        let query = bind_restores(query, self)?.bind(rebuilds(advances));
         let row = query.fetch_one(connection).await?;
         held(row.try_get("holds")?)
     }
@@ -334,15 +334,21 @@ pub(crate) fn each<'a, T, U>(list: &'a [T], part: impl Fn(&'a T) -> U) -> Vec<U>
 /// The compare of the compare-and-set, before the first row of a transaction is touched.
 async fn fence(connection: &mut PgConnection, advances: &[Advance]) -> Result<(), ReadModelError> {
     let standing = sqlx::query(
-        "select from unnest($1::int[], $2::bigint[]) as a (partition, expected)
+        "select from unnest($1::int[], $2::bigint[], $3::bigint[]) as a (partition, expected, rebuilds)
              join positions p on p.partition = a.partition and p.next_offset = a.expected
+                 and p.rebuilds = a.rebuilds
          for update of p",
     )
     .bind(each(advances, |a| a.partition.get() as i32))
     .bind(each(advances, |a| a.from.as_i64()))
+    .bind(rebuilds(advances))
     .fetch_all(connection)
     .await?;
     held(standing.len() == advances.len())
+}
+
+fn rebuilds(advances: &[Advance]) -> Vec<i64> {
+    each(advances, |a| a.to.rebuilds as i64)
 }
 
 fn held(holds: bool) -> Result<(), ReadModelError> {

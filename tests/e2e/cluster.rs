@@ -200,6 +200,42 @@ impl Cluster {
         self.node = Node::start(roles, &self.settings, self.dir.path()).await;
     }
 
+    /// Stops the node, does something with the log's directory, and starts all roles anew.
+    pub(crate) async fn stopped(&mut self, work: impl AsyncFnOnce(&std::path::Path)) {
+        self.node.stop_in_place().await;
+        work(&self.dir.path().join("log")).await;
+        self.node = Node::start(ALL, &self.settings, self.dir.path()).await;
+    }
+
+    /// Loses the database; the rows are folded again.
+    pub(crate) async fn lose_the_database(&mut self) {
+        self.node.stop_in_place().await;
+        self.empty_database().await;
+        self.node = Node::start(ARCHIVING, &self.settings, self.dir.path()).await;
+    }
+
+    async fn empty_database(&mut self) {
+        self.database = Database::migrated().await;
+        self.pool = self.database.owner_pool();
+        self.settings.database.database_url = Some(self.database.url().to_owned());
+    }
+
+    /// Loses log, database and cache; the archive is left. `recover` is given the settings of what comes after, and
+    /// the directory of an embedded log.
+    pub(crate) async fn lose_all_but_the_archive(
+        &mut self,
+        recover: impl AsyncFnOnce(&Settings, &std::path::Path),
+    ) {
+        self.node.stop_in_place().await;
+        for part in ["log", "archiver"] {
+            let _ = std::fs::remove_dir_all(self.dir.path().join(part));
+        }
+        self.empty_database().await;
+        self.settings.log.log_topic_prefix = format!("test-{}", uuid::Uuid::new_v4().simple());
+        recover(&self.settings, &self.dir.path().join("log")).await;
+        self.node = Node::start(ARCHIVING, &self.settings, self.dir.path()).await;
+    }
+
     /// A device of a user of acme.
     pub(crate) fn device(&self, user: &str) -> Device {
         self.device_of("acme", user, OrgRole::Member)

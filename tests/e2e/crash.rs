@@ -6,7 +6,7 @@ mod chaos;
 mod child;
 mod demo_command;
 mod dev_command;
-mod load;
+pub(crate) mod load;
 mod ops_commands;
 mod sync_command;
 

@@ -30,10 +30,10 @@ async fn pushes_and_pulls_go_on_without_the_archive_on_kafka() {
 async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
     let front = Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
     let bucket = front.make_bucket().await.unwrap();
-    front.misbehave(|_| Some(Fault::Status(503)));
     let archive = format!("--archive=gs://{bucket}/backups");
     let endpoint = format!("--archive-endpoint={}", front.url());
     let cluster = Cluster::start_archiving_to(kind, &[&archive, &endpoint]).await;
+    front.misbehave(|_| Some(Fault::Status(503)));
     let ann = cluster.device("ann");
     let before = ask(&ann).await;
     let messages: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();

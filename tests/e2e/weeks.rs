@@ -424,6 +424,7 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
         database: database.config.clone(),
         log: log.clone(),
         facts: None,
+        archive: None,
         feed: Feed::new(true),
         ready: readiness.component("projector"),
     };

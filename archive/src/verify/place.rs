@@ -202,7 +202,7 @@ impl Verifier<'_> {
             let before = before.and_then(|offset| placed.hour_before(offset));
             let previous = header.previous.as_ref();
             // The state after a gap is taken up somewhere in an hour, which may have been sealed since.
-            let is_placed = if path::is_after_gap(&header.period) {
+            let is_placed = if path::is_taken_up(&header.period) {
                 previous.is_none_or(|previous| placed.has_hour(previous))
             } else {
                 before == previous
@@ -243,6 +243,9 @@ fn is_named(header: &Header, scope: &ScopeKey, backup: &BackupObject) -> bool {
         }
         Kind::Full if scheduled(BackupType::Full) && path::is_after_gap(period) => {
             Some(path::gap_full(scope, period, header.next_offset))
+        }
+        Kind::Full if scheduled(BackupType::Full) && path::is_base(period) => {
+            Some(path::base_full(scope, period))
         }
         Kind::Full if scheduled(BackupType::Full) => {
             length.day_named(period).map(|day| path::full(scope, length, day))

@@ -33,33 +33,32 @@ fn at(text: &str) -> Timestamp {
 const USERS: [&str; 4] = ["ann", "bob", "fay", "gil"];
 
 /// A log, a read model, an archive.
-struct Setting {
-    bench: Bench,
-    database: Database,
+pub(crate) struct Setting {
+    pub(crate) bench: Bench,
+    pub(crate) database: Database,
 }
 
 impl Setting {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let database = Database::migrated().await;
         let bench = Bench { database: Some(database.config.clone()), ..Bench::new(2) };
         Self { bench, database }
     }
 
     /// Folds all that the log has into the rows.
-    async fn project(&self) {
+    pub(crate) async fn project(&self) {
+        self.project_with(self.bench.log.clone()).await;
+    }
+
+    /// As [`Self::project`], with the log as something else shows it.
+    pub(crate) async fn project_with(&self, log: Arc<dyn EventLog>) {
         let shutdown = CancellationToken::new();
-        let log: Arc<dyn EventLog> = self.bench.log.clone();
         let projector = Projector {
-            config: ProjectorConfig {
-                batch_records_max: 1_000,
-                batch_changes_max: 2_000,
-                batch_bytes_max: 8 << 20,
-                history_days: 90,
-                partitions: Vec::new(),
-            },
+            config: batches(),
             database: self.database.config.clone(),
             log,
             facts: None,
+            archive: None,
             feed: Feed::new(true),
             ready: Readiness::new().component("projector"),
         };
@@ -81,7 +80,7 @@ impl Setting {
     }
 
     /// Some pushes to users in both partitions and to a team, one a minute from this time on.
-    fn push(&self, from: &str, count: i64) {
+    pub(crate) fn push(&self, from: &str, count: i64) {
         for n in 0..count {
             let time = at(from).plus_micros(n * 60_000_000);
             let say = say(&format!("{from} {n}"));
@@ -122,6 +121,16 @@ impl Setting {
     fn fulls_after_gaps(&self) -> Vec<String> {
         let names = self.bench.names().into_iter();
         names.filter(|name| name.ends_with("-gap.jsonl.gz")).collect()
+    }
+}
+
+pub(crate) fn batches() -> ProjectorConfig {
+    ProjectorConfig {
+        batch_records_max: 1_000,
+        batch_changes_max: 2_000,
+        batch_bytes_max: 8 << 20,
+        history_days: 90,
+        partitions: Vec::new(),
     }
 }
 

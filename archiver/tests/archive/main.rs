@@ -5,6 +5,8 @@
 mod commands;
 #[path = "../../../readmodel/tests/postgres/database.rs"]
 mod database;
+#[path = "../../../tests/e2e/equation.rs"]
+mod equation;
 #[path = "../../../model/tests/fold/random.rs"]
 mod random;
 
@@ -19,6 +21,7 @@ mod gaps;
 mod gcs;
 mod reading;
 mod recovering;
+mod replaying;
 mod restoring;
 mod segments;
 mod shown;

@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{client::Notify, output};
 
 const TICK: Duration = Duration::from_millis(100);
-const BAR: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {msg} {elapsed} (about {eta} left)";
+const BAR: &str =
+    "{prefix} [{bar:30}] {human_pos}/{human_len} {msg} {per_sec} {elapsed} (about {eta} left)";
 const SPINNER: &str = "{spinner} {prefix} {msg} {elapsed}";
 
 /// Progress on standard error.
@@ -38,6 +39,16 @@ impl Progress {
         }
     }
 
+    /// So many are done.
+    pub fn set(&self, count: u64) {
+        self.add(count.saturating_sub(self.bar.position()));
+    }
+
+    /// Whether all are done.
+    pub fn is_done(&self) -> bool {
+        self.bar.length().is_some_and(|total| self.bar.position() >= total)
+    }
+
     /// A line that stays.
     pub fn note(&self, line: &str) {
         if self.bar.is_hidden() {
@@ -51,6 +62,11 @@ impl Progress {
     pub fn notify(&self) -> Notify {
         let progress = self.clone();
         std::sync::Arc::new(move |line| progress.note(line))
+    }
+
+    /// Prints something without the bar in between.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 
     /// How many there are is known now.

@@ -36,7 +36,8 @@ pub(super) async fn run(args: DrillArgs) -> Result<ExitCode, Failure> {
     if args.archive.archive.is_some() && !args.port.is_named() {
         return compare_here(args).await;
     }
-    let mut said = args.port.ask(&format!("/archive/drill?scopes={}", args.scopes)).await?;
+    let mut said =
+        args.port.ask("archiver", &format!("/archive/drill?scopes={}", args.scopes)).await?;
     while let Some(line) = said.next::<Drilling>().await? {
         if let Some(status) = print(line, args.json)? {
             return Ok(status);

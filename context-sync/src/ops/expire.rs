@@ -23,7 +23,8 @@ pub struct ExpireArgs {
 }
 
 pub(super) async fn run(args: ExpireArgs) -> Result<ExitCode, Failure> {
-    let mut said = args.port.ask(&format!("/archive/expire?dry_run={}", args.dry_run)).await?;
+    let mut said =
+        args.port.ask("archiver", &format!("/archive/expire?dry_run={}", args.dry_run)).await?;
     let mut table = Table::new(["TYPE", "SCOPE", "PERIOD", "BYTES", "WHAT"]);
     let mut rows = 0_u64;
     while let Some(line) = said.next::<Expiring>().await? {

@@ -57,15 +57,15 @@ impl PortArgs {
         }
     }
 
-    /// Asks the instance to do something, and gives what it says.
-    pub(super) async fn ask(&self, path: &str) -> Result<Said, Failure> {
+    /// Asks the instance to do something that one of its roles does, and gives what it says.
+    pub(super) async fn ask(&self, role: &str, path: &str) -> Result<Said, Failure> {
         let url = self.url()?;
         let asked = reqwest::Client::new().post(format!("{url}{path}")).send().await;
         let response = asked.map_err(|error| unanswered(&url, &error))?;
         match response.status() {
             status if status.is_success() => Ok(Said { response, buffer: Vec::new() }),
             reqwest::StatusCode::NOT_FOUND => {
-                Err(format!("the process on {url} has no archiver: name another --ops-url").into())
+                Err(format!("the process on {url} has no {role}: name another --ops-url").into())
             }
             status => Err(format!("{url} answers {status}: {}", response.text().await?).into()),
         }

@@ -1,5 +1,8 @@
 //! What operators ask of a running instance, on its ops port.
 
+use std::sync::Arc;
+
+use archive::Archive;
 use archiver::{DRILL_SCOPES, Drilling, Expiring, Operator};
 use axum::{
     Json, Router,
@@ -9,10 +12,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use eventlog::EventLog;
 use futures_util::stream;
+use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding};
+use readmodel::{DatabaseConfig, feed::Feed};
 use serde::{Deserialize, Serialize};
 use service::{Problem, ops::ComponentHandle};
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio_util::sync::CancellationToken;
 
 use super::asked::{CheckAsked, LettersAsked, ShowAsked, StatusAsked, TraceAsked};
 use crate::copies::{Copies, dead_letters::Chosen};
@@ -130,6 +137,37 @@ where
     let (say, said) = mpsc::channel(16);
     tokio::spawn(asked(say));
     lines(said)
+}
+
+/// What a projector's process does when it is asked: the rows once more, from the log.
+pub fn projector(rebuilding: Rebuilds) -> Router {
+    Router::new().route("/rebuild", post(rebuild)).with_state(Arc::new(rebuilding))
+}
+
+/// What rebuilds of this process work with.
+pub struct Rebuilds {
+    pub config: ProjectorConfig,
+    pub database: DatabaseConfig,
+    pub log: Arc<dyn EventLog>,
+    pub archive: Option<Archive>,
+    pub feed: Arc<Feed>,
+    pub shutdown: CancellationToken,
+}
+
+async fn rebuild(
+    State(own): State<Arc<Rebuilds>>,
+    Query(request): Query<RebuildRequest>,
+) -> Response {
+    let (say, said) = mpsc::channel(16);
+    let rebuilder = Rebuilder {
+        config: own.config.clone(),
+        database: own.database.clone(),
+        log: own.log.clone(),
+        archive: own.archive.clone(),
+        feed: own.feed.clone(),
+    };
+    tokio::spawn(rebuilder.run(request, say, own.shutdown.clone()));
+    lines::<Rebuilding>(said)
 }
 
 /// A JSON object a line, as they come.

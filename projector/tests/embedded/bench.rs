@@ -48,7 +48,7 @@ pub(crate) fn start_with(
 }
 
 /// As the binary has it where nothing is set.
-fn batches() -> ProjectorConfig {
+pub(crate) fn batches() -> ProjectorConfig {
     ProjectorConfig {
         batch_records_max: 1_000,
         batch_changes_max: 2_000,
@@ -71,6 +71,7 @@ fn start_batching(
         database,
         log: log.clone(),
         facts: None,
+        archive: None,
         feed,
         ready: readiness.component("projector"),
     };

@@ -15,4 +15,5 @@ mod lost_answer;
 mod other_logs;
 mod parked;
 mod projecting;
+mod rebuilding;
 mod teeth;

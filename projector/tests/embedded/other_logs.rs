@@ -132,6 +132,7 @@ async fn a_partition_that_the_log_does_not_have() {
         database: bench.database.config.clone(),
         log: bench.log.clone(),
         facts: None,
+        archive: None,
         feed: readmodel::feed::Feed::new(true),
         ready: readiness.component("projector"),
     };

@@ -5,6 +5,7 @@ mod batches;
 mod catalogue;
 mod commands;
 mod database;
+mod epochs;
 mod holding;
 mod migrating;
 mod outcomes;

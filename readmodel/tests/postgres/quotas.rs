@@ -107,7 +107,7 @@ async fn a_login_that_does_not_own_them_sets_none_and_is_told_so() {
     let refused = set(&config, &tenant("acme"), &one).await.unwrap_err();
     let drop = format!("drop owned by {name}; drop role {name}");
     database.owner().await.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
-    assert!(matches!(refused, ReadModelError::NotOwner(_)), "{refused:?}");
+    assert!(matches!(refused, ReadModelError::MayNotSet(_)), "{refused:?}");
     assert!(refused.to_string().contains("use the one that migrates"), "{refused}");
     assert_eq!(show(&database.config, None).await.unwrap(), []);
 }

@@ -38,6 +38,7 @@ pub(crate) fn advance(partition: u32, from: u64, to: u64) -> Advance {
         next_offset: Offset::new(to).unwrap(),
         clock: PartitionClock { time, rules: RulesVersion::CURRENT },
         last: Some(last),
+        rebuilds: 0,
     };
     Advance { partition, from: Offset::new(from).unwrap(), to }
 }

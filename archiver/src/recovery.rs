@@ -1,0 +1,250 @@
+//! Recovery: a log that was lost goes on in a new one, from the archive alone.
+//!
+//! Nothing is appended again. The lost log's records that no hour has are in its segments: they are folded, and sealed
+//! as the hour that they are the beginning of, under the lost log's id. Then every partition of the new log gets its
+//! base: a full of every scope, and what became of the commands that may still be repeated. From there a projector
+//! and an archiver go on. Done again, it comes to the same; whatever it was stopped at.
+
+mod lost_log;
+mod work;
+
+use std::sync::Arc;
+
+use archive::{
+    Archive, ArchiveError,
+    base::{self, Owner},
+    manifest::ManifestReader,
+    period::HourLength,
+    unlisted::unlisted,
+};
+use eventlog::EventLog;
+use model::{LogId, Offset, Partition};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{ArchiverConfig, Clock, error::ArchiverError};
+use work::Work;
+
+/// A log that was lost, by what the archive has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub log: LogId,
+    /// How many it had; `None` if it was lost before its first hour was sealed: only manifests say it.
+    pub partitions: Option<u32>,
+    /// How long its hours are; likewise.
+    pub hours: Option<HourLength>,
+}
+
+/// Recovers a lost log into a new one.
+pub struct Recovery {
+    pub config: ArchiverConfig,
+    pub archive: Archive,
+    pub lost: Lost,
+    /// The new log. Nothing is appended to it.
+    pub log: Arc<dyn EventLog>,
+    /// Its log of facts, which the catalogue is made of.
+    pub facts: Arc<dyn EventLog>,
+    pub clock: Clock,
+}
+
+/// What a recovery says while it goes on; the last is `Done` or `Failed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovering {
+    /// An object that no manifest lists was removed.
+    Removed(String),
+    /// A partition of the lost log is sealed up to its last record in the archive.
+    Sealed {
+        partition: Partition,
+        next_offset: Offset,
+    },
+    /// A partition of the new log has what it begins with.
+    Based {
+        partition: Partition,
+        scopes: u64,
+        of: u32,
+    },
+    /// So many backups of the lost log are in the catalogue again.
+    Catalogued {
+        backups: u64,
+    },
+    Done(Recovered),
+    Failed(String),
+}
+
+/// What a recovery came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    pub from: LogId,
+    pub log: LogId,
+    pub scopes: u64,
+    pub backups: u64,
+    /// Up to when events were archived, by the lost log's time; none: there were no events.
+    pub until: Option<String>,
+}
+
+/// Why a log is not recovered. The archive has lost nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Archiver(#[from] ArchiverError),
+    #[error("the archive is empty: there is nothing to recover")]
+    Empty,
+    #[error(
+        "the archive has several logs that no other one goes on from ({}): name one with --from",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Several(Vec<LogId>),
+    #[error("the archive has nothing of log {0}")]
+    Unknown(LogId),
+    #[error(
+        "log {from} goes on in log {into} already: recover that one, or point the services to it"
+    )]
+    GivenUp { from: LogId, into: LogId },
+    #[error(
+        "log {0}, which --log names, is the archive's own: it is not lost, or its directory is still there"
+    )]
+    SameLog(LogId),
+    #[error("the new log has records already: it must be empty, and no service may run on it yet")]
+    NotEmpty,
+    #[error("the archive has something of the new log already, which no recovery wrote")]
+    InUse,
+    #[error(
+        "the new log has {found} partitions, the lost one had {needed}: create it anew with --log-partitions {needed}"
+    )]
+    OtherPartitionCount { needed: u32, found: u32 },
+    #[error(
+        "scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions"
+    )]
+    OtherPartition { scope: String, partition: Partition },
+    #[error("it was stopped; started again, it goes on from there")]
+    Stopped,
+}
+
+impl From<ArchiveError> for RecoveryError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archiver(error.into())
+    }
+}
+
+/// The log to recover: the one named, or the only one that no other one goes on from.
+///
+/// # Errors
+/// There is none, or several.
+pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, RecoveryError> {
+    let logs = base::logs(archive).await?;
+    let mut given_up = Vec::new();
+    for log in &logs {
+        given_up.extend(base::recovered_from(archive, *log).await?);
+    }
+    let log = match named {
+        Some(log) if logs.contains(&log) => log,
+        Some(log) => return Err(RecoveryError::Unknown(log)),
+        None => {
+            let open: Vec<LogId> = logs.into_iter().filter(|log| !given_up.contains(log)).collect();
+            match open.as_slice() {
+                [] => return Err(RecoveryError::Empty),
+                [log] => *log,
+                _ => return Err(RecoveryError::Several(open)),
+            }
+        }
+    };
+    let mut paths = archive.list(&format!("manifests/{log}")).await?.into_iter();
+    let first = paths.find(|(path, _)| path.contains("/hour/") || path.contains("/full/"));
+    let header = match first {
+        Some((path, _)) => Some(ManifestReader::new(archive.fetch(&path).await?, &path)?.header),
+        None => None,
+    };
+    let partitions = header.as_ref().map(|header| header.partitions);
+    Ok(Lost { log, partitions, hours: header.map(|header| header.period_seconds) })
+}
+
+impl Lost {
+    /// What is to be recovered into a log: where a recovery into that one has begun, what it is recovered from.
+    ///
+    /// # Errors
+    /// The archive cannot be read.
+    pub async fn into(self, archive: &Archive, log: LogId) -> Result<Self, RecoveryError> {
+        match base::recovered_from(archive, log).await? {
+            Some(before) if self.log == log => lost(archive, Some(before)).await,
+            _ => Ok(self),
+        }
+    }
+}
+
+impl Recovery {
+    /// Recovers, and says how it goes; the last thing that is said is how it ended.
+    pub async fn run(self, say: mpsc::Sender<Recovering>) {
+        let last = match self.recover(&say).await {
+            Ok(recovered) => Recovering::Done(recovered),
+            Err(error) => Recovering::Failed(error.to_string()),
+        };
+        let _ = say.send(last).await; // whoever asked may have gone
+    }
+
+    async fn recover(&self, say: &mpsc::Sender<Recovering>) -> Result<Recovered, RecoveryError> {
+        self.check().await?;
+        for path in unlisted(&self.archive, self.log.partitions(), || {}).await? {
+            self.archive.delete(&path).await?;
+            tell(say, Recovering::Removed(path)).await?;
+        }
+        let mut work = Work::new(self).await?;
+        let count = self.log.partitions();
+        let partitions = || (0..count).map(Partition::new);
+        work.seal(say).await?;
+        let (mut scopes, mut until) = (0, None);
+        for partition in partitions() {
+            let (count, end) = work.write_base(partition).await?;
+            (scopes, until) = (scopes + count, until.max(end));
+            tell(say, Recovering::Based { partition, scopes: count, of: self.log.partitions() })
+                .await?;
+        }
+        let mut backups = 0;
+        for log in base::lineage(&self.archive, self.log.log_id()).await?.into_iter().skip(1) {
+            for partition in partitions() {
+                backups += work.catalogue(log, partition).await?;
+                tell(say, Recovering::Catalogued { backups }).await?;
+            }
+        }
+        work.remove_cache().await;
+        let (from, log, until) = (self.lost.log, self.log.log_id(), until.map(|at| at.to_string()));
+        Ok(Recovered { from, log, scopes, backups, until })
+    }
+
+    /// The new log is new, and the lost one is not gone on from elsewhere.
+    async fn check(&self) -> Result<(), RecoveryError> {
+        let (from, into) = (self.lost.log, self.log.log_id());
+        if from == into {
+            return Err(RecoveryError::SameLog(into));
+        }
+        let found = self.log.partitions();
+        if let Some(needed) = self.lost.partitions.filter(|needed| *needed != found) {
+            return Err(RecoveryError::OtherPartitionCount { needed, found });
+        }
+        for partition in (0..found).map(Partition::new) {
+            let bounds = self.log.bounds(partition).await.map_err(ArchiverError::from)?;
+            if bounds.end > Offset::ZERO {
+                return Err(RecoveryError::NotEmpty);
+            }
+        }
+        for log in base::logs(&self.archive).await? {
+            match base::recovered_from(&self.archive, log).await? {
+                Some(before) if before == from && log != into => {
+                    return Err(RecoveryError::GivenUp { from, into: log });
+                }
+                before if log == into && before != Some(from) => return Err(RecoveryError::InUse),
+                _ => {}
+            }
+        }
+        match base::owner(&self.archive, from).await? {
+            Owner::GivenUpFor(other) if other != into => {
+                Err(RecoveryError::GivenUp { from, into: other })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn tell(say: &mpsc::Sender<Recovering>, line: Recovering) -> Result<(), RecoveryError> {
+    say.send(line).await.map_err(|_| RecoveryError::Stopped)
+}

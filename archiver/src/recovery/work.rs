@@ -1,0 +1,279 @@
+//! A recovery that goes on: seal what is left, write what the new log begins with, tell the catalogue.
+
+use std::sync::Arc;
+
+use archive::{
+    base::{self, CommandLine},
+    history::{Names, newest_hour},
+    manifest::{BackupObject, FORMAT, Header, Kind, ManifestReader, TableFile},
+    object::LinesWriter,
+    path,
+    table::{EventFiles, RecordVerdict},
+};
+use eventlog::{EventLog, partition_of};
+use futures_util::{StreamExt, stream};
+use model::{
+    BackupId, BackupType, Cursor, Event, LogId, Offset, Partition, Timestamp,
+    limits::OUTCOME_KEPT_MICROS,
+};
+use service::ops::Readiness;
+use tokio::sync::{mpsc, watch};
+
+use super::{Recovering, Recovery, RecoveryError, lost_log::LostLog, tell};
+use crate::{
+    Upkeep,
+    bootstrap::next_events,
+    cache::Cache,
+    error::ArchiverError,
+    facts::Facts,
+    measure::Progress,
+    sealing::{SCOPES_AT_ONCE, Sealer, Wanted},
+    session::Session,
+    workers::blocking,
+};
+
+/// The fold of the lost log, beside the archiver's.
+const CACHE: &str = "recovery.redb";
+
+/// A recovery that goes on.
+pub(super) struct Work<'a> {
+    of: &'a Recovery,
+    lost: Arc<dyn EventLog>,
+    cache: Arc<Cache>,
+    upkeep: Upkeep,
+    progress: watch::Sender<Progress>,
+    readiness: Readiness,
+    files: EventFiles,
+}
+
+impl<'a> Work<'a> {
+    pub(super) async fn new(of: &'a Recovery) -> Result<Self, RecoveryError> {
+        let count = of.log.partitions();
+        let lost: Arc<dyn EventLog> =
+            Arc::new(LostLog::find(&of.archive, of.lost.log, count).await?);
+        let (directory, log) = (of.config.cache_directory(), of.lost.log);
+        let hours = of.config.archive_hour_seconds;
+        let cache = blocking(move || {
+            let failed = |error: std::io::Error| {
+                ArchiverError::Cache(format!("{}: {error}", directory.display()))
+            };
+            std::fs::create_dir_all(&directory).map_err(failed)?;
+            Ok(Arc::new(Cache::open(&directory.join(CACHE), log, hours)?))
+        })
+        .await?;
+        let (upkeep, _) = Upkeep::new(of.clock.clone(), None);
+        Ok(Self {
+            of,
+            lost,
+            cache,
+            upkeep,
+            progress: watch::Sender::new(Progress::default()),
+            readiness: Readiness::new(),
+            files: EventFiles::new(&of.archive),
+        })
+    }
+
+    /// Seals what the segments have, as far as it goes: a cut hour is an hour.
+    pub(super) async fn seal(&self, say: &mpsc::Sender<Recovering>) -> Result<(), RecoveryError> {
+        let ready = self.readiness.component("recovery");
+        let session = Session {
+            config: &self.of.config,
+            log: &self.lost,
+            facts: &self.of.facts,
+            archive: &self.of.archive,
+            database: None,
+            progress: &self.progress,
+            ready: &ready,
+            upkeep: &self.upkeep,
+        };
+        for (partition, next_offset) in session.positions(&self.cache).await? {
+            self.sealer().seal_hour(partition).await?;
+            tell(say, Recovering::Sealed { partition, next_offset }).await?;
+        }
+        Ok(())
+    }
+
+    fn sealer(&self) -> Sealer<'_> {
+        let facts = Facts {
+            log: &self.of.facts,
+            archive: &self.of.archive,
+            retention: &self.of.config.retention,
+            clock: &self.upkeep.clock,
+        };
+        let length = self.of.config.archive_hour_seconds;
+        Sealer { log: &self.lost, archive: &self.of.archive, cache: &self.cache, facts, length }
+    }
+
+    /// Writes what a partition of the new log begins with. How many scopes that are, and the log's time there.
+    pub(super) async fn write_base(
+        &mut self,
+        partition: Partition,
+    ) -> Result<(u64, Option<Timestamp>), RecoveryError> {
+        let (length, log) = (self.of.config.archive_hour_seconds, self.of.log.log_id());
+        let state = self.cache.state(partition).map_err(ArchiverError::from)?;
+        let newest = newest_hour(&self.of.archive, self.of.lost.log, partition).await?;
+        let newest = newest.map(|(_, header)| header);
+        let hour = newest.as_ref().and_then(|header| length.hour_named(&header.period));
+        // The new log's time goes on where the lost one's last hour ends: no hour is of both.
+        let clock = hour.map_or(Timestamp::EPOCH, |hour| length.end(hour));
+        let name = path::base_name(length, length.hour_of(clock), log);
+        let commands = self.write_commands(partition, &name, newest.as_ref()).await?;
+        let header = Header {
+            format: FORMAT,
+            kind: Kind::Full,
+            log_id: log,
+            partition,
+            partitions: self.of.log.partitions(),
+            period: name.clone(),
+            period_seconds: length,
+            first_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            clock,
+            rules: state.rules,
+            previous: None,
+            gaps: Vec::new(),
+            events: None,
+            messages: None,
+            recovered_from: Some(self.of.lost.log),
+            commands,
+        };
+        let sealer = self.sealer();
+        let view = Arc::new(self.cache.read().map_err(ArchiverError::from)?);
+        let scopes = view.scopes(partition).map_err(ArchiverError::from)?;
+        let count = scopes.len() as u64;
+        for scope in &scopes {
+            let (key, _) = view.existing_scope(partition, *scope).map_err(ArchiverError::from)?;
+            let key = key.to_string();
+            if partition_of(key.as_bytes(), self.of.log.partitions()) != partition {
+                return Err(RecoveryError::OtherPartition { scope: key, partition });
+            }
+        }
+        let lines = scopes.into_iter().map(|scope| {
+            let (view, name, sealer) = (view.clone(), &name, &sealer);
+            async move {
+                let (key, _) = view.existing_scope(partition, scope)?;
+                let wanted = Wanted {
+                    id: BackupId::scheduled(&key, BackupType::Full, name),
+                    backup_type: BackupType::Full,
+                    path: path::base_full(&key, name),
+                    after: Cursor::ZERO,
+                };
+                sealer.scope_line(&view, partition, scope, Some(wanted)).await
+            }
+        });
+        let lines = stream::iter(lines).buffered(SCOPES_AT_ONCE);
+        let path = path::base_manifest(log, partition, &name);
+        let manifest = sealer.write_manifest(&path, &header, lines).await?;
+        sealer.facts.completed(manifest, &path, clock, |_| true).await?;
+        Ok((count, newest.map(|header| header.clock)))
+    }
+
+    /// Writes what became of the commands of a day before the lost log's end.
+    async fn write_commands(
+        &mut self,
+        partition: Partition,
+        name: &str,
+        newest: Option<&Header>,
+    ) -> Result<Option<TableFile>, RecoveryError> {
+        let Some(newest) = newest else { return Ok(None) };
+        let known_from = newest.clock.as_micros() - OUTCOME_KEPT_MICROS;
+        let names = Names::list(&self.of.archive, self.of.lost.log, partition).await?;
+        let mut hours = Vec::new();
+        for path in names.hours().rev() {
+            let hour = ManifestReader::new(self.of.archive.fetch(&path).await?, &path)?.header;
+            if hour.clock.as_micros() < known_from {
+                break;
+            }
+            hours.push(hour);
+        }
+        let mut lines = LinesWriter::new(self.of.archive.scratch());
+        let mut rows = 0;
+        // What was known when the lost log itself was recovered may be known still.
+        if let Some(before) = base::open(&self.of.archive, self.of.lost.log, partition).await? {
+            let mut commands = base::CommandReader::open(&self.of.archive, &before.header).await?;
+            while let Some(line) = commands.next_command()? {
+                if line.outcome.folded_at.as_micros() >= known_from {
+                    rows += push(&mut lines, &line)?;
+                }
+            }
+        }
+        for hour in hours.iter().rev() {
+            let mut events = self.files.open(hour).await?;
+            loop {
+                let batch;
+                (events, batch) = next_events(events).await?;
+                if batch.is_empty() {
+                    break;
+                }
+                for event in batch {
+                    let repeated = event.verdict == Some(RecordVerdict::Repeated);
+                    let Some(outcome) = event.outcome.filter(|_| !repeated) else { continue };
+                    if let Ok(Event::Command(command)) = schemas::decode(&event.value) {
+                        let (id, scope, offset) = (command.id, command.scope, event.offset);
+                        let outcome = Arc::new(outcome);
+                        rows += push(&mut lines, &CommandLine { id, scope, offset, outcome })?;
+                    }
+                }
+            }
+        }
+        let mut object = lines.finish()?;
+        let path = path::base_commands(self.of.log.log_id(), partition, name);
+        self.of.archive.create(&path, &mut object).await?;
+        let (sha256, size_bytes) = (object.sha256.clone(), object.size_bytes);
+        Ok(Some(TableFile { path, sha256, size_bytes, rows }))
+    }
+
+    /// Nobody goes on from it.
+    pub(super) async fn remove_cache(self) {
+        let file = self.of.config.cache_directory().join(CACHE);
+        drop(self);
+        let removed = blocking(move || {
+            std::fs::remove_file(&file).map_err(|error| ArchiverError::Cache(error.to_string()))
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "the recovery's cache is left");
+        }
+    }
+
+    /// Says of every backup of a log that it is there, or has expired. How many there are.
+    pub(super) async fn catalogue(
+        &self,
+        log: LogId,
+        partition: Partition,
+    ) -> Result<u64, RecoveryError> {
+        let archive = &self.of.archive;
+        let length = self.of.config.archive_hour_seconds;
+        let names = Names::list(archive, log, partition).await?;
+        let paths = names.hours().chain(names.fulls()).chain(names.on_demand());
+        let mut backups = 0;
+        for path in paths.collect::<Vec<_>>() {
+            let header = ManifestReader::new(archive.fetch(&path).await?, &path)?.header;
+            let period = header.period.as_str();
+            let shows = match header.kind {
+                Kind::Hour => length.hour_named(period).map(|hour| length.end(hour)),
+                Kind::Full => path::full_time(length, period),
+                Kind::OnDemand | Kind::Compaction => None,
+            };
+            let own = format!("/{period}");
+            let is_full = header.kind == Kind::Full;
+            // A full of an earlier day is listed again where nothing has changed.
+            let is_new = |backup: &BackupObject| {
+                !is_full
+                    || backup
+                        .path
+                        .rsplit_once("/full")
+                        .is_some_and(|(_, file)| file.starts_with(&own))
+            };
+            let facts = self.sealer().facts;
+            backups +=
+                facts.tell_again(&path, &names, shows.unwrap_or(header.clock), is_new).await?;
+        }
+        Ok(backups)
+    }
+}
+
+fn push(lines: &mut LinesWriter, line: &CommandLine) -> Result<u64, RecoveryError> {
+    let json = serde_json::to_vec(line).map_err(|error| ArchiverError::Task(error.to_string()))?;
+    lines.push(&json)?;
+    Ok(1)
+}

@@ -1,0 +1,149 @@
+//! `ops recover`: a log that was lost goes on in a new one, from the archive alone.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use archive::{Archive, ArchiveConfig};
+use archiver::{ArchiverConfig, Clock, Recovered, Recovering, Recovery, lost};
+use clap::Args;
+use eventlog::LogConfig;
+use model::LogId;
+use tokio::sync::mpsc;
+
+use crate::{
+    Failure,
+    dev::data_dir::DataDir,
+    device::{output, progress::Progress},
+};
+
+#[derive(Args, Debug)]
+pub struct RecoverArgs {
+    /// The archive; if none is named, that of the development instance in --data-dir
+    #[command(flatten)]
+    archive: ArchiveConfig,
+
+    /// The new log, which must be empty
+    #[command(flatten)]
+    log: LogConfig,
+
+    /// Directory of an embedded log [default: log in --data-dir]
+    #[arg(long, env = "CONTEXT_SYNC_LOG_DIR")]
+    log_dir: Option<PathBuf>,
+
+    /// Where the development instance is kept
+    #[arg(long, env = "CONTEXT_SYNC_DATA_DIR", default_value = ".context-sync")]
+    data_dir: PathBuf,
+
+    #[command(flatten)]
+    archiver: ArchiverConfig,
+
+    /// The lost log's id, where the archive has several that no other one goes on from
+    #[arg(long, value_name = "LOG_ID", value_parser = log_id)]
+    from: Option<LogId>,
+
+    /// Print a JSON object a step, and what it came to last
+    #[arg(long)]
+    json: bool,
+}
+
+fn log_id(text: &str) -> Result<LogId, String> {
+    let takes = "takes a UUID, as the archive's folder manifests/ has them";
+    text.parse().map(LogId).map_err(|_| takes.to_owned())
+}
+
+pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
+    let data_dir = DataDir::new(&args.data_dir);
+    args.archive.archive.get_or_insert_with(|| data_dir.archive());
+    let archive = Archive::open(&args.archive)?;
+    let lost = lost(&archive, args.from).await?;
+    let mut log = args.log;
+    log.log_partitions = log.log_partitions.or(lost.partitions);
+    let dir = args.log_dir.unwrap_or_else(|| data_dir.log());
+    let events = eventlog::open(&log, &dir).await?;
+    let lost = lost.into(&archive, events.log_id()).await?;
+    let facts = eventlog::open_backups(&log, &dir.join("backups")).await?;
+    let mut config = args.archiver;
+    config.archive_hour_seconds = lost.hours.unwrap_or(config.archive_hour_seconds);
+    let (log, clock) = (events.clone(), Clock::system());
+    let recovery = Recovery { config, archive, lost, log, facts: facts.clone(), clock };
+    let (say, mut said) = mpsc::channel(16);
+    let recovering = tokio::spawn(recovery.run(say));
+    let mut shown = Shown { json: args.json, bar: None };
+    let mut ended = None;
+    while let Some(line) = said.recv().await {
+        if let Some(status) = shown.line(line).transpose() {
+            ended = Some(status);
+        }
+    }
+    recovering.await?;
+    facts.close().await?;
+    events.close().await?;
+    ended.unwrap_or_else(|| Err("the recovery ended without a word".into()))
+}
+
+struct Shown {
+    json: bool,
+    bar: Option<Progress>,
+}
+
+impl Shown {
+    /// Shows a line; the status, if it is the last.
+    fn line(&mut self, line: Recovering) -> Result<Option<ExitCode>, Failure> {
+        if self.json {
+            println!("{}", serde_json::to_string(&line)?);
+        }
+        match line {
+            Recovering::Failed(error) => {
+                self.end();
+                return Err(error.into());
+            }
+            Recovering::Done(recovered) => {
+                self.end();
+                if !self.json {
+                    println!("{}", sums(&recovered));
+                }
+                return Ok(Some(ExitCode::SUCCESS));
+            }
+            _ if self.json => {}
+            Recovering::Removed(path) => {
+                output::note(format!("{path}: no manifest lists it; removed"))
+            }
+            Recovering::Sealed { partition, next_offset } => {
+                output::note(format!("partition {partition}: sealed up to offset {next_offset}"));
+            }
+            Recovering::Based { of, .. } => {
+                let of = u64::from(of);
+                let new = || {
+                    Progress::new("writing what the new log begins with", "partitions", Some(of))
+                };
+                self.bar.get_or_insert_with(new).add(1);
+            }
+            Recovering::Catalogued { backups } => {
+                if let Some(bar) = self.bar.take_if(|bar| bar.is_done()) {
+                    bar.finish("what the new log begins with is written");
+                }
+                let new =
+                    || Progress::new("reading the backups for the catalogue", "backups", None);
+                self.bar.get_or_insert_with(new).set(backups);
+            }
+        }
+        Ok(None)
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.clear();
+        }
+    }
+}
+
+fn sums(recovered: &Recovered) -> String {
+    let Recovered { from, log, scopes, backups, until } = recovered;
+    let until = match until {
+        Some(until) => format!("up to {until}"),
+        None => "which had no events".to_owned(),
+    };
+    format!(
+        "recovered: log {log} goes on from log {from}, {until}: {scopes} scopes, {backups} backups.\n\
+         Now migrate an empty database, and start the services on this log and this archive."
+    )
+}

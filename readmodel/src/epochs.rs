@@ -1,0 +1,124 @@
+//! Epochs: which cursors devices may go on from, after the log or the rules gave out others.
+
+use model::{Cursor, Epoch, LogId, ScopeRef};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::error::ReadModelError;
+
+/// What a scope kept of the epoch that a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    base: Option<Cursor>,
+}
+
+impl Kept {
+    /// Of the present epoch, or of one that was not named.
+    pub const ALL: Self = Self { base: None };
+
+    /// Of an epoch of which nothing was kept.
+    pub const NOTHING: Self = Self { base: Some(Cursor::ZERO) };
+
+    /// Whether a cursor of that epoch says the same in the present one.
+    pub fn keeps(self, cursor: Cursor) -> bool {
+        self.base.is_none_or(|base| cursor <= base)
+    }
+
+    /// Up to which cursor; `None` where the epoch is the present one.
+    pub fn base(self) -> Option<Cursor> {
+        self.base
+    }
+
+    /// No cursor above the head was given out: an answer names none.
+    #[must_use]
+    pub fn up_to(self, head: Cursor) -> Self {
+        Self { base: self.base.map(|base| base.min(head)) }
+    }
+}
+
+/// Whether a device's cursor is still good: what its scope kept of the epoch that it names, where `present` is the
+/// one in force (the api and the ingest role). Asks nothing where they are the same, or none is named.
+pub async fn kept(
+    pool: &PgPool,
+    scope: ScopeRef,
+    named: Option<Epoch>,
+    present: Epoch,
+) -> Result<Kept, ReadModelError> {
+    let Some(named) = named.filter(|named| *named != present) else { return Ok(Kept::ALL) };
+    let base: Option<i64> = sqlx::query_scalar("select kept($1, $2, $3)")
+        .bind(scope.0)
+        .bind(named.0)
+        .bind(present.0)
+        .fetch_one(pool)
+        .await?;
+    Ok(base.map_or(Kept::NOTHING, |base| Kept { base: Some(Cursor::from_i64(base)) }))
+}
+
+/// An epoch that begins, and what it keeps of the one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEpoch {
+    pub epoch: Epoch,
+    /// Up to which cursor, by scope.
+    pub bases: Vec<(ScopeRef, Cursor)>,
+    /// Whether scopes that are not among them are kept whole, or not at all.
+    pub keeps_unlisted: bool,
+}
+
+/// The epoch of a log that is folded for the first time.
+pub(crate) async fn begin_first(connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    sqlx::query(
+        "insert into epochs (number, epoch, log_id, keeps_unlisted) select 1, epoch, log_id, false from source
+         on conflict do nothing",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The number of the next epoch.
+pub(crate) async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
+    let next = "select coalesce(max(number), 0) + 1 from epochs";
+    Ok(sqlx::query_scalar(next).fetch_one(connection).await?)
+}
+
+/// Puts an epoch in force, in the transaction that replaces the rows.
+pub(crate) async fn begin(
+    connection: &mut PgConnection,
+    new: &NewEpoch,
+) -> Result<(), ReadModelError> {
+    let number = next_number(connection).await?;
+    let log: Uuid =
+        sqlx::query_scalar("select log_id from source").fetch_one(&mut *connection).await?;
+    insert(connection, number, LogId(log), new).await?;
+    sqlx::query("update source set epoch = $1").bind(new.epoch.0).execute(connection).await?;
+    Ok(())
+}
+
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    number: i32,
+    log: LogId,
+    new: &NewEpoch,
+) -> Result<(), ReadModelError> {
+    sqlx::query(
+        "insert into context_sync.epochs (number, epoch, log_id, keeps_unlisted) values ($1, $2, $3, $4)",
+    )
+    .bind(number)
+    .bind(new.epoch.0)
+    .bind(log.0)
+    .bind(new.keeps_unlisted)
+    .execute(&mut *connection)
+    .await?;
+    let scopes: Vec<Uuid> = new.bases.iter().map(|(scope, _)| scope.0).collect();
+    let bases: Vec<i64> = new.bases.iter().map(|(_, base)| base.as_i64()).collect();
+    sqlx::query(
+        "insert into context_sync.bases (number, scope, base)
+         select $1, unnest($2::uuid[]), unnest($3::bigint[])",
+    )
+    .bind(number)
+    .bind(scopes)
+    .bind(bases)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
