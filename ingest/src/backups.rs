@@ -13,8 +13,8 @@ use axum::{
 use contract::{backup::Backup, headers, path, problems};
 use http::StatusCode;
 use model::{
-    Action, BackupId, BackupType, Command, Refusal, RequestHash, ScopeKey, ScopeKind, Standing,
-    Timestamp, Verdict,
+    Action, BackupId, BackupType, Command, CommandId, Refusal, RequestHash, ScopeKey, ScopeKind,
+    Standing, Timestamp, Verdict,
 };
 use readmodel::catalogue::{self, BackupRow, BackupStatus};
 use service::{Problem, http::read_body};
@@ -36,7 +36,7 @@ const REMEMBERED_SCOPES: usize = 10_000;
 
 /// When this process asked for backups: requests that come at once all find the read model as it was before them.
 #[derive(Default)]
-pub(crate) struct Requested(Mutex<HashMap<ScopeKey, Vec<Timestamp>>>);
+pub(crate) struct Requested(Mutex<HashMap<ScopeKey, Vec<(Timestamp, CommandId)>>>);
 
 /// Why a backup is not asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,23 +46,27 @@ enum Exceeded {
 }
 
 impl Requested {
-    /// Takes the place of a request; `pending` and `shown`: those of the last day that the read model shows.
+    /// Takes the place of a request, but once for each id; `pending` and `shown`: those of the last day that the read model shows.
     fn take(
         &self,
         scope: &ScopeKey,
+        id: CommandId,
         now: Timestamp,
         (pending, shown): (u64, u64),
         per_day_max: u64,
     ) -> Result<(), Exceeded> {
         let mut requested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |at: &Timestamp| now.micros_since(*at) < DAY_MICROS;
+        let is_recent = |(at, _): &(Timestamp, CommandId)| now.micros_since(*at) < DAY_MICROS;
         if requested.len() > REMEMBERED_SCOPES {
             requested.retain(|_, times| times.iter().any(is_recent));
         }
         let own = requested.entry(scope.clone()).or_default();
         own.retain(is_recent);
+        if own.iter().any(|(_, other)| *other == id) {
+            return Ok(()); // a retry, before the read model shows the first try
+        }
         let is_shown = (own.len() as u64) <= shown
-            || own.last().is_none_or(|at| now.micros_since(*at) >= SHOWN_WITHIN_MICROS);
+            || own.last().is_none_or(|(at, _)| now.micros_since(*at) >= SHOWN_WITHIN_MICROS);
         if pending > 0 || !is_shown {
             return Err(Exceeded::Running);
         }
@@ -70,14 +74,16 @@ impl Requested {
         if per_day_max > 0 && today >= per_day_max {
             return Err(Exceeded::Today(today));
         }
-        own.push(now);
+        own.push((now, id));
         Ok(())
     }
 
-    /// The last request did not come to the log.
-    fn give_back(&self, scope: &ScopeKey) {
+    /// The request did not come to the log.
+    fn give_back(&self, scope: &ScopeKey, id: CommandId) {
         let mut requested = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        requested.get_mut(scope).and_then(Vec::pop);
+        if let Some(own) = requested.get_mut(scope) {
+            own.retain(|(_, other)| *other != id);
+        }
     }
 }
 
@@ -105,7 +111,7 @@ pub(crate) async fn request(
     // A retry asks for no more than there was; the first try may have been folded while this one was counted.
     let is_counted = match is_known().await? {
         true => false,
-        false => match check_number(ingest, &scope).await {
+        false => match check_number(ingest, &scope, id).await {
             Ok(()) => true,
             Err(_) if is_known().await? => false,
             Err(limited) => return Err(limited),
@@ -123,7 +129,7 @@ pub(crate) async fn request(
     let wait = ingest.wait(&parts.headers);
     let decided = ingest.decide(&command, key.is_some(), wait).await;
     if decided.is_err() && is_counted {
-        ingest.backups.give_back(&command.scope);
+        ingest.backups.give_back(&command.scope, id);
     }
     let (backup, at) = match decided? {
         Decision::Accepted(_) => (backup, now()),
@@ -149,13 +155,13 @@ fn check_body(body: &[u8]) -> Result<(), Problem> {
 }
 
 /// One at a time, and not too many a day: each is kept for ever.
-async fn check_number(ingest: &Ingest, scope: &ScopeKey) -> Result<(), Problem> {
+async fn check_number(ingest: &Ingest, scope: &ScopeKey, id: CommandId) -> Result<(), Problem> {
     let now = now();
     let shown = catalogue::on_demand(&ingest.pool, scope, now.plus_micros(-DAY_MICROS))
         .await
         .map_err(|error| problems::of_read_model(&error))?;
     let max = u64::from(ingest.config.backups_on_demand_per_day_max);
-    ingest.backups.take(scope, now, shown, max).map_err(|exceeded| match exceeded {
+    ingest.backups.take(scope, id, now, shown, max).map_err(|exceeded| match exceeded {
         Exceeded::Running => {
             let detail = "A backup of this scope is being made";
             problems::rate_limited("backups_running_max", 1, detail, RETRY_AFTER_SECONDS)
@@ -191,26 +197,30 @@ mod tests {
         Timestamp::from_micros(seconds * SECOND)
     }
 
+    fn id(number: u128) -> CommandId {
+        CommandId(uuid::Uuid::from_u128(number))
+    }
+
     #[test]
     fn of_requests_that_come_at_once_one_is_taken() {
         let (requested, ann) = (Requested::default(), "acme/user/ann".parse().unwrap());
-        assert_eq!(requested.take(&ann, at(0), (0, 0), 10), Ok(()));
-        assert_eq!(requested.take(&ann, at(0), (0, 0), 10), Err(Exceeded::Running));
-        assert_eq!(requested.take(&ann, at(1), (1, 1), 10), Err(Exceeded::Running));
-        assert_eq!(requested.take(&ann, at(2), (0, 1), 10), Ok(()), "the first is made");
+        assert_eq!(requested.take(&ann, id(1), at(0), (0, 0), 10), Ok(()));
+        assert_eq!(requested.take(&ann, id(2), at(0), (0, 0), 10), Err(Exceeded::Running));
+        assert_eq!(requested.take(&ann, id(3), at(1), (1, 1), 10), Err(Exceeded::Running));
+        assert_eq!(requested.take(&ann, id(4), at(2), (0, 1), 10), Ok(()), "the first is made");
         let bob = "acme/user/bob".parse().unwrap();
-        assert_eq!(requested.take(&bob, at(2), (0, 0), 10), Ok(()));
+        assert_eq!(requested.take(&bob, id(5), at(2), (0, 0), 10), Ok(()));
     }
 
     #[test]
     fn what_did_not_come_to_the_log_counts_no_more_and_what_is_not_shown_for_a_while_only() {
         let (requested, ann) = (Requested::default(), "acme/user/ann".parse().unwrap());
-        assert_eq!(requested.take(&ann, at(0), (0, 0), 2), Ok(()));
-        requested.give_back(&ann);
-        assert_eq!(requested.take(&ann, at(1), (0, 0), 2), Ok(()));
-        assert_eq!(requested.take(&ann, at(61), (0, 0), 2), Ok(()), "it was refused, say");
-        assert_eq!(requested.take(&ann, at(130), (0, 0), 2), Err(Exceeded::Today(2)));
-        assert_eq!(requested.take(&ann, at(130), (0, 0), 0), Ok(()), "0 turns it off");
-        assert_eq!(requested.take(&ann, at(90_000), (0, 0), 2), Ok(()), "a day later");
+        assert_eq!(requested.take(&ann, id(6), at(0), (0, 0), 2), Ok(()));
+        requested.give_back(&ann, id(6));
+        assert_eq!(requested.take(&ann, id(7), at(1), (0, 0), 2), Ok(()));
+        assert_eq!(requested.take(&ann, id(8), at(61), (0, 0), 2), Ok(()), "it was refused, say");
+        assert_eq!(requested.take(&ann, id(9), at(130), (0, 0), 2), Err(Exceeded::Today(2)));
+        assert_eq!(requested.take(&ann, id(10), at(130), (0, 0), 0), Ok(()), "0 turns it off");
+        assert_eq!(requested.take(&ann, id(11), at(90_000), (0, 0), 2), Ok(()), "a day later");
     }
 }

@@ -145,7 +145,9 @@ with standing as materialized (
     group by n.tenant_id
 ), usage as (
     insert into tenant_usage (tenant_id, partition, live_count, live_bytes)
-    select tenant_id, (select min(partition) from unnest($1::int[]) as own (partition)), live_count, live_bytes
+    -- What was parked moves no position: the row of partition 0, as what was there before anything was summed up.
+    select tenant_id, (select coalesce(min(partition), 0) from unnest($1::int[]) as own (partition)),
+        live_count, live_bytes
     from grown
     where live_count <> 0 or live_bytes <> 0
     on conflict (tenant_id, partition) do update
