@@ -133,7 +133,9 @@ impl Facts<'_> {
             Err(error) => return Err(error.into()),
         };
         let record = self.record(line, backup, created_at);
-        let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at: now };
+        // It was completed before it was found to be well.
+        let at = record.completed_at;
+        let about = AboutBackup { id: backup.id, scope: line.scope.clone(), at };
         if !is_well {
             return self.say(&Fact::BackupCompleted(record)).await;
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use ::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -299,6 +299,10 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.0.status;
         *response.headers_mut() = self.0.headers;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if self.0.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest is not read, so nothing else can come on this connection: who reuses it would get no answer.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }
