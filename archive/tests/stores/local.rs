@@ -110,7 +110,7 @@ async fn a_folder_that_is_missing_is_said_to_who_reads_and_not_made() {
 async fn what_is_no_path_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let archive = open(directory.path());
-    for path in ["tenants//x", "a/../b", ""] {
+    for path in ["tenants//x", "a/../b"] {
         let error = archive.fetch(path).await.unwrap_err();
         assert!(!error.is_retryable(), "{path}: {error}");
     }

@@ -68,6 +68,12 @@ async fn parks_its_scope(start: fn(&Bench) -> Running) {
     let parked = fold.scopes.remove(&scope(ANN)).unwrap();
     assert_eq!(parked.scope.heading.head.get(), 6);
     let own = scope(ANN).reference().0;
+    let counted = "update tenant_usage u
+        set live_count = u.live_count - s.live_count, live_bytes = u.live_bytes - s.live_bytes
+        from scopes s
+        where s.scope = $1 and u.tenant_id = s.tenant_id
+            and u.partition = (select min(partition) from tenant_usage o where o.tenant_id = s.tenant_id)";
+    sqlx::query(counted).bind(own).execute(&bench.pool).await.unwrap();
     for table in ["scopes", "messages", "members", "outcomes"] {
         let delete = sqlx::AssertSqlSafe(format!("delete from {table} where scope = $1"));
         sqlx::query(delete).bind(own).execute(&bench.pool).await.unwrap();

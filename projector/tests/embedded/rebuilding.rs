@@ -100,11 +100,12 @@ async fn what_is_well_is_found_well_and_rebuilt_as_it_was() {
     bench.append(&push(TEAM, "ann", &[say("three")])).await;
     bench.check().await;
     running.stop().await;
-    let left: Vec<String> =
-        sqlx::query_scalar("select nspname from pg_namespace where nspname like 'context_sync_%'")
-            .fetch_all(&bench.pool)
-            .await
-            .unwrap();
+    let left: Vec<String> = sqlx::query_scalar(
+        "select nspname from pg_namespace where nspname like 'context_sync_rebuilt%'",
+    )
+    .fetch_all(&bench.pool)
+    .await
+    .unwrap();
     assert_eq!(left, Vec::<String>::new());
 }
 
