@@ -50,9 +50,10 @@ demo: tools
 run: tools
 	@$(CARGO) run --bin context-sync -- dev $(ARGS)
 
+# Tests wait for hours of seconds, disks and servers more than they compute: one more at a time than there are cores.
 .PHONY: test
 test: tools services
-	@$(CARGO) run --bin dev -- run -- $(CARGO) test --workspace $(ARGS)
+	@RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) + 1))} $(CARGO) run --bin dev -- run -- $(CARGO) test --workspace $(ARGS)
 
 .PHONY: bench
 bench: tools
