@@ -49,7 +49,8 @@ impl Clock {
     pub(crate) fn now_by_log(&self, log_time: Timestamp) -> Timestamp {
         let now = self.now();
         match self.ahead_of_log_max.map(|ahead| log_time.plus_micros(ahead)) {
-            Some(latest) if latest < now => {
+            // A log that has nothing yet says nothing, and nothing of it can be over.
+            Some(latest) if latest < now && log_time > Timestamp::EPOCH => {
                 tracing::warn!(%now, %log_time, "this clock is more than a day ahead of the log: expiring by the log's");
                 latest
             }
