@@ -1,7 +1,8 @@
 //! The whole way of a push or a message: request, place on the log, outcome, cursors, and the backups that hold it.
 //!
 //! Outcomes are kept for a day, the log for longer: so the scope is found first, and then folded anew from its
-//! partition, which gives every command's outcome, however old.
+//! partition, which gives every command's outcome, however old. Where retention has removed the log's beginning, a fold of the
+//! rest would say something else, so no outcome is told: the archive's events have it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -51,7 +52,7 @@ pub struct Trace {
     pub scope: String,
     /// What was asked for, in the log's order: of a command one, and its repetitions.
     pub steps: Vec<TraceStep>,
-    /// The log has lost its beginning: older steps are not shown, and outcomes only as far as they are kept.
+    /// The log has lost its beginning: older steps are not shown, and of the others no outcomes, cursors and backups.
     pub is_cut: bool,
     /// Of the versions that it made.
     pub backups: Vec<TraceBackup>,
@@ -95,6 +96,14 @@ pub struct TraceBackup {
     pub path: String,
     /// The cursors of this trace that are in it.
     pub cursors: Vec<u64>,
+}
+
+impl TraceStep {
+    /// Leaves out what only a fold from the log's beginning can tell.
+    fn withhold(&mut self) {
+        self.outcome = None;
+        self.messages.clear();
+    }
 }
 
 /// What is looked for.
@@ -175,6 +184,9 @@ impl Copies {
             })?,
         };
         let (mut steps, is_cut) = follow(log, &scope, sought, say).await?;
+        if is_cut {
+            steps.values_mut().for_each(TraceStep::withhold);
+        }
         let places: Vec<Place> = steps.keys().copied().collect();
         let states = traces::states(rows, &places).await.map_err(in_database)?;
         for ((place, step), state) in steps.iter_mut().zip(states) {

@@ -65,12 +65,15 @@ async fn trace(args: TraceArgs) -> Result<(), Failure> {
 fn print(trace: &Trace) {
     println!("{} {}  tenant {}  scope {}", trace.what, trace.id, trace.tenant, trace.scope);
     if trace.is_cut {
-        println!("the log has lost its beginning: older events are not shown");
+        println!(
+            "the log has lost its beginning: older events are not shown, nor what became of these; \
+             the outcome stands beside each event in the archive's Parquet (docs/analytics.md)"
+        );
     }
     for step in &trace.steps {
         print_step(step);
     }
-    if trace.backups.is_empty() {
+    if trace.backups.is_empty() && !trace.is_cut {
         println!("no backup holds a version of it");
     }
     for backup in &trace.backups {
