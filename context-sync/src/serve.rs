@@ -271,7 +271,7 @@ pub fn start(
             service::http::serve(listeners.api, router, settings.http.clone(), shutdown.clone());
         tasks.spawn("http", served);
     }
-    let ops = service::http::envelope(ops, &settings.http);
+    let ops = service::http::envelope(routes::not_for_pages(ops), &settings.http);
     let served = service::http::serve(listeners.ops, ops, settings.http, shutdown.clone());
     tasks.spawn("ops", served);
     Ok(Running { tasks, readiness, logs, shutdown, pools })

@@ -190,6 +190,12 @@ async fn a_drill_is_due_at_start_and_not_again_before_its_time(cluster: &mut Clu
 }
 
 async fn what_would_expire_is_asked_for_on_the_ops_port(cluster: &mut Cluster) {
+    // A page of a browser on the machine may send a request, and names where it comes from.
+    for path in ["/archive/expire", "/archive/drill", "/rebuild?cut_log=true"] {
+        let asked = reqwest::Client::new().post(format!("{}{path}", cluster.node.ops_url));
+        let refused = asked.header("Origin", "https://example.org").send().await.unwrap();
+        assert_eq!(refused.status(), 400, "{path}");
+    }
     let ann = cluster.device("ann");
     ann.push(USER, &[say("one")]).await.ok();
     back_up(&ann, USER).await;

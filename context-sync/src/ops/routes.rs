@@ -7,8 +7,9 @@ use archiver::{DRILL_SCOPES, Drilling, Expiring, Operator};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Query, State},
-    http::header::CONTENT_TYPE,
+    extract::{Query, Request, State},
+    http::header::{CONTENT_TYPE, ORIGIN},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -23,6 +24,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::asked::{CheckAsked, LettersAsked, ShowAsked, StatusAsked, TraceAsked};
 use crate::copies::{Copies, dead_letters::Chosen};
+
+/// Keeps pages of a browser on this machine from asking: whatever they send elsewhere than where they come from names
+/// its origin.
+pub fn not_for_pages(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(refuse_pages))
+}
+
+async fn refuse_pages(request: Request, next: Next) -> Result<Response, Problem> {
+    if request.headers().contains_key(ORIGIN) {
+        return Err(Problem::invalid_request("The ops port takes no Origin: no page may ask it"));
+    }
+    Ok(next.run(request).await)
+}
 
 /// The archiver, and whether it is at work.
 #[derive(Clone)]
@@ -78,8 +92,7 @@ async fn drill(
 }
 
 /// What is asked of the copies where the process holds the log, or is a development instance: elsewhere the commands go
-/// to log and database themselves, with the rights of their logins. Each takes a JSON body, so that no page of a browser
-/// can ask.
+/// to log and database themselves, with the rights of their logins.
 pub fn copies(copies: Copies) -> Router {
     Router::new()
         .route("/copies/status", post(status))
