@@ -53,7 +53,7 @@ run: tools
 # Tests wait for hours of seconds, disks and servers more than they compute: one more at a time than there are cores.
 .PHONY: test
 test: tools services
-	@RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) + 1))} $(CARGO) run --bin dev -- run -- $(CARGO) test --workspace $(ARGS)
+	@RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) + 1))} $(CARGO) run --bin dev -- run -- $(CARGO) test --workspace --no-fail-fast $(ARGS)
 
 .PHONY: bench
 bench: tools

@@ -12,6 +12,7 @@ mod cache;
 pub mod command;
 pub mod gcs;
 pub mod kafka;
+mod lock;
 pub mod postgres;
 mod process;
 pub mod progress;

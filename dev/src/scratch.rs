@@ -1,12 +1,13 @@
 //! Temporary directories that a later process removes where this one could not.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::lock::Lock;
 use crate::sys;
 
 const PREFIX: &str = "context-sync-scratch-";
@@ -16,7 +17,7 @@ const PREFIX: &str = "context-sync-scratch-";
 pub struct Scratch {
     directory: TempDir,
     /// Held as long as the directory is in use; the kernel lets go of it when the process dies.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Scratch {
@@ -27,8 +28,7 @@ impl Scratch {
     pub fn new() -> io::Result<Self> {
         sweep(&std::env::temp_dir());
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        let lock = File::open(directory.path())?;
-        lock.lock()?;
+        let lock = Lock::take(directory.path())?.ok_or(io::ErrorKind::WouldBlock)?;
         // Last: a sweep leaves closed directories alone, so that one just made is not taken for an abandoned one.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         Ok(Self { directory, _lock: lock })
@@ -53,7 +53,7 @@ fn is_abandoned(directory: &Path) -> bool {
     let Ok(found) = fs::symlink_metadata(directory) else { return false };
     let ours =
         found.is_dir() && found.uid() == sys::effective_uid() && found.mode() & 0o777 == 0o755;
-    ours && File::open(directory).is_ok_and(|lock| lock.try_lock().is_ok())
+    ours && !Lock::is_held(directory)
 }
 
 #[cfg(test)]
@@ -69,8 +69,7 @@ mod tests {
             fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         }
         let held = parent.path().join(format!("{PREFIX}held"));
-        let lock = File::open(&held).unwrap();
-        lock.lock().unwrap();
+        let _lock = Lock::take(&held).unwrap().unwrap();
         sweep(parent.path());
         assert!(held.exists());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);

@@ -50,7 +50,14 @@ pub struct Addresses {
 
 /// Held as long as it lives: one instance a directory.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the file's lock ends with it")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is not yet another program has it open too.
+        let _ = self.0.unlock();
+    }
+}
 
 impl DataDir {
     pub fn new(path: &Path) -> Self {

@@ -1,6 +1,6 @@
 //! One process, on its directory.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::GcsError;
+use crate::lock::Lock;
 use crate::process::{POLL, Service};
 use crate::sys::Signal;
 use crate::{LOOPBACK, free_port};
@@ -29,19 +30,17 @@ const STARTED: &str = "server started at";
 pub(super) struct Emulator {
     dir: PathBuf,
     program: PathBuf,
-    /// The kernel lets go of it when this process dies; the emulator dies with it.
-    _lock: File,
+    /// Let go of when this process dies; the emulator dies with it.
+    _lock: Lock,
 }
 
 impl Emulator {
     pub(super) fn open(dir: &Path, program: PathBuf) -> Result<Self, GcsError> {
         fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
-        let lock = File::open(&dir)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir, program, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(GcsError::InUse { path: dir }),
-            Err(TryLockError::Error(error)) => Err(error.into()),
+        match Lock::take(&dir)? {
+            Some(lock) => Ok(Self { dir, program, _lock: lock }),
+            None => Err(GcsError::InUse { path: dir }),
         }
     }
 

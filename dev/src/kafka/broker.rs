@@ -1,6 +1,6 @@
 //! One broker that is its own controller, on its data directory.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::jars::Jars;
 use super::{KafkaConfig, KafkaError};
+use crate::lock::Lock;
 use crate::process::{self, POLL, Service};
 use crate::progress::{Progress, Step};
 use crate::sys::Signal;
@@ -55,19 +56,17 @@ pub(super) struct Broker {
     config: KafkaConfig,
     dir: PathBuf,
     jars: Jars,
-    /// The kernel lets go of it when this process dies; Kafka dies with it.
-    _lock: File,
+    /// Let go of when this process dies; Kafka dies with it.
+    _lock: Lock,
 }
 
 impl Broker {
     pub(super) fn open(config: KafkaConfig, jars: Jars) -> Result<Self, KafkaError> {
         fs::create_dir_all(&config.dir)?;
         let dir = config.dir.canonicalize()?;
-        let lock = File::open(&dir)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { config, dir, jars, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(KafkaError::InUse { path: dir }),
-            Err(TryLockError::Error(error)) => Err(error.into()),
+        match Lock::take(&dir)? {
+            Some(lock) => Ok(Self { config, dir, jars, _lock: lock }),
+            None => Err(KafkaError::InUse { path: dir }),
         }
     }
 

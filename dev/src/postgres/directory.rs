@@ -4,7 +4,7 @@
 //! as root's home. For those the real directory lies in [`SHARED`] and the given path is a symbolic link to it.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{PostgresError, orphan};
+use crate::lock::Lock;
 use crate::sys;
 use crate::user::User;
 
@@ -42,8 +43,7 @@ const OWN_NAMES: [&str; 6] =
 pub(super) struct Directory {
     path: PathBuf,
     user: Option<User>,
-    /// The kernel lets go of it when this process dies.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Directory {
@@ -120,14 +120,10 @@ fn absolute(data_dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// One process at a time: what runs in a directory that this process holds is an orphan.
-fn lock(path: &Path) -> Result<File, PostgresError> {
-    let failed = |source| PostgresError::Directory { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(PostgresError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+fn lock(path: &Path) -> Result<Lock, PostgresError> {
+    Lock::take(path)
+        .map_err(|source| PostgresError::Directory { path: path.to_owned(), source })?
+        .ok_or_else(|| PostgresError::InUse { path: path.to_owned() })
 }
 
 /// The directory of an ordinary user.
@@ -231,7 +227,7 @@ fn claim(path: &Path, user: User) -> io::Result<()> {
 
 /// Makes a directory in [`SHARED`] and `place` a link to it. Its random name is never found again once the link is
 /// gone, so that removing the link removes the data.
-fn elsewhere(place: &Path, user: User) -> io::Result<(PathBuf, File)> {
+fn elsewhere(place: &Path, user: User) -> io::Result<(PathBuf, Lock)> {
     let shared = fs::symlink_metadata(SHARED)?;
     if shared.uid() != 0 || !shared.is_dir() || shared.mode() & STICKY == 0 {
         return Err(not_ours(
@@ -243,8 +239,7 @@ fn elsewhere(place: &Path, user: User) -> io::Result<(PathBuf, File)> {
     let prefix = format!("{SHARED_PREFIX}{:016x}-", hasher.finish());
     // Fails where the name exists already, be it another user's trap.
     let path = tempfile::Builder::new().prefix(&prefix).rand_bytes(16).tempdir_in(SHARED)?.keep();
-    let lock = File::open(&path)?;
-    lock.lock()?;
+    let lock = Lock::take(&path)?.ok_or(io::ErrorKind::WouldBlock)?;
     fs::write(path.join(ORIGIN), place.as_os_str().as_bytes())?;
     user.take(&path)?;
     if place.is_symlink() {
@@ -284,6 +279,5 @@ fn is_abandoned(directory: &Path) -> bool {
 }
 
 fn is_unused(directory: &Path) -> bool {
-    let held = File::open(directory).is_ok_and(|lock| lock.try_lock().is_err());
-    !held && orphan::running(&directory.join(CLUSTER)).is_none()
+    !Lock::is_held(directory) && orphan::running(&directory.join(CLUSTER)).is_none()
 }

@@ -17,7 +17,14 @@ const LOCK_FILE: &str = "lock";
 /// The lock, held until it is dropped. The system drops it with the process, however that ends.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is not yet another program has it open too.
+        let _ = self.file.unlock();
+    }
 }
 
 impl DirLock {
@@ -36,7 +43,7 @@ impl DirLock {
         match file.try_lock() {
             Ok(()) => {
                 write_holder(&mut file).map_err(storage)?;
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
                 let (pid, since) = read_holder(&mut file);
