@@ -61,7 +61,7 @@ impl Later {
         let mut said = self.operator.expire(false).await;
         while let Some(line) = said.recv().await {
             match line {
-                Expiring::Overdue(_) => {}
+                Expiring::Overdue(_) | Expiring::Forgotten(_) => {}
                 Expiring::Done(summary) => return summary.expired,
                 Expiring::Failed(error) => panic!("{error}"),
             }

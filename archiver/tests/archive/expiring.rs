@@ -55,7 +55,7 @@ fn backups(bench: &Bench) -> BTreeSet<String> {
 fn overdue(said: &[Expiring]) -> Vec<&Overdue> {
     let overdue = said.iter().filter_map(|line| match line {
         Expiring::Overdue(overdue) => Some(overdue),
-        Expiring::Done(_) | Expiring::Failed(_) => None,
+        Expiring::Forgotten(_) | Expiring::Done(_) | Expiring::Failed(_) => None,
     });
     overdue.collect()
 }
