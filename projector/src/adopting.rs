@@ -195,9 +195,6 @@ impl Filling<'_> {
         while let Some(lines) = &mut lines {
             let Some(text) = lines.next_line()? else { break };
             let message = message_line::read(&text).map_err(|problem| lines.problem(&problem))?;
-            if !message.entry.is_live() && message.entry.cursor <= heading.floor {
-                continue;
-            }
             writes.messages.push(MessageImage::new(reference, key.tenant.clone(), message));
             if writes.messages.len() >= ROWS_AT_ONCE {
                 writes.scopes.push((key.clone(), heading.clone()));
