@@ -5,7 +5,6 @@ use archive::{
     verify::{Sample, verify},
 };
 use context_sync::device::{drift::Mended, replica::Replica, scope::Scope};
-use eventlog::EventLog as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,9 +37,11 @@ async fn pulled(device: &Device) -> Replica {
     replica
 }
 
-/// So many days later: the archiver says that tombstones have expired.
-async fn expire(cluster: &mut Cluster, days: i64) {
+/// So many days later: the archiver says that tombstones have expired. Until then the device asks, at this cursor.
+async fn expire(cluster: &mut Cluster, days: i64, cursor: u64) {
     cluster.restart(ALL).await;
+    let page = cluster.device("ann").pull(USER, &format!("cursor={cursor}")).await.ok();
+    assert_eq!((&page["head"], &page["floor"]), (&json!(cursor), &json!(0)));
     let later = Later::start(cluster, days);
     // It also does so when it starts.
     eventually("the tombstones expire", async || {
@@ -64,13 +65,15 @@ async fn a_device_that_comes_back_from_below_the_floor_drops_what_was_deleted(
     laptop.push(USER, &[say("four")]).await.ok();
     let before = laptop.pull(USER, "").await.ok();
     sealed(&laptop, USER).await;
-    expire(cluster, 91).await;
+    expire(cluster, 91, 5).await;
 
     let (laptop, phone) = (cluster.device("ann"), cluster.device("ann").named("phone"));
     let page = with_floor(&laptop, 4).await;
     for key in ["head", "count", "digest", "epoch"] {
         assert_eq!(page[key], before[key], "{key}: nothing but the floor moves");
     }
+    // Also where nothing is new, and what is answered was remembered.
+    assert_eq!(laptop.pull(USER, "cursor=5").await.ok()["floor"], 4);
     // It can tell, by the floor and by what it is told.
     let page = phone.pull(USER, "cursor=3").await.ok();
     assert_eq!((contents(&page), &page["floor"]), (vec!["four"], &json!(4)));
