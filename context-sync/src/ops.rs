@@ -45,7 +45,7 @@ pub enum OpsCommand {
 The status is 0 if all is well, 1 if something is missing, damaged or contradicts, or if there is nothing: each is named.")]
     Verify(VerifyArgs),
 
-    /// Delete the backups that are over their time, as the archiver does every day
+    /// Expire the backups and tombstones that are over their time, as the archiver does every day
     #[command(after_help = "Examples:
   context-sync ops expire --dry-run                   what would go, and what stays though its time is over
   context-sync ops expire --ops-url http://archiver:9090 --json

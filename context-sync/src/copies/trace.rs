@@ -439,6 +439,9 @@ pub(super) fn verdict(verdict: &Verdict) -> String {
         Verdict::RestoreRequested { restore } => format!("restore {restore} begins"),
         Verdict::RestoreStep => "a step of a restore".to_owned(),
         Verdict::RestoreEnded { restore } => format!("restore {restore} has ended"),
+        Verdict::TombstonesExpired { floor } => {
+            format!("tombstones up to cursor {floor} have expired")
+        }
         Verdict::Refused(refusal) => format!("refused: {refusal:?}"),
     }
 }

@@ -168,6 +168,10 @@ impl PartitionFold {
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.json.insert(changed.id, json_hash(&message.to_json()));
         }
+        if applied.floor.is_some() {
+            let ScopeFold { scope, json } = folded;
+            json.retain(|id, _| scope.messages.contains_key(id));
+        }
     }
 
     fn forget_old_commands(&mut self) {

@@ -125,6 +125,9 @@ impl Rows<'_> {
                     let (id, cursor) = (row.id, row.entry.cursor);
                     found.push(|| format!("message {id} is at cursor {cursor}, beyond the head"));
                 }
+                if !row.entry.is_live() && row.entry.cursor <= heading.floor {
+                    found.push(|| format!("message {} is a tombstone that has expired", row.id));
+                }
                 if let Some(folded) = folded {
                     compare_message(found, row, folded);
                     seen.insert(row.id);
