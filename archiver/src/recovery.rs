@@ -15,6 +15,7 @@ use archive::{
     base::{self, Owner},
     manifest::ManifestReader,
     period::HourLength,
+    replay::Replay,
     unlisted::unlisted,
 };
 use eventlog::EventLog;
@@ -125,6 +126,19 @@ impl From<ArchiveError> for RecoveryError {
     fn from(error: ArchiveError) -> Self {
         Self::Archiver(error.into())
     }
+}
+
+/// A log that was lost, as far as the archive has it: nothing can be appended.
+///
+/// # Errors
+/// The archive cannot be read.
+pub async fn lost_log(
+    archive: &Archive,
+    log: LogId,
+    partitions: u32,
+) -> Result<Arc<dyn EventLog>, ArchiverError> {
+    let lost = lost_log::LostLog::find(archive, log, partitions).await?;
+    Ok(Replay::over(Arc::new(lost), archive.clone()))
 }
 
 /// The log to recover: the one named, or the only one that no other one goes on from.

@@ -2,6 +2,7 @@
 //! say is found out here, either in the command's own process, or in the one that holds an embedded log, which answers
 //! on its ops port.
 
+mod beginning;
 pub mod check;
 pub mod dead_letters;
 mod disk;

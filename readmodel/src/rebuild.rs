@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
+    epochs::IS_RECOVERED,
     error::ReadModelError,
     projection::{Position, check_source, positions_of},
 };
@@ -132,8 +133,7 @@ impl Rebuild {
 
     /// Whether the log goes on from another one: then its first record is not the beginning.
     pub async fn is_recovered(&mut self) -> Result<bool, ReadModelError> {
-        let query = "select exists (select from epochs e join source s on s.log_id <> e.log_id)";
-        Ok(sqlx::query_scalar(query).fetch_one(&mut self.owner).await?)
+        Ok(sqlx::query_scalar(IS_RECOVERED).fetch_one(&mut self.owner).await?)
     }
 
     /// How far one of the two sets is folded.

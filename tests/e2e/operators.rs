@@ -17,25 +17,25 @@ use crate::{
 
 /// What a command said, and its status.
 #[derive(Debug)]
-struct Said {
-    status: i32,
-    lines: Vec<String>,
-    error: String,
+pub(crate) struct Said {
+    pub(crate) status: i32,
+    pub(crate) lines: Vec<String>,
+    pub(crate) error: String,
 }
 
 impl Said {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let text = self.lines.join("\n");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The objects of an answer that has one a line.
-    fn objects(&self) -> Vec<Value> {
+    pub(crate) fn objects(&self) -> Vec<Value> {
         self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-async fn said(args: &[&str]) -> Said {
+pub(crate) async fn said(args: &[&str]) -> Said {
     let output = run(args).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said {
@@ -46,7 +46,7 @@ async fn said(args: &[&str]) -> Said {
 }
 
 /// Runs `ops …` against the cluster, with `--json`.
-async fn ops(cluster: &Cluster, args: &[&str]) -> Said {
+pub(crate) async fn ops(cluster: &Cluster, args: &[&str]) -> Said {
     let port = format!("--ops-url={}", cluster.node.ops_url);
     said(&[&["ops"][..], args, &[&port, "--json"]].concat()).await
 }

@@ -21,6 +21,7 @@ use crate::{
     client::{Device, Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
     equation::eventually,
+    operators::ops,
     replica::Replica,
 };
 
@@ -145,12 +146,18 @@ async fn lose(cluster: &mut Cluster, loss: u32) {
 
     // Devices push again what was lost, and all converge.
     ann.push(&web, &[say(&format!("{loss}: lost")), say(&format!("{loss}: lost too"))]).await.ok();
-    ann.push(&web, &[say(&format!("{loss}: after"))]).await.ok();
+    let after = ann.push(&web, &[say(&format!("{loss}: after"))]).await.ok();
     let mut early = early;
     early.replica.catch_up(&bob, &web, 100).await;
     replica.catch_up(&ann, &web, 100).await;
     assert_eq!((early.replica.cursor, replica.cursor), (base + 3, base + 3));
     assert_eq!(early.replica.messages, replica.messages);
+
+    // To operators it is one history: what was lost is told out of the archive.
+    let checked = ops(cluster, &["check"]).await;
+    let sums = checked.objects().pop().unwrap();
+    assert_eq!((checked.status, &sums["scopes"], &sums["only_rows"]), (0, &json!(2), &json!([])));
+    check_traces(cluster, old, [&pushed, &once, &after]).await;
 
     // Backups of before are there, and can be restored; new ones go on.
     let id = backup["id"].as_str().unwrap();
@@ -178,6 +185,34 @@ async fn lose(cluster: &mut Cluster, loss: u32) {
     let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(base::owner(&archive, old).await.unwrap(), Owner::GivenUpFor(recovered.log));
+}
+
+/// A push of five and one that edits the first and deletes the second, on the lost log; and one on this log.
+async fn check_traces(cluster: &Cluster, lost: LogId, [pushed, edited, after]: [&Value; 3]) {
+    let trace = async |id: &Value| {
+        let traced = ops(cluster, &["trace", id.as_str().unwrap()]).await;
+        assert_eq!(traced.status, 0, "{traced:?}");
+        let trace = traced.json();
+        assert_eq!(trace["is_cut"], false, "{trace}");
+        trace
+    };
+    let old = trace(&pushed["push_id"]).await;
+    let step = &old["steps"][0];
+    assert_eq!((&step["state"], &step["log_id"]), (&json!("recovered"), &json!(lost.to_string())));
+    assert!(step["outcome"].as_str().unwrap().starts_with("pushed: 5 synced"), "{step}");
+    assert!(step["archived_hour"].is_string(), "{step}");
+    assert_eq!(step["messages"][0]["replaced_at"], edited["results"][0]["cursor"], "{step}");
+    assert_ne!(old["backups"], json!([]));
+    let message = trace(&pushed["results"][0]["id"]).await;
+    let steps = message["steps"].as_array().unwrap();
+    let of = |step: &Value| step["messages"][0]["cursor"].clone();
+    let cursors = [pushed, edited].map(|push| push["results"][0]["cursor"].clone());
+    assert_eq!(steps.iter().map(of).collect::<Vec<_>>(), cursors, "{message}");
+    let new = trace(&after["push_id"]).await;
+    let step = &new["steps"][0];
+    let (state, log) = (json!("projected"), json!(cluster.node.log.log_id().to_string()));
+    assert_eq!((&step["state"], &step["log_id"]), (&state, &log));
+    assert!(step["outcome"].as_str().unwrap().starts_with("pushed: 1 synced"), "{step}");
 }
 
 /// What the log folds to, where the log is all there is.

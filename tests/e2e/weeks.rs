@@ -9,6 +9,11 @@ use archive::{
     verify::{Sample, verify},
 };
 use archiver::{Archiver, ArchiverConfig, Clock, Retention, SegmentConfig, Upkeep};
+use context_sync::copies::{
+    Copies,
+    check::{CheckQuery, Checking, Sums},
+    trace::{Trace, Tracing},
+};
 use eventlog::EventLog;
 use model::{
     Action, BackupId, BackupType, Command, CommandId, DeviceId, Event, Limits, LogFold, Message,
@@ -17,10 +22,10 @@ use model::{
     log_fold::FoldedScope,
 };
 use projector::{Projector, ProjectorConfig};
-use readmodel::feed::Feed;
+use readmodel::{DatabaseRole, feed::Feed};
 use serde_json::{Value, json};
 use service::ops::Readiness;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -437,10 +442,81 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     assert!(own.count() > 10, "users with messages of their own");
     shutdown.cancel();
     projecting.await.unwrap().unwrap();
+    operators_see_what_retention_removed(&log, &archive, &database).await;
 
     let backups = shown::check(&archive, &log, READ_ONE_OF).await;
     let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!((report.problems, report.orphans), (vec![], vec![]));
     println!("{} records, {backups} backups, {} objects", log.all().len(), report.objects);
     assert!(backups > 100, "{backups} backups");
+}
+
+/// Of a log that has lost its beginning, operators' questions are answered out of the archive.
+async fn operators_see_what_retention_removed(
+    log: &Arc<SimulatedLog>,
+    archive: &Archive,
+    database: &Database,
+) {
+    let mut copies = Copies {
+        log: Ok(log.clone()),
+        facts: None,
+        database: database.config.clone(),
+        rows: Ok(database.role(DatabaseRole::Projector)),
+        archive: Some(Ok(archive.clone())),
+        feed: None,
+        disks: Vec::new(),
+    };
+    let message = log.all().iter().find_map(|record| {
+        let Ok(Event::Command(command)) = schemas::decode(&record.value) else { return None };
+        if command.scope != team() {
+            return None;
+        }
+        let Action::MessagesPushed { .. } = command.action else { return None };
+        Some(command.id)
+    });
+    let push = message.unwrap().0;
+    let before = traced(&copies, push).await.unwrap();
+    assert!(before.steps[0].outcome.as_ref().unwrap().starts_with("pushed:"), "{before:?}");
+    for partition in (0..log.partitions()).map(Partition::new) {
+        log.cut(partition, log.bounds(partition).await.unwrap().end.get() - 1);
+    }
+    let sums = checked(&copies).await;
+    assert!(sums.is_well() && sums.only_rows.is_empty() && sums.messages > 1_000, "{sums:?}");
+    let after = traced(&copies, push).await.unwrap();
+    assert_eq!((&after.steps, after.is_cut), (&before.steps, false));
+    // Without the archive nobody can tell.
+    copies.archive = None;
+    let sums = checked(&copies).await;
+    assert_eq!(sums.only_rows, [0, 1, 2]);
+    let why = traced(&copies, push).await.unwrap_err();
+    assert!(why.contains("as far back as it reaches"), "{why}");
+}
+
+async fn checked(copies: &Copies) -> Sums {
+    let all = CheckQuery { scope: None, sample: Sample::ALL };
+    match last(async |say| copies.check(&all, &say).await).await {
+        Checking::Done(sums) => sums,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn traced(copies: &Copies, id: Uuid) -> Result<Trace, String> {
+    match last(async |say| copies.trace(id, &say).await).await {
+        Tracing::Found(trace) => Ok(*trace),
+        Tracing::Failed(why) => Err(why),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The last thing that is said.
+async fn last<T>(asked: impl AsyncFnOnce(mpsc::Sender<T>)) -> T {
+    let (say, mut told) = mpsc::channel(16);
+    let listen = async {
+        let mut last = None;
+        while let Some(line) = told.recv().await {
+            last = Some(line);
+        }
+        last.unwrap()
+    };
+    tokio::join!(asked(say), listen).1
 }
