@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     backups::back_up,
     client::{USER, contents, say, team},
-    cluster::{Cluster, LogKind},
+    cluster::{ALL, Cluster, LogKind},
     crash::{free_port, run},
     database::Database,
     equation::{caught_up, eventually},
@@ -436,6 +436,46 @@ async fn what_is_archived_is_in_the_status_and_in_a_trace(cluster: &mut Cluster)
     assert!(status["catalogue"]["projected"].as_u64().unwrap() > 0, "{status}");
     let disks = status["disks"].as_array().unwrap();
     assert!(disks.iter().any(|disk| disk["what"] == "archive" && disk["bytes"].as_u64() > Some(0)));
+    let full = ops(cluster, &["status", "--disk-free-bytes-min=18446744073709551615"]).await;
+    assert!(full.status == 1 && full.lines.join("").contains("bytes are free"), "{full:?}");
+    what_is_not_archived_is_a_problem_and_a_tick_is_none(cluster).await;
+}
+
+async fn what_is_not_archived_is_a_problem_and_a_tick_is_none(cluster: &mut Cluster) {
+    let strict = ["status", "--archived-seconds-max=0"];
+    // A partition where nothing comes is well for as long as it likes: all that is in no hour is a tick.
+    eventually("nothing but ticks is unarchived", async || {
+        let said = ops(cluster, &strict).await;
+        let is_old = |own: &Value| own["archived_seconds"].as_u64() > Some(1);
+        let has_aged = said.json()["partitions"].as_array().unwrap().iter().any(is_old);
+        (said.status == 0 && has_aged).then_some(())
+    })
+    .await;
+    // The archiver is gone, and of some partitions there is no hour at all.
+    cluster.restart(ALL).await;
+    for user in ["bob", "cy", "dan", "eve", "fay", "gil", "hal"] {
+        cluster.device(user).push(USER, &[say("one")]).await.ok();
+    }
+    let said = eventually("what is not archived has aged", async || {
+        let said = ops(cluster, &strict).await;
+        let aged =
+            |own: &Value| own["archived"].is_null() && own["unarchived_seconds"].as_u64() > Some(0);
+        said.json()["partitions"].as_array().unwrap().iter().any(aged).then_some(said)
+    })
+    .await;
+    assert!(said.status == 1 && said.lines.join("").contains("is in no archived hour"), "{said:?}");
+    let raw = ["status", "--segments-seconds-max=1"];
+    eventually("nor is it there raw", async || {
+        let said = ops(cluster, &raw).await;
+        (said.status == 1 && said.lines.join("").contains("not even raw")).then_some(())
+    })
+    .await;
+    if cluster.kind == LogKind::Kafka {
+        let said = ops_with(&["status"], &flags(cluster)).await;
+        let unasked = &said.json()["unasked"][0];
+        assert_eq!((said.status, &unasked["part"]), (3, &json!("archive")), "{said:?}");
+        assert!(unasked["why"].as_str().unwrap().contains("none is named"), "{unasked}");
+    }
 }
 
 /// A command goes to log and database itself, says what it cannot reach, or that it may not, and changes nothing.
@@ -506,6 +546,10 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
         assert!(refused.status == 3 && refused.error.contains("belong together"), "{refused:?}");
     }
     assert_eq!(ops_with(&["check"], &empty).await.status, 3);
+    // Nobody projects anything into it.
+    let waits = ops_with(&["status", "--waiting-seconds-max=0"], &empty).await;
+    let problem = waits.json()["problems"][0].as_str().unwrap_or_default().to_owned();
+    assert!(waits.status == 1 && problem.contains("3 records are not projected"), "{waits:?}");
     // No process: an embedded log is asked through the one that holds it.
     let nobody =
         said(&["ops", "status", &format!("--ops-url=http://127.0.0.1:{}", free_port())]).await;

@@ -464,6 +464,7 @@ async fn operators_see_what_retention_removed(
         rows: Ok(database.role(DatabaseRole::Projector)),
         archive: Some(Ok(archive.clone())),
         feed: None,
+        readiness: None,
         disks: Vec::new(),
     };
     let message = log.all().iter().find_map(|record| {
