@@ -4,7 +4,7 @@
 mod compare;
 mod swap;
 
-pub use compare::{Comparing, ScopeDifference, Sums};
+pub use compare::{Comparing, ScopeDifference, Sums, TenantDifference};
 pub use swap::Cursors;
 
 use model::{LogId, RulesVersion, ScopeKey};
@@ -97,19 +97,22 @@ impl Rebuild {
     }
 
     /// Makes the second set of tables, or goes on with the one that an earlier rebuild left, if that is of this
-    /// version and not of one scope. True if it goes on.
+    /// version, and of the same scope. True if it goes on.
     pub async fn prepare(&mut self, anew: bool) -> Result<bool, ReadModelError> {
         let schema = self.extent.set().schema();
         let migration: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations")
             .fetch_one(&mut self.owner)
             .await?;
-        let mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+        let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+        if let Extent::Scope(scope) = &self.extent {
+            mark.push_str(&format!(", scope {}", scope.reference().0));
+        }
         let found: Option<String> =
             sqlx::query_scalar("select obj_description(to_regnamespace($1)::oid, 'pg_namespace')")
                 .bind(schema)
                 .fetch_one(&mut self.owner)
                 .await?;
-        if !anew && self.extent == Extent::All && found.as_ref() == Some(&mark) {
+        if !anew && found.as_ref() == Some(&mark) {
             return Ok(true);
         }
         let make = [
