@@ -52,7 +52,7 @@ pub(crate) async fn ops(cluster: &Cluster, args: &[&str]) -> Said {
 }
 
 /// The flags of a command that goes to Kafka, Postgres and the archive itself.
-fn flags(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn flags(cluster: &Cluster) -> Vec<String> {
     let log = &cluster.settings.log;
     let LogAddress::Kafka { brokers } = &log.log else { panic!("only Kafka") };
     vec![
@@ -63,7 +63,7 @@ fn flags(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-async fn ops_with(args: &[&str], flags: &[String]) -> Said {
+pub(crate) async fn ops_with(args: &[&str], flags: &[String]) -> Said {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     said(&[&["ops"][..], args, &flags].concat()).await
 }
@@ -235,7 +235,9 @@ async fn a_parked_scope_serves_pulls_until_it_is_retried(cluster: &mut Cluster) 
 async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.create_team("web", &[("bob", "member")]).await;
-    ann.push(&team("web"), &[say("one"), say("two"), say("three")]).await.ok();
+    let pushed = ann.push(&team("web"), &[say("one"), say("two"), say("three")]).await.ok();
+    let edit = json!({"id": pushed["results"][0]["id"], "type": "decision", "content": "uno", "base_cursor": 1});
+    ann.push(&team("web"), &[edit]).await.ok();
     ann.push(USER, &[say("mine")]).await.ok();
     append(cluster, "acme/user/ann", b"no event".to_vec()).await;
     let well = ops(cluster, &["check"]).await;
@@ -258,7 +260,9 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
         create table scopes_before as select * from scopes;
         create table members_before as select * from members;
         create table letters_before as select * from dead_letters;
-        create table outcomes_before as select * from outcomes";
+        create table outcomes_before as select * from outcomes;
+        create table history_before as select * from message_history;
+        create table usage_before as select * from tenant_usage";
     sqlx::raw_sql(keep).execute(&cluster.pool).await.unwrap();
     for (change, problem, has_scope) in [
         ("update messages set json = replace(json, 'two', 'TWO')", "the JSON of message", true),
@@ -273,6 +277,10 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
         ("delete from members where user_id = 'bob'", "member bob has no row", true),
         ("delete from outcomes", "has no row", false),
         ("delete from dead_letters", "no dead letter either", false),
+        ("update message_history set json = json || ' '", "is not so by the log", true),
+        ("update message_history set won_by = won_by + 1", "is not so by the log", true),
+        ("delete from message_history", "has no row", true),
+        ("update tenant_usage set live_bytes = live_bytes + 1", "tenant acme: what quotas", false),
     ] {
         sql(cluster, change).await;
         let found = ops(cluster, &["check"]).await;
@@ -288,10 +296,13 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
             delete from scopes; insert into scopes select * from scopes_before;
             delete from members; insert into members select * from members_before;
             delete from dead_letters; insert into dead_letters select * from letters_before;
-            delete from outcomes; insert into outcomes select * from outcomes_before";
+            delete from outcomes; insert into outcomes select * from outcomes_before;
+            delete from message_history; insert into message_history select * from history_before;
+            delete from tenant_usage; insert into tenant_usage select * from usage_before";
         sqlx::raw_sql(undo).execute(&cluster.pool).await.unwrap();
     }
-    let drop = "drop table before, scopes_before, members_before, letters_before, outcomes_before";
+    let drop = "drop table before, scopes_before, members_before, letters_before, outcomes_before,
+        history_before, usage_before";
     sql(cluster, drop).await;
     assert_eq!(ops(cluster, &["check"]).await.status, 0);
     let none = ops(cluster, &["check", "--scope=acme/team/none"]).await;

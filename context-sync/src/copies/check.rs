@@ -186,7 +186,10 @@ impl Copies {
             sums.only_rows.push(partition.get());
         }
         let mut rows = Rows { snapshot, before, parked, query, say, sums };
-        let compared = rows.compare(fold.as_ref(), partition, log.partitions()).await;
+        let mut compared = rows.compare(fold.as_ref(), partition, log.partitions()).await;
+        if compared.is_ok() && rows.sums.partitions == 0 {
+            compared = rows.compare_usage().await;
+        }
         rows.snapshot.end().await;
         compared.map_err(in_database)
     }

@@ -302,6 +302,9 @@ impl<'a> Work<'a> {
             false => Cursors::OfSamePlaces,
         };
         for _ in 0..SWAP_TRIES {
+            if self.stop.is_cancelled() {
+                return Err(RebuildError::Stopped);
+            }
             self.come_near().await?;
             let held = match &self.extent {
                 Extent::All => self.rebuild.hold_all().await?,

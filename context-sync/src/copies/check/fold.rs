@@ -9,10 +9,12 @@ use std::{
 use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, LogReader, ReadLimit, Record};
 use model::{
-    Command, Event, LogId, MessageId, Offset, Partition, PartitionClock, Scope, ScopeKey, ScopeRef,
+    Command, Cursor, Event, LogId, MessageId, Offset, Partition, PartitionClock, Past, PastResult,
+    Scope, ScopeKey, ScopeRef, Timestamp, history,
     limits::OUTCOME_KEPT_MICROS,
     log_fold::{check_key, images},
 };
+use readmodel::history::PastPlace;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 
@@ -100,6 +102,16 @@ impl Read {
 pub(super) struct ScopeFold {
     pub(super) scope: Scope,
     pub(super) json: HashMap<MessageId, JsonHash>,
+    /// By message, record, and which of its changes.
+    pub(super) past: HashMap<(MessageId, PastPlace), PastFold>,
+}
+
+/// A version that is past.
+pub(super) struct PastFold {
+    pub(super) result: PastResult,
+    pub(super) won_by: Cursor,
+    pub(super) at: Timestamp,
+    pub(super) json: Option<JsonHash>,
 }
 
 /// What a partition folds to.
@@ -143,7 +155,7 @@ impl PartitionFold {
     ) -> Self {
         let of = |(key, scope): (ScopeKey, Scope)| {
             let json = json.remove(&key).unwrap_or_default();
-            (key, ScopeFold { scope, json })
+            (key, ScopeFold { scope, json, past: HashMap::new() })
         };
         let scopes = scopes.into_iter().map(of).collect();
         Self { clock, scopes, refused: Vec::new(), records: 0 }
@@ -200,20 +212,32 @@ impl PartitionFold {
                 if fits.is_err() {
                     self.refused.push(record.offset);
                 } else if waits.is_none_or(|first| record.offset < *first) {
-                    self.apply(&command);
+                    self.apply(&command, record.offset);
                 }
             }
         }
         Ok(())
     }
 
-    fn apply(&mut self, command: &Command) {
+    fn apply(&mut self, command: &Command, offset: Offset) {
         let folded = self.scopes.entry(command.scope.clone()).or_insert_with(|| ScopeFold {
             scope: Scope::new(command.scope.clone()),
             json: HashMap::new(),
+            past: HashMap::new(),
         });
         // What does not apply was refused above.
         let Ok(applied) = folded.scope.apply(command, self.clock.time) else { return };
+        for past in history::past(&folded.scope, command, &applied) {
+            let Past { id, change, result, won_by, json } = past;
+            // What is replaced is the message as it stood before.
+            let json = match json {
+                Some(json) => Some(json_hash(&json)),
+                None => folded.json.get(&id).copied(),
+            };
+            let place = PastPlace { offset, change: change as u32 };
+            let past = PastFold { result, won_by, at: applied.outcome.folded_at, json };
+            folded.past.insert((id, place), past);
+        }
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.json.insert(changed.id, json_hash(&message.to_json()));
         }
