@@ -221,7 +221,10 @@ async fn fold(
     let mut fold = match recovered {
         Some(archive) => PartitionFold::of_recovered(archive, log.log_id(), partition, query)
             .await
-            .map_err(|error| format!("the archive: {error}"))?,
+            .map_err(|error| format!("the archive: {error}"))?
+            .ok_or_else(|| {
+                format!("the archive: it has nothing that partition {partition} begins with")
+            })?,
         None => PartitionFold::of_nothing(),
     };
     match fold.up_to(&mut read, to, parked, query, say).await {

@@ -10,6 +10,7 @@ use archive::{
     segment::{self, SegmentReader},
 };
 use eventlog::{EventLog, LogError, ReadLimit};
+use futures_util::future::join_all;
 use model::{LogId, Offset, Partition, Place, Timestamp};
 use readmodel::{PgPool, dead_letters::ParkedScope, standing};
 use serde::{Deserialize, Serialize};
@@ -231,10 +232,11 @@ impl Copies {
             Some(Ok(archive)) => archive,
             Some(Err(why)) => return status.unasked("archive", why.clone()),
         };
-        for own in &mut status.partitions {
-            if let Err(why) = self.read_archived(archive, log, own, now).await {
-                return status.unasked("archive", why);
-            }
+        let partitions = status.partitions.iter_mut();
+        let asking = partitions.map(|own| self.read_archived(archive, log, own, now));
+        let failed = join_all(asking).await.into_iter().find_map(Result::err);
+        if let Some(why) = failed {
+            status.unasked("archive", why);
         }
     }
 

@@ -129,13 +129,13 @@ impl PartitionFold {
         Self::begin(Beginning::nothing(), HashMap::new())
     }
 
-    /// Of a recovered log, which begins with what the archive has.
+    /// Of a recovered log, which begins with what the archive has; `None` if that has nothing of it.
     pub(super) async fn of_recovered(
         archive: &Archive,
         log: LogId,
         partition: Partition,
         query: &CheckQuery,
-    ) -> Result<Self, ArchiveError> {
+    ) -> Result<Option<Self>, ArchiveError> {
         let mut json: HashMap<ScopeKey, HashMap<MessageId, JsonHash>> = HashMap::new();
         let wanted = |key: &ScopeKey| query.has(key);
         let begun = Beginning::read(archive, log, partition, wanted, |key, message| {
@@ -145,8 +145,8 @@ impl PartitionFold {
                 None => drop(json.insert(key.clone(), HashMap::from([(message.id, hash)]))),
             }
         });
-        let begun = begun.await?.unwrap_or_else(Beginning::nothing);
-        Ok(Self::begin(begun, json))
+        let begun = begun.await?;
+        Ok(begun.map(|begun| Self::begin(begun, json)))
     }
 
     fn begin(
