@@ -290,7 +290,11 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
         ("update message_history set json = json || ' '", "is not so by the log", true),
         ("update message_history set won_by = won_by + 1", "is not so by the log", true),
         ("delete from message_history", "has no row", true),
-        ("update tenant_usage set live_bytes = live_bytes + 1", "tenant acme: what quotas", false),
+        (
+            "update tenant_usage set live_bytes = live_bytes + 1",
+            "what quotas are compared with is",
+            false,
+        ),
     ] {
         sql(cluster, change).await;
         let found = ops(cluster, &["check"]).await;

@@ -183,7 +183,8 @@ fn sums(recovered: &Recovered) -> String {
         None => "which had no events".to_owned(),
     };
     format!(
-        "recovered: log {log} goes on from log {from}, {until}: {scopes} scopes, {backups} backups.\n\
+        "recovered: log {log} goes on from log {from}, {until}: {scopes} scopes, {backups} backups; \
+         histories of messages begin anew.\n\
          Now migrate an empty database, and start the services on this log and this archive."
     )
 }
