@@ -47,7 +47,9 @@ pub use config::{ArchiverConfig, InvalidKeptDays, KeptDays, Retention, SegmentCo
 pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
 pub use expiry::{Fate, Forgotten, Overdue, Stays, Summary};
-pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
+pub use recovery::{
+    Lost, Recovered, Recovering, Recovery, RecoveryError, last_written, lost, lost_log,
+};
 pub use upkeep::{Expiring, Operator, Upkeep};
 
 use back_off::BackOff;
