@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
     MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem, path::Path,
+    local::LocalFileSystem, memory::InMemory, path::Path,
 };
 use tokio::sync::Semaphore;
 
@@ -75,6 +75,12 @@ impl Archive {
             }
             _ => Self::open(config),
         }
+    }
+
+    /// An archive in memory, gone with the last copy of this value.
+    pub fn in_memory() -> Self {
+        let address = ArchiveAddress::File("/memory".into());
+        Self::over(Arc::new(InMemory::new()), address, Scratch::default())
     }
 
     /// An archive in any store; `address` is what it is called.

@@ -4,9 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use context_sync::device::{
     client::{Client, Server},
+    scope::Scope,
+};
+use device::{
     drift::{Mended, Mending},
     replica::Replica,
-    scope::Scope,
 };
 use model::{Cursor, DeviceId, Epoch, Item};
 use reqwest::{Method, header::CONTENT_TYPE};
@@ -63,7 +65,7 @@ pub(crate) fn own_client(device: &Device) -> Client {
 
 async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
     let client = own_client(device);
-    let mut mending = Mending::new(&client, scope, replica);
+    let mut mending = Mending::new(client.in_scope(scope), replica);
     mending.run().await.unwrap();
     mending.mended
 }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use clap::Args;
+use device::{batches::Outgoing, replica::Replica};
 use serde_json::value::RawValue;
 
-use super::{batches::Outgoing, connection::ConnectionArgs, replica::Replica};
+use super::connection::ConnectionArgs;
 use crate::Failure;
 
 /// Which file.

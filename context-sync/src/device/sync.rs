@@ -1,19 +1,22 @@
 //! `context-sync sync`: pushes what waits, pulls what is new, and mends what has drifted.
 
 use clap::Args;
+use device::{
+    drift::{DriftError, Mended, Mending},
+    problem::ClientError,
+    replica::Replica,
+    upload::{Tally, Upload},
+};
 use serde_json::json;
 
 use super::{
     client::Client,
     connection::ConnectionArgs,
-    drift::{DriftError, Mended, Mending},
     output::{self, print},
     progress::Progress,
-    replica::Replica,
     scope::Scope,
     store::{Store, StoreArgs},
     table::Table,
-    upload::{Tally, Upload},
 };
 use crate::Failure;
 
@@ -38,7 +41,7 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let mut replica = store.load()?;
     let pushed =
         push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
-    let mut mending = Mending::new(&client, scope, &mut replica);
+    let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
     let mended = mending.mended;
     // Whatever was reached: the next one goes on from there.
@@ -67,7 +70,8 @@ async fn push(
 ) -> Result<Tally, Failure> {
     let waiting = store.take()?;
     waiting.bad.iter().for_each(|why| progress.note(why));
-    let mut upload = Upload::new(client, scope);
+    let requests = client.in_scope(scope);
+    let mut upload = Upload::new(&requests);
     let mut delivered = Vec::new();
     for message in waiting.messages {
         delivered.extend(upload.add(message).await?);
@@ -87,7 +91,7 @@ fn is_purge(error: &DriftError) -> bool {
 
 /// Whoever was removed from a scope keeps nothing of it.
 fn purged(error: Failure, store: &Store) -> Failure {
-    let client = error.downcast_ref::<super::problem::ClientError>();
+    let client = error.downcast_ref::<ClientError>();
     let purge = client.and_then(|error| error.problem()).is_some_and(|problem| problem.purge)
         || error.downcast_ref::<DriftError>().is_some_and(is_purge);
     if !purge {

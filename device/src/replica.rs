@@ -14,10 +14,10 @@ use repair::{Held, Items};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::wire::Pulled;
+use crate::wire::Pulled;
 
 /// The messages of a scope on a device.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Replica {
     pub cursor: Cursor,
     /// That the cursor is of; `None` before the first pull.
@@ -28,6 +28,7 @@ pub struct Replica {
 }
 
 /// A live message that was pulled.
+#[derive(Clone)]
 pub struct Message {
     pub held: Held,
     /// Where it stood.
@@ -120,16 +121,23 @@ impl Replica {
         Ok(held)
     }
 
-    /// Lets go of all messages, to begin again.
+    /// The messages, in the order of their cursors.
+    pub fn messages(&self) -> Vec<&Message> {
+        let mut messages: Vec<&Message> = self.messages.values().collect();
+        messages.sort_unstable_by_key(|message| (message.cursor, message.held.id.0));
+        messages
+    }
+
+    /// Lets go of all messages, to begin again. They come in the order in which they stood.
     pub fn clear(&mut self, epoch: Epoch) -> Vec<Message> {
         self.cursor = Cursor::ZERO;
         self.epoch = Some(epoch);
-        std::mem::take(&mut self.messages).into_values().collect()
+        in_order(std::mem::take(&mut self.messages).into_values())
     }
 
-    /// Lets go of these versions.
+    /// Lets go of these versions, in the order in which they stood: what is pushed again is pushed in that order.
     pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
-        self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m).collect()
+        in_order(self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m))
     }
 
     pub fn holds(&self, held: &Held) -> bool {
@@ -157,7 +165,18 @@ impl Replica {
     }
 }
 
+fn in_order(messages: impl Iterator<Item = Message>) -> Vec<Message> {
+    let mut messages: Vec<Message> = messages.collect();
+    messages.sort_unstable_by_key(|message| (message.cursor, message.held.id.0));
+    messages
+}
+
 impl Message {
+    /// As a pull gave it.
+    pub fn json(&self) -> &RawValue {
+        &self.json
+    }
+
     /// The message as it is pushed again, at the version that it had.
     ///
     /// # Errors

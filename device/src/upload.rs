@@ -3,12 +3,10 @@
 use model::PushAnswer;
 use serde_json::json;
 
-use super::{
+use crate::{
+    Requests,
     batches::{Batches, Outgoing},
-    client::Client,
     problem::ClientError,
-    scope::Scope,
-    table::Table,
 };
 
 /// What became of messages.
@@ -23,9 +21,8 @@ pub struct Tally {
 }
 
 /// Sends messages to a scope in pushes, in the order they come in.
-pub struct Upload<'a> {
-    client: &'a Client,
-    scope: &'a Scope,
+pub struct Upload<'a, R> {
+    requests: &'a R,
     batches: Batches,
     /// What became of the messages so far.
     pub tally: Tally,
@@ -41,9 +38,9 @@ pub struct Delivered {
     pub rejections: Vec<String>,
 }
 
-impl<'a> Upload<'a> {
-    pub fn new(client: &'a Client, scope: &'a Scope) -> Self {
-        Self { client, scope, batches: Batches::default(), tally: Tally::default() }
+impl<'a, R: Requests> Upload<'a, R> {
+    pub fn new(requests: &'a R) -> Self {
+        Self { requests, batches: Batches::default(), tally: Tally::default() }
     }
 
     /// Takes a message, and pushes those before it if they are enough.
@@ -67,7 +64,7 @@ impl<'a> Upload<'a> {
     /// as any other: the next messages may be fine.
     async fn deliver(&mut self, batch: Vec<Outgoing>) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
-        let pushed = self.client.push(self.scope, batch.iter().map(|m| &*m.json)).await;
+        let pushed = self.requests.push(batch.iter().map(|m| &*m.json).collect()).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {
@@ -111,16 +108,6 @@ impl Tally {
     /// All messages that were counted.
     pub fn messages(&self) -> u64 {
         self.synced + self.skipped + self.rejected
-    }
-
-    /// For people.
-    pub fn table(&self) -> Table {
-        let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
-        let cursor = self.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
-        let [pushes, synced, skipped, rejected] =
-            [self.pushes, self.synced, self.skipped, self.rejected].map(|n| n.to_string());
-        table.row([pushes, synced, skipped, rejected, cursor]);
-        table
     }
 
     /// For programs.

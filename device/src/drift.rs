@@ -5,14 +5,13 @@ use std::collections::{HashSet, VecDeque};
 use model::{Cursor, Digest, Epoch, Item, reconcile::Remedy};
 use repair::{BadFrame, Differences, Finding};
 
-use super::{
+use crate::{
+    Requests,
     batches::Outgoing,
-    client::{Client, PullFrom, repair::Reconciled},
     problem::ClientError,
     replica::{Message, Replica, ReplicaError},
-    scope::Scope,
     upload::{Tally, Upload},
-    wire::PullPage,
+    wire::{PullFrom, PullPage, Reconciled},
 };
 
 /// Messages in a page.
@@ -58,16 +57,15 @@ pub struct Mended {
 }
 
 /// A replica on its way to what its scope is.
-pub struct Mending<'a> {
-    client: &'a Client,
-    scope: &'a Scope,
+pub struct Mending<'a, R> {
+    requests: R,
     replica: &'a mut Replica,
     pub mended: Mended,
 }
 
-impl<'a> Mending<'a> {
-    pub fn new(client: &'a Client, scope: &'a Scope, replica: &'a mut Replica) -> Self {
-        Self { client, scope, replica, mended: Mended::default() }
+impl<'a, R: Requests> Mending<'a, R> {
+    pub fn new(requests: R, replica: &'a mut Replica) -> Self {
+        Self { requests, replica, mended: Mended::default() }
     }
 
     /// Pulls, and mends what then differs, until count and digest are the scope's.
@@ -95,7 +93,7 @@ impl<'a> Mending<'a> {
                 wait: 0,
                 epoch: self.replica.epoch,
             };
-            let page = self.client.pull(self.scope, from).await?;
+            let page = self.requests.pull(from).await?;
             self.mended.pulled += page.messages.len() as u64;
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
             for message in messages {
@@ -114,7 +112,7 @@ impl<'a> Mending<'a> {
     /// since.
     async fn mend(&mut self, differs: bool) -> Result<(), DriftError> {
         let claim = self.replica.claim();
-        let told = self.client.reconcile(self.scope, &claim, self.replica.epoch).await?;
+        let told = self.requests.reconcile(&claim, self.replica.epoch).await?;
         match told.action {
             Remedy::Resync => self.resync(&told).await,
             Remedy::Repair => self.repair(&told).await,
@@ -151,7 +149,7 @@ impl<'a> Mending<'a> {
         let mut next = Some(first);
         for _ in 0..FRAMES_MAX {
             let Some(frame) = next else { return Ok(finding.end()) };
-            next = finding.next(&self.client.compare(self.scope, frame).await?)?;
+            next = finding.next(&self.requests.compare(frame).await?)?;
         }
         Err(DriftError::Endless)
     }
@@ -169,7 +167,7 @@ impl<'a> Mending<'a> {
         let mut left: VecDeque<Item> = items.into();
         while !left.is_empty() {
             let asked: Vec<Item> = left.drain(..left.len().min(FETCH)).collect();
-            let fetched = self.client.fetch(self.scope, &asked).await?;
+            let fetched = self.requests.fetch(&asked).await?;
             self.mended.fetched += fetched.messages.len() as u64;
             let mut answered: HashSet<Item> = fetched.missing.into_iter().collect();
             for message in fetched.messages {
@@ -191,7 +189,7 @@ impl<'a> Mending<'a> {
 
     /// Pushes what the scope has lost, at the versions it had. One who may not push can only let it go.
     async fn push_again(&mut self, lost: Vec<Message>) -> Result<(), DriftError> {
-        let mut upload = Upload::new(self.client, self.scope);
+        let mut upload = Upload::new(&self.requests);
         for message in &lost {
             let outgoing = Outgoing { origin: String::new(), json: message.to_push()? };
             match upload.add(outgoing).await {

@@ -1,0 +1,88 @@
+//! A device: what it holds, and what waits to be pushed.
+
+use device::{
+    Requests,
+    batches::Outgoing,
+    drift::{DriftError, Mending},
+    problem::ClientError,
+    replica::Replica,
+    upload::Upload,
+};
+use model::Timestamp;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{cast::Seat, plan::Deed, world::minutes};
+
+pub struct Machine {
+    pub seat: Seat,
+    pub replica: Replica,
+    /// Not acknowledged yet.
+    pub outbox: Vec<Box<RawValue>>,
+}
+
+/// Why a sync came to no end.
+#[derive(Debug)]
+pub enum Unsynced {
+    Push(ClientError),
+    Drift(DriftError),
+}
+
+impl Machine {
+    pub fn new(seat: Seat) -> Self {
+        Self { seat, replica: Replica::default(), outbox: Vec::new() }
+    }
+
+    /// Puts into the outbox what a deed comes to.
+    pub fn act(&mut self, deed: &Deed, now: Timestamp) {
+        if !self.seat.may_push {
+            return;
+        }
+        if let Some(message) = self.message(deed, now) {
+            self.outbox.push(serde_json::value::to_raw_value(&message).unwrap());
+        }
+    }
+
+    fn message(&self, deed: &Deed, now: Timestamp) -> Option<Value> {
+        let held = self.replica.messages();
+        let pick = |pick: u8| held.get(usize::from(pick) % held.len().max(1));
+        let scope = self.seat.scope.to_string();
+        let at = |given: &Option<i8>| given.map(|given| minutes(now, given).to_string());
+        Some(match deed {
+            Deed::Say { what, minutes } => {
+                let metadata = match at(minutes) {
+                    Some(time) => json!({ "scope": scope, "timestamp": time }),
+                    None => json!({ "scope": scope }),
+                };
+                json!({ "type": "decision", "content": format!("say {what}"), "metadata": metadata })
+            }
+            Deed::Edit { pick: place, what, seen, minutes } => {
+                let message = pick(*place)?;
+                let base = seen.then_some(message.cursor);
+                json!({
+                    "id": message.held.id, "type": "insight", "content": format!("edit {what}"),
+                    "metadata": { "scope": scope, "n": place % 3 }, "base_cursor": base, "updated_at": at(minutes),
+                })
+            }
+            Deed::Delete { pick: place } => {
+                let message = pick(*place)?;
+                json!({ "id": message.held.id, "deleted": true, "base_cursor": message.cursor })
+            }
+            Deed::Babble => json!({ "type": "decision" }),
+        })
+    }
+
+    /// As `context-sync sync`: pushes what waits, then becomes what the scope is.
+    ///
+    /// # Errors
+    /// Why it could not; what was reached stays.
+    pub async fn sync(&mut self, requests: impl Requests) -> Result<(), Unsynced> {
+        let mut upload = Upload::new(&requests);
+        for json in &self.outbox {
+            let outgoing = Outgoing { origin: String::new(), json: json.clone() };
+            upload.add(outgoing).await.map_err(Unsynced::Push)?;
+        }
+        upload.finish().await.map_err(Unsynced::Push)?;
+        self.outbox.clear();
+        Mending::new(requests, &mut self.replica).run().await.map_err(Unsynced::Drift)
+    }
+}

@@ -1,0 +1,103 @@
+//! What was acknowledged, and must not be lost.
+
+use std::collections::BTreeMap;
+
+use device::wire::Pulled;
+use model::{ContentHash, Cursor, MessageId, PushAnswer, ScopeKey, ScopeRef, Status};
+
+use crate::{Violation, machine::Machine};
+
+#[derive(Default)]
+pub struct Witness {
+    acknowledged: Vec<Acknowledged>,
+    /// Beyond what a recovery found, but on a device that may push.
+    coming_back: Vec<ComingBack>,
+}
+
+/// A message as it stands in the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    pub cursor: Cursor,
+    /// `None`: it is deleted.
+    pub content: Option<ContentHash>,
+}
+
+/// All messages of all scopes, tombstones too.
+pub type Standings = BTreeMap<(ScopeRef, MessageId), Standing>;
+
+struct Acknowledged {
+    scope: ScopeKey,
+    id: MessageId,
+    cursor: Cursor,
+    deleted: bool,
+}
+
+struct ComingBack {
+    scope: ScopeKey,
+    id: MessageId,
+    content: ContentHash,
+}
+
+impl Witness {
+    /// A device was told this.
+    pub fn acknowledged(&mut self, scope: &ScopeKey, answer: &PushAnswer) {
+        for result in &answer.results {
+            let deleted = result.status == Status::Deleted;
+            if !(result.status.is_synced() || result.status == Status::Duplicate) {
+                continue;
+            }
+            if let (Some(id), Some(cursor)) = (result.id, result.cursor) {
+                let scope = scope.clone();
+                self.acknowledged.push(Acknowledged { scope, id, cursor, deleted });
+            }
+        }
+    }
+
+    /// A recovery kept the scopes up to these cursors. What a device holds beyond comes back.
+    pub fn recovered(&mut self, bases: &BTreeMap<ScopeRef, Cursor>, machines: &[&Machine]) {
+        let base = |scope: &ScopeKey| bases.get(&scope.reference()).copied().unwrap_or_default();
+        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.acknowledged)
+            .into_iter()
+            .partition(|known| known.cursor <= base(&known.scope));
+        self.acknowledged = kept;
+        let lost = lost.into_iter().filter(|known| !known.deleted);
+        for Acknowledged { scope, id, cursor, .. } in lost {
+            let holds = machines.iter().filter(|m| m.seat.scope == scope && m.seat.may_push);
+            let held = holds.flat_map(|machine| machine.replica.messages());
+            let mut held = held.filter(|held| held.held.id == id && held.cursor == cursor);
+            if let Some(message) = held.next() {
+                let pulled: Pulled = serde_json::from_str(message.json().get()).unwrap();
+                let content = ContentHash::of(pulled.content.as_deref().unwrap_or_default());
+                self.coming_back.push(ComingBack { scope, id, content });
+            }
+        }
+    }
+
+    /// # Errors
+    /// Something that was acknowledged is nowhere.
+    pub fn check(&self, standings: &Standings) -> Result<(), Violation> {
+        for Acknowledged { scope, id, cursor, deleted } in &self.acknowledged {
+            let Some(now) = standings.get(&(scope.reference(), *id)) else {
+                return Err(Violation(format!("{id} of {scope} was acknowledged, and is gone")));
+            };
+            let is_it = now.cursor == *cursor && now.content.is_none() == *deleted;
+            if now.cursor <= *cursor && !is_it {
+                return Err(Violation(format!(
+                    "{id} of {scope} was acknowledged at cursor {cursor}, and now it is {now:?}"
+                )));
+            }
+        }
+        for ComingBack { scope, id, content } in &self.coming_back {
+            let lives = || {
+                let mut own = standings.iter().filter(|((of, _), _)| *of == scope.reference());
+                own.any(|(_, now)| now.content == Some(*content))
+            };
+            if !standings.contains_key(&(scope.reference(), *id)) && !lives() {
+                return Err(Violation(format!(
+                    "{id} of {scope} was lost by a recovery, a device held it, and it did not come back"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
