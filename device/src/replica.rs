@@ -128,20 +128,23 @@ impl Replica {
         messages
     }
 
-    /// Lets go of all messages, to begin again. They come in the order in which they stood.
-    pub fn clear(&mut self, epoch: Epoch) -> Vec<Message> {
-        self.cursor = Cursor::ZERO;
-        self.epoch = Some(epoch);
-        in_order(std::mem::take(&mut self.messages).into_values())
+    /// Lets go of all messages, to begin again; what it was before.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> Self {
+        let whose = self.whose.clone();
+        std::mem::replace(self, Self { epoch: Some(epoch), whose, ..Self::default() })
+    }
+
+    /// The versions that another one does not hold, in the order in which they stood.
+    pub fn without(self, other: &Self) -> Vec<Message> {
+        let gone = |message: &Message| {
+            other.messages.get(&message.held.id).is_none_or(|there| there.held != message.held)
+        };
+        in_order(self.messages.into_values().filter(gone))
     }
 
     /// Lets go of these versions, in the order in which they stood: what is pushed again is pushed in that order.
     pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
         in_order(self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m))
-    }
-
-    pub fn holds(&self, held: &Held) -> bool {
-        self.messages.get(&held.id).is_some_and(|message| message.held == *held)
     }
 
     pub fn count(&self) -> u64 {

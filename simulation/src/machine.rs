@@ -83,6 +83,10 @@ impl Machine {
         }
         upload.finish().await.map_err(Unsynced::Push)?;
         self.outbox.clear();
-        Mending::new(requests, &mut self.replica).run().await.map_err(Unsynced::Drift)
+        let mut mending = Mending::new(requests, &mut self.replica);
+        let ended = mending.run().await;
+        // What is owed waits, however it ended.
+        self.outbox.append(&mut mending.left.owed);
+        ended.map_err(Unsynced::Drift)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use device::{batches::Outgoing, replica::Replica};
+use device::{batches::Outgoing, drift::Left, replica::Replica};
 use serde_json::value::RawValue;
 
 use super::connection::ConnectionArgs;
@@ -132,6 +132,17 @@ impl Store {
         remove(&sending)
     }
 
+    /// Keeps what a mending left: what is owed waits to be pushed, what was refused is for somebody to look at.
+    pub fn keep(&self, left: &Left) -> Result<(), Failure> {
+        for (path, messages) in [(self.outbox(), &left.owed), (self.rejected(), &left.refused)] {
+            if !messages.is_empty() {
+                let lines: Vec<&str> = messages.iter().map(|message| message.get()).collect();
+                append(&path, &lines.join("\n"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the messages: the user is no member any more.
     pub fn purge(&self) -> Result<(), Failure> {
         remove(&self.replica)
@@ -211,5 +222,23 @@ mod tests {
         assert_eq!(store.waiting().unwrap(), 0);
         assert_eq!(lines(&read(&store.rejected()).unwrap()).count(), 4);
         store.acknowledged(false).unwrap();
+    }
+
+    #[test]
+    fn what_a_mending_left_waits_or_is_put_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path(), "acme/ann user");
+        let messages = |numbers: &[u32]| {
+            let json = |n| RawValue::from_string(format!("{{\"n\": {n}}}")).unwrap();
+            numbers.iter().map(json).collect()
+        };
+        store.keep(&Left::default()).unwrap();
+        assert!(!store.outbox().exists() && !store.rejected().exists());
+        fs::write(store.outbox(), "{\"n\": 1}").unwrap();
+        store.keep(&Left { owed: messages(&[2, 3]), refused: messages(&[4]) }).unwrap();
+        let waiting: Vec<String> =
+            store.take().unwrap().messages.iter().map(|m| m.json.get().to_owned()).collect();
+        assert_eq!(waiting, ["{\"n\": 1}", "{\"n\": 2}", "{\"n\": 3}"]);
+        assert_eq!(read(&store.rejected()).unwrap().trim(), "{\"n\": 4}");
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use device::{
-    drift::{DriftError, Mended, Mending},
+    drift::{DriftError, Left, Mended, Mending},
     problem::ClientError,
     replica::Replica,
     upload::{Tally, Upload},
@@ -43,11 +43,13 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
         push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
     let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
-    let mended = mending.mended;
-    // Whatever was reached: the next one goes on from there.
+    let Mending { mended, left, .. } = mending;
+    // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
     if !matches!(&ended, Err(error) if is_purge(error)) {
+        store.keep(&left)?;
         store.save(&replica)?;
     }
+    note_refused(&left, &store, &progress);
     ended.map_err(|error| purged(error.into(), &store))?;
     progress.finish(format!("synced {} messages", replica.count()));
     show(&args, &replica, &pushed, &mended)?;
@@ -82,6 +84,16 @@ async fn push(
     tally.rejected += waiting.bad.len() as u64;
     store.acknowledged(tally.rejected > 0)?;
     Ok(tally)
+}
+
+fn note_refused(left: &Left, store: &Store, progress: &Progress) {
+    let (refused, file) = (left.refused.len(), store.rejected());
+    if refused > 0 {
+        progress.note(&format!(
+            "the scope has lost {refused} messages that were here, and does not take them from you: they are in {}",
+            file.display()
+        ));
+    }
 }
 
 fn is_purge(error: &DriftError) -> bool {
