@@ -51,6 +51,6 @@ pub enum Mistake {
     AnswersEarly,
     /// Incremental backups leave out what was deleted.
     ForgetsDeletes,
-    /// The read model gives pages that leave out their first message, and sums without it.
-    SkipsMessages,
+    /// Repairs compare with a scope that is not read yet.
+    ComparesWithNothing,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use device::wire::Pulled;
-use model::{ContentHash, Cursor, MessageId, PushAnswer, ScopeKey, ScopeRef, Status};
+use model::{ContentHash, Cursor, MessageId, PushAnswer, ScopeKey, ScopeRef, Status, Timestamp};
 
 use crate::{Violation, machine::Machine};
 
@@ -29,12 +29,14 @@ struct Acknowledged {
     scope: ScopeKey,
     id: MessageId,
     cursor: Cursor,
+    updated_at: Timestamp,
     deleted: bool,
 }
 
 struct ComingBack {
     scope: ScopeKey,
     id: MessageId,
+    updated_at: Timestamp,
     content: ContentHash,
 }
 
@@ -46,9 +48,11 @@ impl Witness {
             if !(result.status.is_synced() || result.status == Status::Duplicate) {
                 continue;
             }
-            if let (Some(id), Some(cursor)) = (result.id, result.cursor) {
+            if let (Some(id), Some(cursor), Some(updated_at)) =
+                (result.id, result.cursor, result.updated_at)
+            {
                 let scope = scope.clone();
-                self.acknowledged.push(Acknowledged { scope, id, cursor, deleted });
+                self.acknowledged.push(Acknowledged { scope, id, cursor, updated_at, deleted });
             }
         }
     }
@@ -60,15 +64,14 @@ impl Witness {
             .into_iter()
             .partition(|known| known.cursor <= base(&known.scope));
         self.acknowledged = kept;
+        // What came back, and was deleted or lost once more, is to come back if a device holds it still.
+        self.coming_back
+            .retain(|lost| held(machines, &lost.scope, lost.id, lost.updated_at).is_some());
         let lost = lost.into_iter().filter(|known| !known.deleted);
-        for Acknowledged { scope, id, cursor, .. } in lost {
-            let holds = machines.iter().filter(|m| m.seat.scope == scope && m.seat.may_push);
-            let held = holds.flat_map(|machine| machine.replica.messages());
-            let mut held = held.filter(|held| held.held.id == id && held.cursor == cursor);
-            if let Some(message) = held.next() {
-                let pulled: Pulled = serde_json::from_str(message.json().get()).unwrap();
-                let content = ContentHash::of(pulled.content.as_deref().unwrap_or_default());
-                self.coming_back.push(ComingBack { scope, id, content });
+        for Acknowledged { scope, id, updated_at, .. } in lost {
+            if let Some(message) = held(machines, &scope, id, updated_at) {
+                let content = ContentHash::of(message.content.as_deref().unwrap_or_default());
+                self.coming_back.push(ComingBack { scope, id, updated_at, content });
             }
         }
     }
@@ -76,7 +79,7 @@ impl Witness {
     /// # Errors
     /// Something that was acknowledged is nowhere.
     pub fn check(&self, standings: &Standings) -> Result<(), Violation> {
-        for Acknowledged { scope, id, cursor, deleted } in &self.acknowledged {
+        for Acknowledged { scope, id, cursor, deleted, .. } in &self.acknowledged {
             let Some(now) = standings.get(&(scope.reference(), *id)) else {
                 return Err(Violation(format!("{id} of {scope} was acknowledged, and is gone")));
             };
@@ -87,7 +90,7 @@ impl Witness {
                 )));
             }
         }
-        for ComingBack { scope, id, content } in &self.coming_back {
+        for ComingBack { scope, id, content, .. } in &self.coming_back {
             let lives = || {
                 let mut own = standings.iter().filter(|((of, _), _)| *of == scope.reference());
                 own.any(|(_, now)| now.content == Some(*content))
@@ -100,4 +103,18 @@ impl Witness {
         }
         Ok(())
     }
+}
+
+/// A version of a message, as a device that may push holds it.
+fn held(
+    machines: &[&Machine],
+    scope: &ScopeKey,
+    id: MessageId,
+    updated_at: Timestamp,
+) -> Option<Pulled> {
+    let may = machines.iter().filter(|m| m.seat.scope == *scope && m.seat.may_push);
+    let messages = may.flat_map(|machine| machine.replica.messages());
+    let messages = messages.filter(|message| message.held.id == id);
+    let mut read = messages.filter_map(|m| serde_json::from_str::<Pulled>(m.json().get()).ok());
+    read.find(|pulled| pulled.updated_at == updated_at)
 }

@@ -69,7 +69,7 @@ fn mistakes_are_found_and_shrunk() {
         (Mistake::ReportsNoLoss, 40),
         (Mistake::AnswersEarly, 40),
         (Mistake::ForgetsDeletes, 40),
-        (Mistake::SkipsMessages, 40),
+        (Mistake::ComparesWithNothing, 40),
     ] {
         let seed = first_failure(0..within, Some(mistake));
         let seed = seed.unwrap_or_else(|| panic!("{mistake:?} is not found by {within} seeds"));

@@ -102,7 +102,7 @@ async fn what_a_scope_has_lost_is_kept_until_it_has_it_again(cluster: &mut Clust
     replica.apply(pulled(77, 4, "lost")).unwrap();
     replica.cursor = Cursor::new(4).unwrap();
     let client = own_client(&ann);
-    let mut mending = Mending::new(&client, &Scope::User, &mut replica);
+    let mut mending = Mending::new(client.in_scope(&Scope::User), &mut replica);
     let error = mending.run().await.unwrap_err().to_string();
     assert!(error.contains("scope_messages_max"), "{error}");
     let (mended, left) = (mending.mended, mending.left);
