@@ -34,6 +34,11 @@ pub struct Bucket {
     pub newest: BTreeMap<ScopeKey, BackupId>,
     /// How far the present log is in segments.
     pub archived: BTreeMap<Partition, Offset>,
+    /// What was written, by its path. A fold made again takes it as it is, but where `proves`: then it writes it once more,
+    /// and the archive refuses what is not the same.
+    backed_up: BTreeMap<String, BackupObject>,
+    manifests: BTreeMap<String, Reference>,
+    pub proves: bool,
     pub mistake: Option<Mistake>,
 }
 
@@ -92,6 +97,9 @@ impl Bucket {
             backups: Vec::new(),
             newest: BTreeMap::new(),
             archived: BTreeMap::new(),
+            backed_up: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            proves: false,
             mistake,
         }
     }
@@ -114,12 +122,15 @@ impl Bucket {
     }
 
     fn lines(
-        &self,
+        &mut self,
         folded: &FoldedScope,
         after: Cursor,
         backup: (BackupId, BackupType, String),
     ) -> Result<BackupObject, Violation> {
         let (id, backup_type, path) = backup;
+        if let Some(made) = self.backed_up.get(&path).filter(|_| !self.proves) {
+            return Ok(made.clone());
+        }
         let forgets = self.mistake == Some(Mistake::ForgetsDeletes);
         let is_wanted = |m: &&model::Message| {
             m.entry.cursor > after && (m.entry.is_live() || after == Cursor::ZERO || !forgets)
@@ -136,10 +147,10 @@ impl Bucket {
         let lines = writer.lines;
         let mut object = writer.finish().map_err(|error| Violation(error.to_string()))?;
         now(self.archive.create(&path, &mut object))?;
-        Ok(BackupObject {
+        let made = BackupObject {
             id,
             backup_type,
-            path,
+            path: path.clone(),
             sha256: object.sha256,
             content_sha256: object.content_sha256,
             size_bytes: object.size_bytes,
@@ -147,22 +158,29 @@ impl Bucket {
             record_count,
             cursor_first: after.next(),
             cursor_last: messages.last().map_or(after, |message| message.entry.cursor),
-        })
+        };
+        self.backed_up.insert(path, made.clone());
+        Ok(made)
     }
 
     pub fn manifest(
-        &self,
+        &mut self,
         path: &str,
         header: &Header,
         scopes: &[ScopeLine],
     ) -> Result<Reference, Violation> {
+        if let Some(made) = self.manifests.get(path).filter(|_| !self.proves) {
+            return Ok(made.clone());
+        }
         let written = ManifestWriter::new(self.archive.scratch(), header).and_then(|mut writer| {
             scopes.iter().try_for_each(|line| writer.push(line))?;
             writer.finish()
         });
         let mut manifest = written.map_err(|error| Violation(error.to_string()))?;
         now(self.archive.create(path, &mut manifest))?;
-        Ok(Reference { path: path.to_owned(), sha256: manifest.sha256 })
+        let made = Reference { path: path.to_owned(), sha256: manifest.sha256 };
+        self.manifests.insert(path.to_owned(), made.clone());
+        Ok(made)
     }
 
     /// A full of a scope as it is folded.

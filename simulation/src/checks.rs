@@ -27,6 +27,7 @@ pub fn all(world: &mut World, machines: &[&Machine]) -> Result<(), Violation> {
     for partition in partitions() {
         world.bucket.upload(&world.log, partition)?;
     }
+    world.bucket.proves = true;
     let mut archived = recovery::fold_archived(&mut world.bucket, world.log.id)?;
     fold(&world.rows, &archived.fold, "archive's events")?;
     for partition in partitions() {

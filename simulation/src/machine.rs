@@ -8,10 +8,14 @@ use device::{
     replica::Replica,
     upload::Upload,
 };
-use model::Timestamp;
+use model::{Cursor, Timestamp};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{cast::Seat, plan::Deed, world::minutes};
+use crate::{
+    cast::Seat,
+    plan::{Deed, Harm},
+    world::minutes,
+};
 
 pub struct Machine {
     pub seat: Seat,
@@ -69,6 +73,30 @@ impl Machine {
             }
             Deed::Babble => json!({ "type": "decision" }),
         })
+    }
+
+    /// Something happens to what it holds.
+    pub fn suffer(&mut self, harm: &Harm) {
+        let held = self.replica.messages();
+        let pick = |pick: u8| held.get(usize::from(pick) % held.len().max(1)).map(|m| (*m).clone());
+        match harm {
+            Harm::Forget { pick: place } => {
+                if let Some(message) = pick(*place) {
+                    self.replica.remove(|item| *item == message.held.item);
+                }
+            }
+            Harm::Garble { pick: place } => {
+                if let Some(message) = pick(*place) {
+                    let mut json: Value = serde_json::from_str(message.json().get()).unwrap();
+                    json["content"] = "garbled".into();
+                    self.replica.apply(serde_json::value::to_raw_value(&json).unwrap()).unwrap();
+                }
+            }
+            Harm::Jump { by } => {
+                let cursor = self.replica.cursor.as_i64() + i64::from(*by);
+                self.replica.cursor = Cursor::from_i64(cursor);
+            }
+        }
     }
 
     /// As `context-sync sync`: pushes what waits, then becomes what the scope is.

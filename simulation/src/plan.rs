@@ -37,12 +37,27 @@ pub enum Deed {
     Babble,
 }
 
+/// What happens to what a device holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Harm {
+    /// A message is lost.
+    Forget { pick: u8 },
+    /// A message says something else.
+    Garble { pick: u8 },
+    /// The cursor is another one.
+    Jump { by: i8 },
+}
+
 /// Each step has random numbers of its own, so that a plan without it is much the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     Do {
         device: usize,
         deeds: Vec<Deed>,
+    },
+    Spoil {
+        device: usize,
+        harm: Harm,
     },
     /// These devices sync at the same time, others are offline. `faults`: of a hundred requests so many are lost, or their
     /// answers, or they come twice, or late. `crashes`: servers and devices die meanwhile, of a hundred turns so many times.
@@ -94,18 +109,20 @@ pub struct Shape {
     pub recovers: u32,
     pub rebuilds: u32,
     pub restores: u32,
+    pub harms: u32,
 }
 
 impl Shape {
     /// For servers in memory.
     pub const MEMORY: Self = Self {
-        steps: 60,
+        steps: 50,
         faults_max: 40,
         crashes_max: 6,
         together_max: 6,
         recovers: 8,
         rebuilds: 8,
         restores: 18,
+        harms: 18,
     };
 }
 
@@ -168,7 +185,7 @@ fn step(random: &mut Random, shape: &Shape) -> Step {
 }
 
 fn event(random: &mut Random, shape: &Shape) -> Step {
-    let Shape { recovers, rebuilds, restores, .. } = *shape;
+    let Shape { recovers, rebuilds, restores, harms, .. } = *shape;
     let scope = random.below(cast::scopes().len());
     let roll = random.below(100) as u32;
     if roll < recovers {
@@ -178,6 +195,8 @@ fn event(random: &mut Random, shape: &Shape) -> Step {
     } else if roll < recovers + rebuilds + restores {
         let mode = RestoreMode::ALL[random.below(2)];
         Step::Restore { scope, pick: random.number() as u8, mode }
+    } else if roll < recovers + rebuilds + restores + harms {
+        Step::Spoil { device: random.below(DEVICES), harm: harm(random) }
     } else {
         match random.below(10) {
             0..3 => Step::Work { turns: 1 + random.below(12) as u32, seed: random.number() },
@@ -188,6 +207,15 @@ fn event(random: &mut Random, shape: &Shape) -> Step {
             7 => Step::Crash,
             _ => Step::Backup { scope },
         }
+    }
+}
+
+fn harm(random: &mut Random) -> Harm {
+    let pick = random.number() as u8;
+    match random.below(3) {
+        0 => Harm::Forget { pick },
+        1 => Harm::Garble { pick },
+        _ => Harm::Jump { by: random.below(14) as i8 - 5 },
     }
 }
 

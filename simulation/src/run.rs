@@ -68,6 +68,7 @@ impl<'a> Run<'a> {
                     deeds.iter().for_each(|deed| self.machines[*device].act(deed, now));
                 }
             }
+            Step::Spoil { device, harm } => self.machines[*device].suffer(harm),
             Step::Sync { devices, faults, crashes, seed } => {
                 world.random = Random::new(*seed);
                 world.faults = *faults;

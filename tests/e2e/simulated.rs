@@ -66,6 +66,7 @@ const SHAPE: Shape = Shape {
     recovers: 4,
     rebuilds: 8,
     restores: 25,
+    harms: 20,
 };
 /// Patient enough for what the front does, and quicker than people's.
 const RETRY: RetryPolicy = RetryPolicy {
@@ -239,6 +240,7 @@ impl Stage {
             Step::Do { device, deeds } => {
                 deeds.iter().for_each(|deed| self.machines[*device].act(deed, now()));
             }
+            Step::Spoil { device, harm } => self.machines[*device].suffer(harm),
             Step::Sync { devices, faults, crashes, seed } => {
                 self.front.faults(*faults, *seed);
                 // A device that cannot do it now does it later.
