@@ -15,7 +15,7 @@ use archive::{
     base::{self, Owner},
     manifest::ManifestReader,
     period::HourLength,
-    unlisted::unlisted,
+    unlisted::{partitions, unlisted},
 };
 use eventlog::EventLog;
 use model::{LogId, Offset, Partition};
@@ -31,6 +31,8 @@ pub struct Lost {
     pub log: LogId,
     /// How many it had; `None` if it was lost before its first hour was sealed: only manifests say it.
     pub partitions: Option<u32>,
+    /// The last partition of which anything is there.
+    pub last: Option<Partition>,
     /// How long its hours are; likewise.
     pub hours: Option<HourLength>,
 }
@@ -114,6 +116,10 @@ pub enum RecoveryError {
     )]
     OtherPartitionCount { needed: u32, found: u32 },
     #[error(
+        "the new log has {found} partitions, and there is something of partition {last} of the lost one: create the new log anew with --log-partitions, and as many as the lost one had"
+    )]
+    FewerPartitions { last: Partition, found: u32 },
+    #[error(
         "scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions"
     )]
     OtherPartition { scope: String, partition: Partition },
@@ -150,13 +156,18 @@ pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, Recov
         }
     };
     let mut paths = archive.list(&format!("manifests/{log}")).await?.into_iter();
-    let first = paths.find(|(path, _)| path.contains("/hour/") || path.contains("/full/"));
+    let says =
+        |path: &str| ["/hour/", "/full/", "/on-demand/"].iter().any(|kind| path.contains(kind));
+    let first = paths.find(|(path, _)| says(path));
     let header = match first {
         Some((path, _)) => Some(ManifestReader::new(archive.fetch(&path).await?, &path)?.header),
         None => None,
     };
-    let partitions = header.as_ref().map(|header| header.partitions);
-    Ok(Lost { log, partitions, hours: header.map(|header| header.period_seconds) })
+    let count = header.as_ref().map(|header| header.partitions);
+    let mut seen = partitions(archive, "manifests", log).await?;
+    seen.append(&mut partitions(archive, "segments", log).await?);
+    let hours = header.map(|header| header.period_seconds);
+    Ok(Lost { log, partitions: count, last: seen.last().copied(), hours })
 }
 
 impl Lost {
@@ -184,7 +195,7 @@ impl Recovery {
 
     async fn recover(&self, say: &mpsc::Sender<Recovering>) -> Result<Recovered, RecoveryError> {
         self.check().await?;
-        for path in unlisted(&self.archive, self.log.partitions(), || {}).await? {
+        for path in unlisted(&self.archive, || {}).await? {
             self.archive.delete(&path).await?;
             tell(say, Recovering::Removed(path)).await?;
         }
@@ -220,6 +231,9 @@ impl Recovery {
         let found = self.log.partitions();
         if let Some(needed) = self.lost.partitions.filter(|needed| *needed != found) {
             return Err(RecoveryError::OtherPartitionCount { needed, found });
+        }
+        if let Some(last) = self.lost.last.filter(|last| last.get() >= found) {
+            return Err(RecoveryError::FewerPartitions { last, found });
         }
         for partition in (0..found).map(Partition::new) {
             let bounds = self.log.bounds(partition).await.map_err(ArchiverError::from)?;

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod connection;
+pub mod outbox;
 pub mod output;
 pub mod progress;
 pub mod pull;

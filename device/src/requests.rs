@@ -12,10 +12,11 @@ use crate::{
 
 /// The requests of a device about one scope. Each is answered for good: what is worth another try was tried again.
 pub trait Requests {
-    /// Pushes messages, each the JSON text of one, and waits for their outcome. However often it is retried,
-    /// nothing is applied twice.
+    /// Pushes messages, each the JSON text of one, and waits for their outcome. Nothing is applied twice for a day,
+    /// whoever sends it again under this Idempotency-Key.
     fn push(
         &self,
+        key: String,
         messages: Vec<&RawValue>,
     ) -> impl Future<Output = Result<PushAnswer, ClientError>>;
 

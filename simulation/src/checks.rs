@@ -132,7 +132,7 @@ pub fn device(rows: &Rows, machine: &Machine) -> Result<(), Violation> {
     if replica.cursor != heading.head || replica.epoch != Some(rows.epoch()) {
         return wrong(format!("is at cursor {}, its scope at {}", replica.cursor, heading.head));
     }
-    if !machine.outbox.is_empty() {
+    if !machine.has_said_all() {
         return wrong("has not pushed all".to_owned());
     }
     for message in replica.messages() {

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use crate::{
     Violation,
     cast::Seat,
+    machine::KEY,
     world::{Accepted, Push, World, answer, unreachable},
 };
 
@@ -135,12 +136,17 @@ impl Line<'_> {
 }
 
 impl Requests for Line<'_> {
-    async fn push(&self, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+        // A key that was made at random is not the seed's.
+        let key = match key.starts_with(KEY) {
+            true => key,
+            false => format!("key {}", self.world.borrow_mut().id()),
+        };
         let push = Push {
             scope: self.seat.scope.clone(),
             actor: self.seat.user.clone(),
             device: DeviceId::new(&format!("device-{}", self.seat.number)).unwrap(),
-            key: format!("key {}", self.world.borrow_mut().id()),
+            key,
             messages: messages.into_iter().map(ToOwned::to_owned).collect(),
         };
         let mut retry = 0;

@@ -1,5 +1,7 @@
 //! A device: what it holds, and what waits to be pushed.
 
+use std::collections::VecDeque;
+
 use device::{
     Requests,
     batches::Outgoing,
@@ -17,11 +19,17 @@ use crate::{
     world::minutes,
 };
 
+/// What the Idempotency-Keys of machines begin with.
+pub const KEY: &str = "machine ";
+
 pub struct Machine {
     pub seat: Seat,
     pub replica: Replica,
-    /// Not acknowledged yet.
-    pub outbox: Vec<Box<RawValue>>,
+    /// Not sent yet.
+    outbox: Vec<Box<RawValue>>,
+    /// Pushes that are not acknowledged yet, the oldest first, each under its Idempotency-Key.
+    sending: VecDeque<(String, Vec<Outgoing>)>,
+    pushes: u32,
 }
 
 /// Why a sync came to no end.
@@ -33,7 +41,18 @@ pub enum Unsynced {
 
 impl Machine {
     pub fn new(seat: Seat) -> Self {
-        Self { seat, replica: Replica::default(), outbox: Vec::new() }
+        Self {
+            seat,
+            replica: Replica::default(),
+            outbox: Vec::new(),
+            sending: VecDeque::new(),
+            pushes: 0,
+        }
+    }
+
+    /// Whether all that it has to say was acknowledged.
+    pub fn has_said_all(&self) -> bool {
+        self.outbox.is_empty() && self.sending.is_empty()
     }
 
     /// Puts into the outbox what a deed comes to.
@@ -104,13 +123,17 @@ impl Machine {
     /// # Errors
     /// Why it could not; what was reached stays.
     pub async fn sync(&mut self, requests: impl Requests) -> Result<(), Unsynced> {
-        let mut upload = Upload::new(&requests);
-        for json in &self.outbox {
-            let outgoing = Outgoing { origin: String::new(), json: json.clone() };
-            upload.add(outgoing).await.map_err(Unsynced::Push)?;
+        if !self.outbox.is_empty() {
+            self.pushes += 1;
+            let key = format!("{KEY}{}, push {}", self.seat.number, self.pushes);
+            let outgoing = |json| Outgoing { origin: String::new(), json };
+            self.sending.push_back((key, self.outbox.drain(..).map(outgoing).collect()));
         }
-        upload.finish().await.map_err(Unsynced::Push)?;
-        self.outbox.clear();
+        let mut upload = Upload::new(&requests);
+        while let Some((key, batch)) = self.sending.front() {
+            upload.deliver(key.clone(), batch).await.map_err(Unsynced::Push)?;
+            self.sending.pop_front();
+        }
         let mut mending = Mending::new(requests, &mut self.replica);
         let ended = mending.run().await;
         // What is owed waits, however it ended.

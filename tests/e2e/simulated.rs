@@ -144,15 +144,15 @@ struct Noted<'a> {
 }
 
 impl Requests for Noted<'_> {
-    async fn push(&self, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
-        let answer = Requests::push(&self.requests, messages).await?;
+    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+        let answer = self.requests.push(key, messages).await?;
         self.witness.lock().unwrap().acknowledged(self.scope, &answer);
         Ok(answer)
     }
 
     async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {
         // Some pages, however little there is.
-        Requests::pull(&self.requests, PullFrom { limit: 7, ..from }).await
+        self.requests.pull(PullFrom { limit: 7, ..from }).await
     }
 
     async fn reconcile(
@@ -160,15 +160,15 @@ impl Requests for Noted<'_> {
         claim: &Claim,
         epoch: Option<Epoch>,
     ) -> Result<Reconciled, ClientError> {
-        Requests::reconcile(&self.requests, claim, epoch).await
+        self.requests.reconcile(claim, epoch).await
     }
 
     async fn compare(&self, frame: Vec<u8>) -> Result<Vec<u8>, ClientError> {
-        Requests::compare(&self.requests, frame).await
+        self.requests.compare(frame).await
     }
 
     async fn fetch(&self, items: &[Item]) -> Result<Fetched, ClientError> {
-        Requests::fetch(&self.requests, items).await
+        self.requests.fetch(items).await
     }
 }
 
@@ -358,9 +358,7 @@ impl Stage {
                 let replica = &machine.replica;
                 let here = (json!(replica.count()), json!(replica.digest()), json!(replica.cursor));
                 let there = (page["count"].clone(), page["digest"].clone(), page["head"].clone());
-                if here != there
-                    || json!(replica.epoch) != page["epoch"]
-                    || !machine.outbox.is_empty()
+                if here != there || json!(replica.epoch) != page["epoch"] || !machine.has_said_all()
                 {
                     different.push(format!("device {} of {scope}: {here:?}", machine.seat.number));
                 }

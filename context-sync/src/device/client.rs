@@ -113,6 +113,16 @@ impl Client {
         scope: &Scope,
         messages: impl IntoIterator<Item = &RawValue>,
     ) -> Result<PushAnswer, ClientError> {
+        self.push_under(uuid::Uuid::new_v4().to_string(), scope, messages).await
+    }
+
+    /// As [`Client::push`]; nothing is applied twice for a day, whoever sends it again under this Idempotency-Key.
+    pub async fn push_under(
+        &self,
+        key: String,
+        scope: &Scope,
+        messages: impl IntoIterator<Item = &RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
         let body = PushBody { messages: messages.into_iter().collect() };
         let path = format!("{}/push", scope.context_path());
         let answer = self
@@ -121,7 +131,7 @@ impl Client {
                 path: &path,
                 body: Some(serde_json::to_vec(&body).map_err(ClientError::Request)?),
                 media: JSON,
-                key: Some(uuid::Uuid::new_v4().to_string()),
+                key: Some(key),
                 within: ANSWER_WITHIN,
             })
             .await?;
@@ -255,8 +265,8 @@ impl Client {
 }
 
 impl Requests for InScope<'_> {
-    async fn push(&self, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
-        self.client.push(self.scope, messages).await
+    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+        self.client.push_under(key, self.scope, messages).await
     }
 
     async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {
