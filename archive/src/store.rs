@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use model::Timestamp;
 use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem, path::Path,
+    local::LocalFileSystem, memory::InMemory, path::Path,
 };
 use tokio::sync::Semaphore;
 
@@ -76,6 +76,12 @@ impl Archive {
             }
             _ => Self::open(config),
         }
+    }
+
+    /// An archive in memory, gone with the last copy of this value.
+    pub fn in_memory() -> Self {
+        let address = ArchiveAddress::File("/memory".into());
+        Self::over(Arc::new(InMemory::new()), address, Scratch::default())
     }
 
     /// An archive in any store; `address` is what it is called.

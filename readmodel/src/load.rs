@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use model::{
     BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Later, Member,
-    MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, Timestamp, Touched, UserId,
-    Version,
+    MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, ScopeRef, Timestamp, Touched,
+    UserId, Version,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -64,6 +64,24 @@ impl Wanted {
         self.messages.extend(touched.messages.iter().map(|id| id_key(reference, id)));
         self.contents.extend(touched.contents.iter().map(|hash| content_key(reference, hash)));
         self.users.extend(touched.users.into_iter().map(|user| (scope, user)));
+    }
+}
+
+impl Wanted {
+    /// The scopes, and of each the commands that may be known.
+    pub fn scopes(&self) -> &HashMap<ScopeKey, HashSet<CommandId>> {
+        &self.scopes
+    }
+
+    /// Whether a message's row is to be loaded.
+    pub fn has_message(&self, scope: ScopeRef, id: &MessageId, entry: &Entry) -> bool {
+        self.messages.contains(&id_key(scope, id))
+            || entry.is_live() && self.contents.contains(&content_key(scope, &entry.content_hash))
+    }
+
+    /// Whether a member's row is to be loaded.
+    pub fn has_user(&self, scope: ScopeRef, user: &UserId) -> bool {
+        self.users.contains(&(scope.0, user.clone()))
     }
 }
 

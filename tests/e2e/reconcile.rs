@@ -4,9 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use context_sync::device::{
     client::{Client, Server},
+    scope::Scope,
+};
+use device::{
     drift::{Mended, Mending},
     replica::Replica,
-    scope::Scope,
 };
 use model::{Cursor, DeviceId, Epoch, Item};
 use reqwest::{Method, header::CONTENT_TYPE};
@@ -64,7 +66,7 @@ pub(crate) fn own_client(device: &Device) -> Client {
 
 pub(crate) async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
     let client = own_client(device);
-    let mut mending = Mending::new(&client, scope, replica);
+    let mut mending = Mending::new(client.in_scope(scope), replica);
     mending.run().await.unwrap();
     mending.mended
 }
@@ -100,7 +102,7 @@ async fn what_a_scope_has_lost_is_kept_until_it_has_it_again(cluster: &mut Clust
     replica.apply(pulled(77, 4, "lost")).unwrap();
     replica.cursor = Cursor::new(4).unwrap();
     let client = own_client(&ann);
-    let mut mending = Mending::new(&client, &Scope::User, &mut replica);
+    let mut mending = Mending::new(client.in_scope(&Scope::User), &mut replica);
     let error = mending.run().await.unwrap_err().to_string();
     assert!(error.contains("scope_messages_max"), "{error}");
     let (mended, left) = (mending.mended, mending.left);

@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use device::batches::{BATCH_BYTES, BATCH_MESSAGES, Outgoing};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::batches::{BATCH_BYTES, BATCH_MESSAGES, Outgoing};
 use crate::Failure;
 
 /// The files beside a replica.

@@ -7,10 +7,9 @@ use std::{
 };
 
 use clap::Args;
+use device::{drift::Left, replica::Replica};
 
-use super::{
-    connection::ConnectionArgs, drift::Left, outbox::Outbox, replica::Replica, scope::Scope,
-};
+use super::{connection::ConnectionArgs, outbox::Outbox, scope::Scope};
 use crate::Failure;
 
 /// Which file.

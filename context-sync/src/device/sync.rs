@@ -1,19 +1,22 @@
 //! `context-sync sync`: pushes what waits, pulls what is new, and mends what has drifted.
 
 use clap::Args;
+use device::{
+    drift::{DriftError, Left, Mended, Mending},
+    problem::ClientError,
+    replica::Replica,
+    upload::{Tally, Upload},
+};
 use serde_json::json;
 
 use super::{
     client::Client,
     connection::ConnectionArgs,
-    drift::{DriftError, Left, Mended, Mending},
     output::{self, print},
     progress::Progress,
-    replica::Replica,
     scope::Scope,
     store::{Store, StoreArgs},
     table::Table,
-    upload::{Tally, Upload},
 };
 use crate::Failure;
 
@@ -39,7 +42,7 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let mut replica = store.load()?;
     let pushed =
         push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
-    let mut mending = Mending::new(&client, scope, &mut replica);
+    let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
     let Mending { mended, left, .. } = mending;
     // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
@@ -68,7 +71,8 @@ async fn push(
     store: &Store,
     progress: &Progress,
 ) -> Result<Tally, Failure> {
-    let mut upload = Upload::new(client, scope);
+    let requests = client.in_scope(scope);
+    let mut upload = Upload::new(&requests);
     for mut sending in store.outbox.take()? {
         while let Some(push) = sending.next_push()? {
             push.bad.iter().for_each(|bad| progress.note(&bad.why));
@@ -103,7 +107,7 @@ fn is_purge(error: &DriftError) -> bool {
 
 /// Whoever was removed from a scope keeps nothing of it.
 fn purged(error: Failure, store: &Store) -> Failure {
-    let client = error.downcast_ref::<super::problem::ClientError>();
+    let client = error.downcast_ref::<ClientError>();
     let purge = client.and_then(|error| error.problem()).is_some_and(|problem| problem.purge)
         || error.downcast_ref::<DriftError>().is_some_and(is_purge);
     if !purge {

@@ -242,7 +242,7 @@ impl PartitionFold {
             folded.json.insert(changed.id, json_hash(&message.to_json()));
         }
         if applied.floor.is_some() {
-            let ScopeFold { scope, json } = folded;
+            let ScopeFold { scope, json, .. } = folded;
             json.retain(|id, _| scope.messages.contains_key(id));
         }
     }

@@ -3,12 +3,10 @@
 use model::PushAnswer;
 use serde_json::json;
 
-use super::{
+use crate::{
+    Requests,
     batches::{Batches, Outgoing},
-    client::Client,
     problem::ClientError,
-    scope::Scope,
-    table::Table,
 };
 
 /// What became of messages.
@@ -23,9 +21,8 @@ pub struct Tally {
 }
 
 /// Sends messages to a scope in pushes, in the order they come in.
-pub struct Upload<'a> {
-    client: &'a Client,
-    scope: &'a Scope,
+pub struct Upload<'a, R> {
+    requests: &'a R,
     batches: Batches,
     /// What became of the messages so far.
     pub tally: Tally,
@@ -43,9 +40,9 @@ pub struct Delivered {
     pub rejected: Vec<usize>,
 }
 
-impl<'a> Upload<'a> {
-    pub fn new(client: &'a Client, scope: &'a Scope) -> Self {
-        Self { client, scope, batches: Batches::default(), tally: Tally::default() }
+impl<'a, R: Requests> Upload<'a, R> {
+    pub fn new(requests: &'a R) -> Self {
+        Self { requests, batches: Batches::default(), tally: Tally::default() }
     }
 
     /// Takes a message, and pushes those before it if they are enough.
@@ -73,8 +70,8 @@ impl<'a> Upload<'a> {
         batch: &[Outgoing],
     ) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
-        let json = batch.iter().map(|message| &*message.json);
-        let pushed = self.client.push_under(key, self.scope, json).await;
+        let json = batch.iter().map(|message| &*message.json).collect();
+        let pushed = self.requests.push(key, json).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {
@@ -125,16 +122,6 @@ impl Tally {
     /// All messages that were counted.
     pub fn messages(&self) -> u64 {
         self.synced + self.skipped + self.rejected
-    }
-
-    /// For people.
-    pub fn table(&self) -> Table {
-        let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
-        let cursor = self.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
-        let [pushes, synced, skipped, rejected] =
-            [self.pushes, self.synced, self.skipped, self.rejected].map(|n| n.to_string());
-        table.row([pushes, synced, skipped, rejected, cursor]);
-        table
     }
 
     /// For programs.
