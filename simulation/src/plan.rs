@@ -115,7 +115,7 @@ pub struct Shape {
 impl Shape {
     /// For servers in memory.
     pub const MEMORY: Self = Self {
-        steps: 50,
+        steps: 45,
         faults_max: 40,
         crashes_max: 6,
         together_max: 6,
