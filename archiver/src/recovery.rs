@@ -8,17 +8,18 @@
 mod lost_log;
 mod work;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use archive::{
     Archive, ArchiveError,
     base::{self, Owner},
     manifest::ManifestReader,
     period::HourLength,
+    replay::Replay,
     unlisted::{partitions, unlisted},
 };
 use eventlog::EventLog;
-use model::{LogId, Offset, Partition};
+use model::{LogId, Offset, Partition, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -47,6 +48,8 @@ pub struct Recovery {
     /// Its log of facts, which the catalogue is made of.
     pub facts: Arc<dyn EventLog>,
     pub clock: Clock,
+    /// For how long the archive must have been given nothing of the lost log: else somebody archives it still.
+    pub quiet: Duration,
 }
 
 /// What a recovery says while it goes on; the last is `Done` or `Failed`.
@@ -107,6 +110,12 @@ pub enum RecoveryError {
         "log {0}, which --log names, is the archive's own: it is not lost, or its directory is still there"
     )]
     SameLog(LogId),
+    #[error(
+        "something of log {log} was archived {seconds} s ago: it lives still, or was lost (or its recovery stopped) just now. \
+         Stop every service of it, its archiver first, and recover it once nothing has come for {} s (--quiet-seconds)",
+        quiet.as_secs()
+    )]
+    StillArchived { log: LogId, seconds: u64, quiet: Duration },
     #[error("the new log has records already: it must be empty, and no service may run on it yet")]
     NotEmpty,
     #[error("the archive has something of the new log already, which no recovery wrote")]
@@ -131,6 +140,19 @@ impl From<ArchiveError> for RecoveryError {
     fn from(error: ArchiveError) -> Self {
         Self::Archiver(error.into())
     }
+}
+
+/// A log that was lost, as far as the archive has it: nothing can be appended.
+///
+/// # Errors
+/// The archive cannot be read.
+pub async fn lost_log(
+    archive: &Archive,
+    log: LogId,
+    partitions: u32,
+) -> Result<Arc<dyn EventLog>, ArchiverError> {
+    let lost = lost_log::LostLog::find(archive, log, partitions).await?;
+    Ok(Replay::over(Arc::new(lost), archive.clone()))
 }
 
 /// The log to recover: the one named, or the only one that no other one goes on from.
@@ -254,9 +276,36 @@ impl Recovery {
             Owner::GivenUpFor(other) if other != into => {
                 Err(RecoveryError::GivenUp { from, into: other })
             }
-            _ => Ok(()),
+            Owner::GivenUpFor(_) => Ok(()), // this recovery has begun
+            _ => self.check_quiet().await,
         }
     }
+
+    /// Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
+    async fn check_quiet(&self) -> Result<(), RecoveryError> {
+        let (log, quiet) = (self.lost.log, self.quiet);
+        let Some(at) = last_written(&self.archive, log).await? else { return Ok(()) };
+        let passed = self.clock.now().micros_since(at).max(0).unsigned_abs();
+        if u128::from(passed) >= quiet.as_micros() {
+            return Ok(());
+        }
+        Err(RecoveryError::StillArchived { log, seconds: passed / 1_000_000, quiet })
+    }
+}
+
+/// When something of a log was last archived.
+///
+/// # Errors
+/// The archive cannot be read.
+pub async fn last_written(
+    archive: &Archive,
+    log: LogId,
+) -> Result<Option<Timestamp>, ArchiveError> {
+    let mut last = None;
+    for folder in ["manifests", "segments"] {
+        last = last.max(archive.last_written(&format!("{folder}/{log}")).await?);
+    }
+    Ok(last)
 }
 
 async fn tell(say: &mpsc::Sender<Recovering>, line: Recovering) -> Result<(), RecoveryError> {

@@ -97,6 +97,7 @@ impl<'a> Run<'a> {
             Step::Restore { scope, pick, mode } => {
                 world.restore(&cast::scopes()[*scope], *pick, *mode);
             }
+            Step::Expire { scope, keep } => world.expire(&cast::scopes()[*scope], *keep),
             Step::Rebuild { seed } => {
                 world.random = Random::new(*seed);
                 world.rebuild()?;

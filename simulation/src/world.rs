@@ -189,6 +189,13 @@ impl World {
         self.command(scope, &cast::owner(scope), action);
     }
 
+    /// As the archiver says that tombstones are old enough.
+    pub fn expire(&mut self, scope: &ScopeKey, keep: u8) {
+        let head = self.rows.scopes.get(scope).map_or(Cursor::ZERO, |heading| heading.head);
+        let up_to = Cursor::from_i64(head.as_i64() - i64::from(keep));
+        self.command(scope, &cast::owner(scope), Action::TombstonesExpired { up_to });
+    }
+
     /// All processes end at once; what they had in memory is gone.
     pub fn crash(&mut self) -> Result<(), Violation> {
         self.life += 1;

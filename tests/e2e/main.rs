@@ -49,6 +49,7 @@ mod simulated;
 mod stores;
 mod tenants;
 mod tokens;
+mod tombstones;
 mod versions;
 mod weeks;
 mod workflows;

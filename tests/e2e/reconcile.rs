@@ -38,7 +38,7 @@ both_logs! {
     a_fetch_has_at_most_4_mib,
 }
 
-async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
+pub(crate) async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
     Reply::of(device.request(Method::POST, &format!("{scope}/reconcile")).json(&body)).await
 }
 
@@ -48,12 +48,12 @@ async fn fetch(device: &Device, scope: &str, ids: &[Value]) -> Reply {
 }
 
 /// What a device would send of what it holds.
-fn claim(replica: &Replica) -> Value {
+pub(crate) fn claim(replica: &Replica) -> Value {
     let claim = replica.claim();
     json!({"cursor": claim.cursor, "epoch": replica.epoch, "count": claim.count, "digest": claim.digest})
 }
 
-fn gist(answer: &Value) -> (&str, &str, u64) {
+pub(crate) fn gist(answer: &Value) -> (&str, &str, u64) {
     let text = |key: &str| answer[key].as_str().unwrap();
     (text("status"), text("action"), answer["cursor"].as_u64().unwrap())
 }
@@ -64,7 +64,7 @@ pub(crate) fn own_client(device: &Device) -> Client {
     server.client(Secret::new(device.token.clone()), DeviceId::new(&device.device).unwrap())
 }
 
-async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
+pub(crate) async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
     let client = own_client(device);
     let mut mending = Mending::new(client.in_scope(scope), replica);
     mending.run().await.unwrap();
@@ -72,7 +72,7 @@ async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
 }
 
 /// Says that the replica is the scope.
-async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
+pub(crate) async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
     let answer = reconcile(device, scope, claim(replica)).await.ok();
     assert_eq!(gist(&answer), ("in_sync", "none", replica.cursor.get()), "{answer}");
     assert_eq!(

@@ -229,6 +229,7 @@ async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
         log: bench.log.clone(),
         facts: bench.facts.clone(),
         clock: Clock::system(),
+        quiet: std::time::Duration::ZERO,
     };
     let (say, mut said) = mpsc::channel(16);
     recovery.run(say).await;
