@@ -431,6 +431,7 @@ async fn recover(settings: &Settings, dir: &Path, old: LogId) {
         log: logs.events.clone(),
         facts: facts.clone(),
         clock: Clock::system(),
+        quiet: Duration::ZERO,
     };
     let (say, mut said) = mpsc::channel(64);
     let running = tokio::spawn(recovery.run(say));
