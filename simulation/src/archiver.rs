@@ -1,7 +1,7 @@
 //! The archiver, step by step: it folds the log, writes segments, hours, days and backups on demand. What it writes are
 //! the archive's own bytes, in an archive in memory.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, rc::Rc};
 
 use archive::{
     Archive, ArchiveError,
@@ -21,6 +21,7 @@ use model::{
 use crate::{
     Mistake, Violation,
     log::{Log, PARTITIONS, home, partitions},
+    recovery::Base,
 };
 
 pub const LENGTH: HourLength = HourLength::REAL;
@@ -39,6 +40,8 @@ pub struct Bucket {
     backed_up: BTreeMap<String, BackupObject>,
     manifests: BTreeMap<String, Reference>,
     pub proves: bool,
+    /// What logs began with, as far as it was read.
+    pub bases: BTreeMap<LogId, Rc<Vec<Base>>>,
     pub mistake: Option<Mistake>,
 }
 
@@ -100,6 +103,7 @@ impl Bucket {
             backed_up: BTreeMap::new(),
             manifests: BTreeMap::new(),
             proves: false,
+            bases: BTreeMap::new(),
             mistake,
         }
     }

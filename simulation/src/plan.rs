@@ -85,6 +85,11 @@ pub enum Step {
         pick: u8,
         mode: RestoreMode,
     },
+    /// Tombstones expire, but for those of the last changes.
+    Expire {
+        scope: usize,
+        keep: u8,
+    },
     /// The rows are folded anew, and take the place of those that there are.
     Rebuild {
         seed: u64,
@@ -115,7 +120,7 @@ pub struct Shape {
 impl Shape {
     /// For servers in memory.
     pub const MEMORY: Self = Self {
-        steps: 50,
+        steps: 45,
         faults_max: 40,
         crashes_max: 6,
         together_max: 6,
@@ -205,6 +210,7 @@ fn event(random: &mut Random, shape: &Shape) -> Step {
                 Step::Pass { seconds }
             }
             7 => Step::Crash,
+            8 => Step::Expire { scope, keep: random.below(6) as u8 },
             _ => Step::Backup { scope },
         }
     }

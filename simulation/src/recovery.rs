@@ -1,6 +1,6 @@
 //! Log and rows are lost: what the archive has becomes what a new log begins with.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use archive::{
     base::{self, CommandLine, CommandReader},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What a partition of a recovered log begins with, read out of the archive.
-struct Base {
+pub struct Base {
     partition: Partition,
     header: Header,
     scopes: Vec<(ScopeLine, Vec<Message>)>,
@@ -40,6 +40,16 @@ struct Base {
 
 fn damaged(error: impl std::fmt::Display) -> Violation {
     Violation(format!("the archive cannot be read: {error}"))
+}
+
+/// It never changes: it is read once.
+fn begun(bucket: &mut Bucket, log: LogId) -> Result<Rc<Vec<Base>>, Violation> {
+    if let Some(known) = bucket.bases.get(&log) {
+        return Ok(known.clone());
+    }
+    let bases = Rc::new(read(bucket, log)?);
+    bucket.bases.insert(log, bases.clone());
+    Ok(bases)
 }
 
 fn read(bucket: &Bucket, log: LogId) -> Result<Vec<Base>, Violation> {
@@ -85,14 +95,14 @@ fn heading(line: &ScopeLine) -> Heading {
 }
 
 /// The archiver's fold where a log begins: with nothing, or with what the lost one came to.
-pub fn cache(bucket: &Bucket, log: LogId) -> Result<Cache, Violation> {
+pub fn cache(bucket: &mut Bucket, log: LogId) -> Result<Cache, Violation> {
     let mut cache = Cache::new(log);
-    for Base { partition, header, scopes, commands } in read(bucket, log)? {
+    for Base { partition, header, scopes, commands } in begun(bucket, log)?.iter() {
         let clock = PartitionClock { time: header.clock, rules: header.rules };
-        cache.fold.partitions.insert(partition, clock);
+        cache.fold.partitions.insert(*partition, clock);
         for (line, messages) in scopes {
             let mut scope = Scope::new(line.scope.clone());
-            scope.heading = heading(&line);
+            scope.heading = heading(line);
             let member = |m: &archive::manifest::MemberLine| {
                 (m.user.clone(), Member { role: m.role, since: m.since })
             };
@@ -102,27 +112,29 @@ pub fn cache(bucket: &Bucket, log: LogId) -> Result<Cache, Violation> {
                 let (folded_at, outcome) = (command.outcome.folded_at, command.outcome.clone());
                 scope.commands.insert(command.id, KnownCommand { folded_at, outcome });
             }
-            let messages = messages.into_iter().map(|message| (message.id, message)).collect();
+            let messages = messages.iter().map(|message| (message.id, message.clone())).collect();
             cache.fold.scopes.insert(line.scope.clone(), FoldedScope { scope, messages });
-            cache.fulls.extend(line.backup.map(|backup| (line.scope, backup)));
+            cache.fulls.extend(line.backup.clone().map(|backup| (line.scope.clone(), backup)));
         }
     }
     Ok(cache)
 }
 
 /// The rows where a log begins. `logs`: it, and those before it, the oldest first.
-pub fn rows(bucket: &Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
+pub fn rows(bucket: &mut Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
     let mut epochs = Vec::new();
     for log in logs {
-        let lines = read(bucket, *log)?.into_iter().flat_map(|base| base.scopes);
+        let begun = begun(bucket, *log)?;
+        let lines = begun.iter().flat_map(|base| &base.scopes);
         let bases: Vec<(ScopeRef, Cursor)> =
             lines.map(|(line, _)| (line.scope.reference(), line.head)).collect();
         let epoch = Epoch::of_log(*log, RulesVersion::CURRENT);
         epochs.push(PastEpoch { log: *log, new: NewEpoch { epoch, bases, keeps_unlisted: false } });
     }
     let mut rows = Rows::with_epochs(epochs);
-    for base in read(bucket, *logs.last().unwrap())? {
-        let Base { partition, header, scopes, commands } = base;
+    for Base { partition, header, scopes, commands } in begun(bucket, *logs.last().unwrap())?.iter()
+    {
+        let partition = *partition;
         rows.place(partition, PartitionClock { time: header.clock, rules: header.rules });
         let mut writes = Writes::default();
         for (line, messages) in scopes {
@@ -135,8 +147,8 @@ pub fn rows(bucket: &Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
             };
             writes.members.extend(line.members.iter().map(member));
             let image = |message| MessageImage::new(reference, tenant.clone(), message);
-            writes.messages.extend(messages.into_iter().map(image));
-            writes.scopes.push((line.scope.clone(), heading(&line)));
+            writes.messages.extend(messages.iter().cloned().map(image));
+            writes.scopes.push((line.scope.clone(), heading(line)));
         }
         let image = |CommandLine { id, scope, offset, outcome }| OutcomeImage {
             id,
@@ -146,7 +158,7 @@ pub fn rows(bucket: &Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
             offset,
             outcome,
         };
-        writes.outcomes = commands.into_iter().map(image).collect();
+        writes.outcomes = commands.iter().cloned().map(image).collect();
         let to = rows.positions[&partition];
         rows.commit(&writes, &[Advance { partition, from: Offset::ZERO, to }], true)?;
     }

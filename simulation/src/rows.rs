@@ -144,6 +144,11 @@ impl Rows {
                 return Err(Violation(format!("message {} is replaced, but has no row", place.1)));
             }
         }
+        for (scope, floor) in &writes.floors {
+            self.messages.retain(|(own, _), image| {
+                own != scope || image.entry.is_live() || image.entry.cursor > *floor
+            });
+        }
         for image in &writes.messages {
             if self.messages.insert((image.scope, image.id), image.clone()).is_some() {
                 return Err(Violation(format!("message {} has two rows", image.id)));
@@ -183,7 +188,9 @@ impl Rows {
             live += u64::from(entry.is_live());
         }
         let last = cursors.last().copied().unwrap_or_default();
-        if last != heading.head || live != heading.count {
+        // What changed last may be a tombstone that has expired.
+        let is_head = last == heading.head || last < heading.head && heading.floor == heading.head;
+        if !is_head || live != heading.count {
             let (head, count) = (heading.head, heading.count);
             return Err(Violation(format!(
                 "{key} has head {head} and counts {count}, its rows go to {last}, {live} live"

@@ -7,11 +7,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use model::{Cursor, Digest, ScopeKey, Timestamp};
+
 use crate::{
     Mistake, Violation,
     cast::{self, Seat},
     checks,
     line::Line,
+    log::partitions,
     machine::{Machine, Unsynced},
     plan::{Plan, Step},
     random::Random,
@@ -23,18 +26,28 @@ const TURNS: u32 = 200_000;
 /// Syncs of all devices until they are quiet, at most.
 const ROUNDS: u32 = 6;
 
+/// Where a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub time: Timestamp,
+    /// On the last log.
+    pub records: u64,
+    pub scopes: Vec<(ScopeKey, Cursor, Digest)>,
+}
+
 /// Runs a plan, and looks whether all is as it must be.
 ///
 /// # Errors
 /// What is not.
-pub fn run(plan: &Plan, mistake: Option<Mistake>) -> Result<(), Violation> {
+pub fn run(plan: &Plan, mistake: Option<Mistake>) -> Result<Ended, Violation> {
     let caught = panic::catch_unwind(AssertUnwindSafe(|| {
         let seats = cast::seats();
         let mut run = Run::new(plan, &seats, mistake)?;
         for (number, step) in plan.steps.iter().enumerate() {
             run.step(step).map_err(|v| Violation(format!("step {number}: {v}")))?;
         }
-        run.heal()
+        run.heal()?;
+        Ok(run.ended())
     }));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -84,6 +97,7 @@ impl<'a> Run<'a> {
             Step::Restore { scope, pick, mode } => {
                 world.restore(&cast::scopes()[*scope], *pick, *mode);
             }
+            Step::Expire { scope, keep } => world.expire(&cast::scopes()[*scope], *keep),
             Step::Rebuild { seed } => {
                 world.random = Random::new(*seed);
                 world.rebuild()?;
@@ -148,6 +162,14 @@ impl<'a> Run<'a> {
             self.machines[number].replica = replica;
         }
         Ok(failed)
+    }
+
+    fn ended(&self) -> Ended {
+        let world = self.world.borrow();
+        let records = partitions().map(|partition| world.log.end(partition).get()).sum();
+        let scopes = world.rows.scopes.iter();
+        let scopes = scopes.map(|(key, heading)| (key.clone(), heading.head, heading.digest));
+        Ended { time: world.now, records, scopes: scopes.collect() }
     }
 
     /// Nothing goes wrong any more: all come to rest, and are the same.

@@ -36,7 +36,7 @@ impl Shrinking {
             return false;
         }
         match run(&plan, self.mistake) {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(violation) => {
                 (self.plan, self.violation) = (plan, violation);
                 true

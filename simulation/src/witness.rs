@@ -76,11 +76,21 @@ impl Witness {
         }
     }
 
+    /// `floors`: up to them, what was deleted is forgotten.
+    ///
     /// # Errors
     /// Something that was acknowledged is nowhere.
-    pub fn check(&self, standings: &Standings) -> Result<(), Violation> {
+    pub fn check(
+        &self,
+        standings: &Standings,
+        floors: &BTreeMap<ScopeRef, Cursor>,
+    ) -> Result<(), Violation> {
+        let floor = |scope: &ScopeKey| floors.get(&scope.reference()).copied().unwrap_or_default();
         for Acknowledged { scope, id, cursor, deleted, .. } in &self.acknowledged {
             let Some(now) = standings.get(&(scope.reference(), *id)) else {
+                if *cursor <= floor(scope) {
+                    continue;
+                }
                 return Err(Violation(format!("{id} of {scope} was acknowledged, and is gone")));
             };
             let is_it = now.cursor == *cursor && now.content.is_none() == *deleted;
@@ -95,7 +105,8 @@ impl Witness {
                 let mut own = standings.iter().filter(|((of, _), _)| *of == scope.reference());
                 own.any(|(_, now)| now.content == Some(*content))
             };
-            if !standings.contains_key(&(scope.reference(), *id)) && !lives() {
+            let may_be_forgotten = floor(scope) > Cursor::ZERO;
+            if !may_be_forgotten && !standings.contains_key(&(scope.reference(), *id)) && !lives() {
                 return Err(Violation(format!(
                     "{id} of {scope} was lost by a recovery, a device held it, and it did not come back"
                 )));

@@ -106,7 +106,7 @@ fn problem(status: u16, code: &str, detail: &str) -> ClientError {
 impl World {
     pub fn new(mistake: Option<Mistake>) -> Result<Self, Violation> {
         let id = LogId(Uuid::from_u128(1));
-        let bucket = Bucket::new(mistake);
+        let mut bucket = Bucket::new(mistake);
         let mut world = Self {
             random: Random::new(0),
             now: Timestamp::from_micros(BEGIN),
@@ -114,7 +114,7 @@ impl World {
             logs: vec![id],
             rows: Rows::new(id),
             flying: VecDeque::new(),
-            cache: recovery::cache(&bucket, id)?,
+            cache: recovery::cache(&mut bucket, id)?,
             bucket,
             late: Vec::new(),
             faults: 0,
@@ -189,6 +189,13 @@ impl World {
         self.command(scope, &cast::owner(scope), action);
     }
 
+    /// As the archiver says that tombstones are old enough.
+    pub fn expire(&mut self, scope: &ScopeKey, keep: u8) {
+        let head = self.rows.scopes.get(scope).map_or(Cursor::ZERO, |heading| heading.head);
+        let up_to = Cursor::from_i64(head.as_i64() - i64::from(keep));
+        self.command(scope, &cast::owner(scope), Action::TombstonesExpired { up_to });
+    }
+
     /// All processes end at once; what they had in memory is gone.
     pub fn crash(&mut self) -> Result<(), Violation> {
         self.life += 1;
@@ -199,7 +206,7 @@ impl World {
                 _ => self.lose_tail(before),
             }
         }
-        self.cache = recovery::cache(&self.bucket, self.log.id)?;
+        self.cache = recovery::cache(&mut self.bucket, self.log.id)?;
         Ok(())
     }
 
@@ -374,7 +381,7 @@ impl World {
 
     /// All that the log has is folded once more, beside; the rows that come of it take the place of those there are.
     pub fn rebuild(&mut self) -> Result<(), Violation> {
-        let mut shadow = recovery::rows(&self.bucket, &self.logs)?;
+        let mut shadow = recovery::rows(&mut self.bucket, &self.logs)?;
         for partition in partitions() {
             let until = self.rows.positions[&partition].next_offset;
             loop {
@@ -407,7 +414,7 @@ impl World {
         recovery::recover(&mut self.bucket, lost, new)?;
         self.log = Log::new(new);
         self.logs.push(new);
-        self.rows = recovery::rows(&self.bucket, &self.logs)?;
+        self.rows = recovery::rows(&mut self.bucket, &self.logs)?;
         self.before = None;
         self.stale.clear();
         self.crash()
