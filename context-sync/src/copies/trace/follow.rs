@@ -205,12 +205,11 @@ impl Way {
         record: &Record,
         key: &str,
         sought: Sought,
-        folding: Option<&mut Folding>,
+        mut folding: Option<&mut Folding>,
     ) -> bool {
-        let folding = folding.map(|own| {
+        if let Some(own) = &mut folding {
             own.clock.time = own.clock.time.max(record.append_time);
-            own
-        });
+        }
         if record.key.as_ref() != key.as_bytes() {
             return true; // of another scope: not even decoded
         }
