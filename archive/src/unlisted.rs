@@ -5,7 +5,12 @@ use std::collections::HashSet;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    base, compaction, error::ArchiveError, history::Names, manifest::ManifestReader, store::Archive,
+    base, compaction,
+    error::ArchiveError,
+    history::Names,
+    manifest::ManifestReader,
+    redaction::{self, Redaction},
+    store::Archive,
 };
 use model::Partition;
 
@@ -60,6 +65,9 @@ pub async fn unlisted(
                 step();
             }
         }
+    }
+    for path in redaction::list(archive).await?.0 {
+        listed.insert(&Redaction::read(archive.fetch(&path).await?, &path)?.new.path);
     }
     stored.retain(|path| !listed.has(path));
     Ok(stored)

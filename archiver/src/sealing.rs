@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use archive::{
     Archive, ArchiveError,
+    erasure::Erasure,
     manifest::{
         BackupObject, FORMAT, Header, Kind, ManifestReader, ManifestWriter, Reference, ScopeLine,
     },
@@ -16,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{AboutBackup, BackupId, BackupType, Cursor, Fact, Partition, ScopeKey, ScopeRef};
 
 use crate::{
-    cache::{Cache, PartitionState, RequestedBackup, View},
+    cache::{Cache, PartitionState, RequestedBackup, StoredErasure, View},
     error::ArchiverError,
     events,
     facts::Facts,
@@ -52,6 +53,7 @@ impl Sealer<'_> {
     pub(crate) async fn seal_hour(&self, partition: Partition) -> Result<(), ArchiverError> {
         let mut state = self.cache.state(partition)?;
         let Some(hour) = state.hour else { return Ok(()) };
+        self.keep_erasures(partition).await?;
         let path = path::hour_manifest(self.log.log_id(), partition, self.length, hour);
         let header = Header {
             first_offset: state.sealed,
@@ -78,6 +80,18 @@ impl Sealer<'_> {
             tables.forget_commands(partition, state.time)?;
             tables.put_state(partition, &state)
         })?;
+        Ok(())
+    }
+
+    /// What was erased in the hour is written down before it is sealed: whoever finds the hour finds that too.
+    async fn keep_erasures(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let erasures = self.cache.read()?.erasures(partition)?;
+        for (offset, StoredErasure { id, scope, cursor, at }) in erasures {
+            let scope: ScopeKey =
+                scope.parse().map_err(|_| ArchiverError::Cache(format!("{scope} is no scope")))?;
+            let place = (self.log.log_id(), partition, offset);
+            Erasure::new(place, id, scope, cursor, at).keep(self.archive).await?;
+        }
         Ok(())
     }
 
@@ -364,7 +378,10 @@ impl Sealer<'_> {
         wanted: Option<Wanted>,
     ) -> Result<ScopeLine, ArchiverError> {
         let backup = match wanted {
-            Some(wanted) => Some(self.backup(view, scope, wanted).await?),
+            Some(wanted) => {
+                let head = view.existing_scope(partition, scope)?.1.head;
+                Some(self.backup(view, scope, head, wanted).await?)
+            }
             None => None,
         };
         Ok(view.scope_line(partition, scope, backup)?)
@@ -374,13 +391,14 @@ impl Sealer<'_> {
         &self,
         view: &Arc<View>,
         scope: ScopeRef,
+        head: Cursor,
         wanted: Wanted,
     ) -> Result<BackupObject, ArchiverError> {
         let Wanted { id, backup_type, path, after } = wanted;
         let (view, scratch) = (view.clone(), self.archive.scratch().clone());
         let mut made = blocking(move || Made::new(&view, &scratch, scope, after)).await?;
         self.archive.create(&path, &mut made.object).await?;
-        let Made { object, lines, record_count, last } = made;
+        let Made { object, lines, record_count } = made;
         Ok(BackupObject {
             id,
             backup_type,
@@ -391,7 +409,8 @@ impl Sealer<'_> {
             lines,
             record_count,
             cursor_first: after.next(),
-            cursor_last: last,
+            // Of an erasure no line has it.
+            cursor_last: head,
         })
     }
 
@@ -417,8 +436,6 @@ struct Made {
     object: Object,
     lines: u64,
     record_count: u64,
-    /// The scope's head.
-    last: Cursor,
 }
 
 impl Made {
@@ -429,9 +446,8 @@ impl Made {
         after: Cursor,
     ) -> Result<Self, ArchiverError> {
         let mut writer = LinesWriter::new(scratch);
-        let (mut live, mut last, mut failed) = (0, after, None);
-        view.lines(scope, after, |cursor, line| {
-            last = cursor;
+        let (mut live, mut failed) = (0, None);
+        view.lines(scope, after, |_, line| {
             live += u64::from(line.ends_with(LIVE));
             if let Err(error) = writer.push(line) {
                 failed.get_or_insert(error);
@@ -442,7 +458,7 @@ impl Made {
             return Err(error.into());
         }
         let lines = writer.lines;
-        Ok(Self { object: writer.finish()?, lines, record_count: live, last })
+        Ok(Self { object: writer.finish()?, lines, record_count: live })
     }
 }
 

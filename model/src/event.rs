@@ -83,6 +83,8 @@ pub enum Action {
         code: RestoreFailure,
         detail: String,
     },
+    /// All that a user's scope has ever held is to be gone.
+    ScopeErased,
 }
 
 /// One valid message of a push, with its place in the request.
@@ -133,6 +135,8 @@ pub enum Unappliable {
     NotItsTenant,
     #[error("the backup's scope is of another tenant")]
     OtherTenant,
+    #[error("only a user's scope is erased")]
+    NotErasable,
 }
 
 impl Command {
@@ -161,6 +165,10 @@ impl Command {
                 return Err(Unappliable::OtherTenant);
             }
             Action::RestoreRequested { .. } => {}
+            Action::ScopeErased if kind != crate::ScopeKind::User => {
+                return Err(Unappliable::NotErasable);
+            }
+            Action::ScopeErased => {}
             Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. }
                 if !kind.has_members() =>
             {
@@ -203,6 +211,7 @@ impl Action {
             Self::RestoreChunk(_) => "restore_chunk",
             Self::RestoreCompleted { .. } => "restore_completed",
             Self::RestoreFailed { .. } => "restore_failed",
+            Self::ScopeErased => "scope_erased",
         }
     }
 }

@@ -9,6 +9,7 @@
 pub mod backup;
 pub mod cursor;
 pub mod draft;
+pub mod erasure;
 pub mod event;
 pub mod fold;
 pub mod hash;
@@ -25,7 +26,9 @@ pub mod role;
 pub mod scope;
 pub mod time;
 
-pub use backup::{AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, Fact};
+pub use backup::{
+    AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, ErasedFrom, ErasureDone, Fact,
+};
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,

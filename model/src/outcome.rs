@@ -46,6 +46,10 @@ pub enum Verdict {
     RestoreEnded {
         restore: RestoreId,
     },
+    /// Nothing of up to this cursor, which the erasure took, is there any more.
+    ScopeErased {
+        cursor: Cursor,
+    },
     Refused(Refusal),
 }
 

@@ -54,7 +54,8 @@ impl Decoded {
                 | Action::BackupRequested { .. }
                 | Action::RestoreRequested { .. }
                 | Action::RestoreCompleted { .. }
-                | Action::RestoreFailed { .. } => 1,
+                | Action::RestoreFailed { .. }
+                | Action::ScopeErased => 1,
                 Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     config::DatabaseConfig,
-    connect, drill,
+    connect, drill, erasures,
     error::ReadModelError,
 };
 
@@ -134,6 +134,7 @@ impl Catalogue {
                 Fact::BackupVerified(about) => note(&mut transaction, VERIFIED, about).await?,
                 Fact::BackupExpired(about) => note(&mut transaction, EXPIRED, about).await?,
                 Fact::DrillCompleted(drill) => drill::complete(&mut transaction, drill).await?,
+                Fact::ErasureDone(done) => erasures::note_done(&mut transaction, done).await?,
             }
         }
         transaction.commit().await?;

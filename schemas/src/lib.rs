@@ -59,6 +59,7 @@ enum Kind {
     RestoreChunk,
     RestoreCompleted,
     RestoreFailed,
+    ScopeErased,
     Tick,
     RulesChanged,
     BackupCompleted,
@@ -66,6 +67,7 @@ enum Kind {
     BackupVerified,
     BackupExpired,
     DrillCompleted,
+    ErasureDone,
 }
 
 /// One schema of the contract.
@@ -87,7 +89,7 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
@@ -99,19 +101,21 @@ static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
         event_schema!(Kind::RestoreChunk, "restore-chunk.v1"),
         event_schema!(Kind::RestoreCompleted, "restore-completed.v1"),
         event_schema!(Kind::RestoreFailed, "restore-failed.v1"),
+        event_schema!(Kind::ScopeErased, "scope-erased.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
 });
 
 /// Those of the archiver's facts, which stand on a log of their own.
-static FACT_SCHEMAS: LazyLock<[EventSchema; 5]> = LazyLock::new(|| {
+static FACT_SCHEMAS: LazyLock<[EventSchema; 6]> = LazyLock::new(|| {
     [
         event_schema!(Kind::BackupCompleted, "backup-completed.v1"),
         event_schema!(Kind::BackupFailed, "backup-failed.v1"),
         event_schema!(Kind::BackupVerified, "backup-verified.v1"),
         event_schema!(Kind::BackupExpired, "backup-expired.v1"),
         event_schema!(Kind::DrillCompleted, "drill-completed.v1"),
+        event_schema!(Kind::ErasureDone, "erasure-done.v1"),
     ]
 });
 
@@ -164,6 +168,7 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
             .write(&restores::RestoreCompleted::new(command, *restore, *from)),
         Action::RestoreFailed { restore, from, code, detail } => schema(Kind::RestoreFailed)
             .write(&restores::RestoreFailed::new(command, *restore, *from, *code, detail)),
+        Action::ScopeErased => schema(Kind::ScopeErased).write(&wire::ScopeErased::new(command)),
     }
 }
 
@@ -184,6 +189,7 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
             schema.read::<restores::RestoreCompleted>(body)?.into_command()?
         }
         Kind::RestoreFailed => schema.read::<restores::RestoreFailed>(body)?.into_command()?,
+        Kind::ScopeErased => schema.read::<wire::ScopeErased>(body)?.into_command()?,
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);
@@ -198,7 +204,8 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
         | Kind::BackupFailed
         | Kind::BackupVerified
         | Kind::BackupExpired
-        | Kind::DrillCompleted => {
+        | Kind::DrillCompleted
+        | Kind::ErasureDone => {
             return Err(Undecodable::UnknownSchema(schema.fingerprint));
         }
     };
@@ -222,6 +229,9 @@ pub fn encode_fact(fact: &Fact) -> Result<Vec<u8>, Unencodable> {
         Fact::DrillCompleted(drill) => {
             fact_schema(Kind::DrillCompleted).write(&facts::DrillCompleted::new(drill))
         }
+        Fact::ErasureDone(done) => {
+            fact_schema(Kind::ErasureDone).write(&facts::ErasureDone::new(done))
+        }
     }
 }
 
@@ -241,6 +251,9 @@ pub fn decode_fact(value: &[u8]) -> Result<Fact, Undecodable> {
         }
         Kind::DrillCompleted => {
             Fact::DrillCompleted(schema.read::<facts::DrillCompleted>(body)?.into_record()?)
+        }
+        Kind::ErasureDone => {
+            Fact::ErasureDone(schema.read::<facts::ErasureDone>(body)?.into_record()?)
         }
         _ => return Err(Undecodable::UnknownSchema(schema.fingerprint)),
     })

@@ -61,7 +61,7 @@ pub(crate) fn own_client(device: &Device) -> Client {
     server.client(Secret::new(device.token.clone()), DeviceId::new(&device.device).unwrap())
 }
 
-async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
+pub(crate) async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
     let client = own_client(device);
     let mut mending = Mending::new(&client, scope, replica);
     mending.run().await.unwrap();
@@ -69,7 +69,7 @@ async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
 }
 
 /// Says that the replica is the scope.
-async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
+pub(crate) async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
     let answer = reconcile(device, scope, claim(replica)).await.ok();
     assert_eq!(gist(&answer), ("in_sync", "none", replica.cursor.get()), "{answer}");
     assert_eq!(

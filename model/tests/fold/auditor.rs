@@ -17,6 +17,8 @@ pub(crate) struct Auditor {
     judged: Vec<(CommandId, i64, Judgement)>,
     /// The n-th made the cursor n + 1.
     changes: Vec<Happened>,
+    /// So many of them say nothing any more.
+    erased: usize,
     roles: Vec<(UserId, Option<Role>)>,
 }
 
@@ -65,6 +67,19 @@ impl Auditor {
             Action::BackupRequested { .. } => {
                 let needed = if command.scope.kind.has_members() { 2 } else { 1 };
                 (rank >= needed).then_some(()).ok_or(())?;
+            }
+            Action::ScopeErased => {
+                let may = rank >= 1 || command.org_role != OrgRole::Member;
+                may.then_some(()).ok_or(())?;
+                let nothing = Happened {
+                    id: MessageId(uuid::Uuid::nil()),
+                    live: false,
+                    content: ContentHash([0; 32]),
+                    body: BodyHash([0; 32]),
+                    at: now,
+                };
+                self.changes.push(nothing);
+                self.erased = self.changes.len();
             }
             Action::MessagesPushed { changes, rejected } => {
                 (rank >= 1).then_some(()).ok_or(())?;
@@ -117,12 +132,12 @@ impl Auditor {
     /// The cursor of an id's last change, and that change.
     fn last(&self, id: MessageId) -> Option<(usize, Happened)> {
         let place = self.changes.iter().rposition(|change| change.id == id)?;
-        Some((place + 1, self.changes[place].clone()))
+        (place >= self.erased).then(|| (place + 1, self.changes[place].clone()))
     }
 
     /// The live message that says this.
     fn holder(&self, content: ContentHash) -> Option<MessageId> {
-        self.changes
+        self.changes[self.erased..]
             .iter()
             .map(|change| change.id)
             .find(|id| self.last(*id).is_some_and(|(_, c)| c.live && c.content == content))

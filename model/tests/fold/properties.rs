@@ -89,6 +89,12 @@ proptest! {
                 *head = change.cursor;
                 changed.insert(change.id, change.cursor);
             }
+            if let Verdict::ScopeErased { cursor } = applied.outcome.verdict
+                && !applied.repeated
+            {
+                prop_assert_eq!(cursor, head.next());
+                *head = cursor;
+            }
             let scope = &fold.scopes[&command.scope].scope;
             prop_assert_eq!(scope.heading.head, *head);
             let images = images(scope, command, &applied.changes);
@@ -105,6 +111,9 @@ proptest! {
         let mut created = HashMap::new();
         for (time, command) in &log {
             let Ok(applied) = fold.apply_command(command, *time) else { continue };
+            if matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated {
+                created.retain(|(scope, _), _| *scope != command.scope);
+            }
             for change in applied.changes {
                 let key = (command.scope.clone(), change.id);
                 prop_assert_eq!(change.is_new, !created.contains_key(&key));
@@ -272,7 +281,7 @@ proptest! {
 fn random_logs_reach_every_outcome() {
     let mut runner = TestRunner::deterministic();
     let mut seen: HashMap<String, usize> = HashMap::new();
-    for _ in 0..64 {
+    for _ in 0..128 {
         let log = logs(60).new_tree(&mut runner).unwrap().current();
         let mut fold = LogFold::default();
         for (time, command) in &log {
@@ -310,8 +319,10 @@ fn random_logs_reach_every_outcome() {
         "ScopeCreated",
         "MemberSet",
         "MemberRemoved",
+        "ScopeErased",
         "NoMembersInScope",
         "NoSuchRole",
+        "NotErasable",
     ] {
         assert!(seen.get(name).is_some_and(|times| *times > 2), "{name}: {seen:#?}");
     }

@@ -31,6 +31,8 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn pull(&mut self, folded: &FoldedScope, limit: usize) -> bool {
         let page = pull(folded, self.cursor, limit);
+        let erased = folded.scope.heading.erased;
+        self.live.retain(|_, message| message.entry.cursor > erased);
         for message in page.messages {
             if message.entry.is_live() {
                 self.live.insert(message.id, message);

@@ -27,9 +27,20 @@ const SECOND: i64 = 1_000_000;
 
 /// Logs of up to `length` commands, some of them twice. Mostly the team and the project
 /// have members from the start.
+#[allow(dead_code, reason = "each test binary uses a part")]
 pub(crate) fn logs(length: usize) -> impl Strategy<Value = Vec<Record>> {
+    logs_with(length, 1)
+}
+
+/// As [`logs`], of scopes that nobody erases.
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) fn unerased_logs(length: usize) -> impl Strategy<Value = Vec<Record>> {
+    logs_with(length, 0)
+}
+
+fn logs_with(length: usize, erasures: u32) -> impl Strategy<Value = Vec<Record>> {
     let creations = prop::bool::weighted(0.8);
-    (creations, vec(step(), 1..length)).prop_map(|(creations, mut steps)| {
+    (creations, vec(step(erasures), 1..length)).prop_map(|(creations, mut steps)| {
         if creations {
             let begin =
                 [What::Create, What::Set("bob", Role::Admin), What::Set("cy", Role::Member)];
@@ -70,6 +81,7 @@ enum What {
     Set(&'static str, Role),
     Remove(&'static str),
     Backup,
+    Erase,
     Push(Vec<Piece>),
 }
 
@@ -96,7 +108,7 @@ fn one_of(weighted: &[(u32, &'static str)]) -> impl Strategy<Value = &'static st
     Union::new_weighted(weighted.iter().map(|(weight, name)| (*weight, Just(*name))).collect())
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(erasures: u32) -> impl Strategy<Value = Step> {
     let passed = prop_oneof![
         20 => Just(0),
         20 => Just(SECOND),
@@ -115,6 +127,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (user(), role).prop_map(|(user, role)| What::Set(user, role)),
         1 => user().prop_map(What::Remove),
         1 => Just(What::Backup),
+        erasures => Just(What::Erase),
         12 => vec(piece(), 0..5).prop_map(What::Push),
     ];
     let repeat_of = option::weighted(0.1, 0..6_usize);
@@ -160,6 +173,7 @@ impl Step {
             What::Backup => {
                 Action::BackupRequested { backup: BackupId(Uuid::from_u128(number as u128)) }
             }
+            What::Erase => Action::ScopeErased,
             What::Push(pieces) => push(&scope, head, pieces),
         };
         Command {

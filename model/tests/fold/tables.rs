@@ -11,4 +11,4 @@ macro_rules! tables {
     )*};
 }
 
-tables!(writes, deletes, times, repeats, members, backups, restores, unappliable, pulls);
+tables!(writes, deletes, times, repeats, members, backups, restores, erasures, unappliable, pulls);
