@@ -100,7 +100,7 @@ async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
         mend(&laptop, &Scope::User, replica).await;
     }
     let history = format!("{USER}/messages/{}/history", id.as_str().unwrap());
-    assert_eq!(laptop.get(&history).await.ok()["past"].as_array().unwrap().len(), 1);
+    assert_eq!(laptop.get(&history).await.ok()["history"].as_array().unwrap().len(), 1);
     let backup = back_up(&laptop, USER).await;
     let bobs = back_up(&bob, USER).await;
     let others = (bob.pull(USER, "").await.ok(), bob.pull(&web, "").await.ok());
