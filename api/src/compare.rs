@@ -21,11 +21,12 @@ pub(crate) async fn answer(
     let caller = api.entrance.admit(&parts.headers).await?;
     headers::device_if_any(&parts.headers)?;
     let scope = path::scope(&mut parts, kind, &caller).await?;
-    let admitted = api.holdings.admit()?;
     let bytes_max = api.config.repair_frame_bytes_max;
     let timeout = api.config.body_timeout;
     let frame = read_body(body, "repair_frame_bytes_max", u64::from(bytes_max), timeout).await?;
     repair::frame::check(&frame).map_err(refused)?;
+    // Not before the body is here: who sends it slowly must not keep others out.
+    let admitted = api.holdings.admit(&caller.tenant)?;
     let current = api.holdings.current(&caller, &scope, admitted).await?;
     let answer = current.work(move |items| items.answer(&frame, bytes_max)).await?;
     let bytes = HeaderValue::from_static("application/octet-stream");

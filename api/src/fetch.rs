@@ -73,7 +73,7 @@ async fn of_items(
     if items.is_empty() {
         return Ok(HashMap::new());
     }
-    let current = api.holdings.current(caller, scope, api.holdings.admit()?).await?;
+    let current = api.holdings.current(caller, scope, api.holdings.admit(&caller.tenant)?).await?;
     current.work(move |held| held.named(&items)).await
 }
 

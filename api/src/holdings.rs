@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use contract::{Caller, problems};
-use model::{Cursor, Epoch, MessageId, ScopeKey, ScopeRef};
+use model::{Cursor, Epoch, MessageId, ScopeKey, ScopeRef, TenantId};
 use moka::{policy::EvictionPolicy, sync::Cache};
 use readmodel::{
     PgPool,
@@ -17,11 +17,12 @@ use readmodel::{
 };
 use repair::{Held, Items};
 use service::Problem;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     ApiConfig,
     asking::{asker, permit_asking, permit_pull},
+    places::{Place, Places},
 };
 
 /// How long what nobody asks for any more is kept.
@@ -35,8 +36,8 @@ pub(crate) struct Holdings {
     kept: Cache<ScopeRef, Arc<AtHead>>,
     /// Who comes first reads a scope; who comes meanwhile finds it read.
     turns: [Mutex<()>; TURNS],
-    working: Semaphore,
-    admitted: Semaphore,
+    working: Arc<Semaphore>,
+    admitted: Arc<Places>,
 }
 
 /// A scope's holdings at one head.
@@ -53,14 +54,14 @@ struct Since {
     deleted: Vec<MessageId>,
 }
 
-/// A place among those who may work or wait.
-pub(crate) struct Admitted<'a>(#[allow(dead_code, reason = "held")] SemaphorePermit<'a>);
-
 /// A scope's holdings, for one who has the right and the turn to work on them.
-pub(crate) struct Current<'a> {
+pub(crate) struct Current {
     at_head: Arc<AtHead>,
-    _permits: (SemaphorePermit<'a>, Admitted<'a>),
+    turn: Turn,
 }
+
+/// Held until the work is done, also where nobody waits for it any more.
+type Turn = Arc<(OwnedSemaphorePermit, Place)>;
 
 impl Holdings {
     pub(crate) fn new(config: &ApiConfig, pool: PgPool) -> Self {
@@ -78,51 +79,55 @@ impl Holdings {
             pool,
             kept,
             turns: [const { Mutex::const_new(()) }; TURNS],
-            working: Semaphore::new(working),
-            admitted: Semaphore::new(working + waiting),
+            working: Arc::new(Semaphore::new(working)),
+            admitted: Places::new(working + waiting),
         }
     }
 
-    /// To be taken before the body is read: who waits holds a frame.
-    ///
     /// # Errors
-    /// 503 if too many work and wait already.
-    pub(crate) fn admit(&self) -> Result<Admitted<'_>, Problem> {
-        self.admitted.try_acquire().map(Admitted).map_err(|_| {
+    /// 503 if too many work and wait already, or too many of this tenant.
+    pub(crate) fn admit(&self, tenant: &TenantId) -> Result<Place, Problem> {
+        self.admitted.take(tenant).ok_or_else(|| {
             Problem::unavailable("Too many repairs at once (repairs_waiting_max)").retry_after(1)
         })
     }
 
     /// What the scope holds, if the caller may pull.
-    pub(crate) async fn current<'a>(
-        &'a self,
+    pub(crate) async fn current(
+        &self,
         caller: &Caller,
         scope: &ScopeKey,
-        admitted: Admitted<'a>,
-    ) -> Result<Current<'a>, Problem> {
+        place: Place,
+    ) -> Result<Current, Problem> {
         permit_asking(scope)?;
         let reference = scope.reference();
-        let turn = usize::from(reference.0.as_bytes()[15]) % TURNS;
-        let _turn = self.turns[turn].lock().await;
-        let working = self.working.acquire().await.map_err(Problem::internal)?;
+        let place_in_line = usize::from(reference.0.as_bytes()[15]) % TURNS;
+        let _first = self.turns[place_in_line].lock().await;
+        let working = self.working.clone().acquire_owned().await.map_err(Problem::internal)?;
+        let turn = Arc::new((working, place));
         let at_head = match self.kept.get(&reference) {
             Some(kept) => {
                 let since = self.ask(caller, scope, kept.head).await?;
-                match blocking(move || kept.follow(since)).await? {
+                match blocking(&turn, move || kept.follow(since)).await? {
                     Some(at_head) => at_head,
-                    None => self.read(caller, scope).await?,
+                    None => self.read(caller, scope, &turn).await?,
                 }
             }
-            None => self.read(caller, scope).await?,
+            None => self.read(caller, scope, &turn).await?,
         };
         self.kept.insert(reference, at_head.clone());
         self.kept.run_pending_tasks();
-        Ok(Current { at_head, _permits: (working, admitted) })
+        Ok(Current { at_head, turn })
     }
 
-    async fn read(&self, caller: &Caller, scope: &ScopeKey) -> Result<Arc<AtHead>, Problem> {
+    async fn read(
+        &self,
+        caller: &Caller,
+        scope: &ScopeKey,
+        turn: &Turn,
+    ) -> Result<Arc<AtHead>, Problem> {
         let all = self.ask(caller, scope, Cursor::ZERO).await?;
-        let read = blocking(move || AtHead::of(all)).await?;
+        let read = blocking(turn, move || AtHead::of(all)).await?;
         let damaged =
             || Problem::internal(format!("the messages of {scope} are not what it sums up to"));
         read.map(Arc::new).ok_or_else(damaged)
@@ -178,20 +183,27 @@ impl AtHead {
     }
 }
 
-impl Current<'_> {
+impl Current {
     /// Works on the items, where no request waits for the thread.
     pub(crate) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Items) -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let at_head = self.at_head.clone();
-        blocking(move || work(&at_head.items)).await
+        blocking(&self.turn, move || work(&at_head.items)).await
     }
 }
 
 async fn blocking<T: Send + 'static>(
+    turn: &Turn,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
+    let turn = turn.clone();
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
     tokio::task::spawn_blocking(work).await.map_err(Problem::internal)
 }
 

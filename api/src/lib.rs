@@ -16,6 +16,7 @@ mod holdings;
 mod idle;
 mod measure;
 mod members;
+mod places;
 mod pull;
 mod pushes;
 mod query;

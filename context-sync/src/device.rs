@@ -8,6 +8,7 @@ pub mod batches;
 pub mod client;
 pub mod connection;
 pub mod drift;
+pub mod outbox;
 pub mod output;
 pub mod problem;
 pub mod progress;

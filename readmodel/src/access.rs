@@ -29,6 +29,10 @@ type AccountRow =
     (bool, bool, Option<String>, i64, i64, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// The users' accounts in the scopes, in the order asked: one round trip for all.
+///
+/// # Errors
+/// [`ReadModelError::NotMigrated`] while no projector has said yet which log this is: nobody is a member of anything
+/// then, and nobody is to be told so.
 pub async fn accounts(
     pool: &PgPool,
     asked: &[AccessQuery],
@@ -44,6 +48,7 @@ pub async fn accounts(
              q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max
          from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
                  as asked (scope, tenant_id, user_id, place)
+             cross join source
              left join scopes s on s.scope = asked.scope and s.tenant_id = asked.tenant_id
              left join members r on r.scope = asked.scope and r.tenant_id = asked.tenant_id
                  and r.user_id = asked.user_id
@@ -55,6 +60,9 @@ pub async fn accounts(
     .bind(users)
     .fetch_all(pool)
     .await?;
+    if rows.len() != asked.len() {
+        return Err(ReadModelError::NotMigrated);
+    }
     let account = |(query, row): (&AccessQuery, AccountRow)| {
         let (exists, is_member, role, messages, bytes, of_tenant, ..) = row;
         let member = is_member.then(|| role.as_deref().and_then(Role::parse));
@@ -80,6 +88,9 @@ pub struct MemberRow {
 }
 
 /// A scope's present members, by user id; and the asker's standing.
+///
+/// # Errors
+/// [`ReadModelError::NotMigrated`] while no projector has said yet which log this is.
 pub async fn members(
     pool: &PgPool,
     asked: &AccessQuery,
@@ -127,16 +138,17 @@ pub(crate) async fn standing(
     connection: &mut sqlx::PgConnection,
     asked: &AccessQuery,
 ) -> Result<Standing, ReadModelError> {
-    let (exists, is_member, role): (bool, bool, Option<String>) = sqlx::query_as(
+    let row: Option<(bool, bool, Option<String>)> = sqlx::query_as(
         "select exists (select from scopes where scope = $1 and tenant_id = $2), r.user_id is not null, r.role
-         from (select 1) as one
+         from source
              left join members r on r.scope = $1 and r.tenant_id = $2 and r.user_id = $3",
     )
     .bind(asked.scope.reference().0)
     .bind(asked.scope.tenant.as_str())
     .bind(asked.user.as_str())
-    .fetch_one(connection)
+    .fetch_optional(connection)
     .await?;
+    let (exists, is_member, role) = row.ok_or(ReadModelError::NotMigrated)?;
     let member = is_member.then(|| role.as_deref().and_then(Role::parse));
     Ok(Standing::of(&asked.scope, &asked.user, asked.org_role, exists, member))
 }

@@ -11,11 +11,11 @@ use crate::{access::set_tenant, error::ReadModelError};
 /// Whether a command was decided.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decided {
-    /// The read model has not come to its place.
+    /// The read model has not come to its place, or parked the record there until an operator retries it.
     NotYet,
     /// It is past that place.
     Outcome(Arc<Outcome>),
-    /// It is past that place, and the record became no outcome: a dead letter.
+    /// It is past that place, and the record became no outcome: it was refused, and is a dead letter.
     Nothing,
 }
 
@@ -35,7 +35,11 @@ pub async fn decided(
     let offsets: Vec<i64> = asked.iter().map(|(_, at)| at.offset.as_i64()).collect();
     // One statement, one snapshot: a position past the place comes with the outcome.
     let rows = sqlx::query_as::<_, (bool, Option<String>)>(
-        "select coalesce(p.next_offset > asked.record_offset, false), o.body
+        "select coalesce(p.next_offset > asked.record_offset, false) and (o.body is not null or not exists (
+                 select from dead_letters d
+                 where d.partition = asked.partition and d.record_offset = asked.record_offset
+                     and d.kind = 'parked')),
+             o.body
          from unnest($1::uuid[], $2::int[], $3::bigint[]) with ordinality
                  as asked (command_id, partition, record_offset, place)
              left join positions p on p.partition = asked.partition
@@ -66,23 +70,22 @@ pub async fn decided_for(
 ) -> Result<Decided, ReadModelError> {
     let mut transaction = pool.begin().await?;
     set_tenant(&mut transaction, tenant).await?;
-    let (next, body): (Option<i64>, Option<String>) = sqlx::query_as(
-        "select (select next_offset from positions where partition = $4),
+    let (past, body): (Option<bool>, Option<String>) = sqlx::query_as(
+        "select (select next_offset > $5 and not is_parked($2, $4, $5) from positions where partition = $4),
              (select body from outcomes where command_id = $1 and tenant_id = $2 and actor = $3)",
     )
     .bind(id.0)
     .bind(tenant.as_str())
     .bind(actor.as_str())
     .bind(at.map(|at| at.partition.get() as i32))
+    .bind(at.map(|at| at.offset.as_i64()))
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    match (body, at) {
+    match (body, past) {
         (Some(body), _) => Ok(Decided::Outcome(outcome(&body)?)),
-        (None, Some(at)) if next.is_some_and(|next| next <= at.offset.as_i64()) => {
-            Ok(Decided::NotYet)
-        }
-        (None, _) => Ok(Decided::Nothing),
+        (None, Some(false)) => Ok(Decided::NotYet),
+        (None, Some(true) | None) => Ok(Decided::Nothing),
     }
 }
 

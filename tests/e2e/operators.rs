@@ -4,11 +4,12 @@
 use bytes::Bytes;
 use eventlog::LogAddress;
 use serde_json::{Value, json};
+use service::auth::OrgRole;
 use uuid::Uuid;
 
 use crate::{
     backups::back_up,
-    client::{USER, contents, say, team},
+    client::{Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
     crash::{free_port, run},
     database::Database,
@@ -186,8 +187,12 @@ async fn a_parked_scope_serves_pulls_until_it_is_retried(cluster: &mut Cluster) 
     let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
     ann.push(USER, &[say("one")]).await.ok();
     sql(cluster, "alter table messages add constraint bug check (json not like '%unlucky%')").await;
-    ann.push(USER, &[say("unlucky")]).await.problem(500, "INTERNAL");
-    ann.push(USER, &[say("three")]).await.problem(500, "INTERNAL");
+    let unlucky = ann.push(USER, &[say("unlucky")]).await;
+    let location = unlucky.headers["location"].to_str().unwrap().to_owned();
+    let accepted = unlucky.is(202);
+    let three =
+        Reply::of(ann.pushing(USER, &[say("three")]).header("Prefer", "respond-async")).await;
+    three.is(202);
     bob.push(USER, &[say("bob's")]).await.ok();
 
     let page = ann.pull(USER, "").await.ok();
@@ -207,6 +212,9 @@ async fn a_parked_scope_serves_pulls_until_it_is_retried(cluster: &mut Cluster) 
         "up to there they are equal: {sums}"
     );
     assert_eq!(sums["parked"], json!(["acme/user/ann"]));
+    assert_eq!(ann.get(&location).await.ok(), accepted, "its outcome is still to come");
+    let other = cluster.device_of("globex", "ann", OrgRole::Member);
+    other.get(&location).await.problem(404, "NOT_FOUND");
 
     let place = parked["place"].as_str().unwrap();
     let discard = ops(cluster, &["dead-letters", "discard", place, "--yes"]).await;
@@ -226,6 +234,8 @@ async fn a_parked_scope_serves_pulls_until_it_is_retried(cluster: &mut Cluster) 
     assert_eq!(told.status, 0, "{told:?}");
     assert_eq!(contents(&waiting.ok())[0], "unlucky");
     assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "unlucky", "three"]);
+    let completed = ann.get(&location).await.ok();
+    assert_eq!((&completed["status"], &completed["cursor"]), (&json!("completed"), &json!(2)));
     ann.push(USER, &[say("four")]).await.ok();
     let check = ops(cluster, &["check"]).await;
     assert_eq!((check.status, check.lines.len()), (0, 1), "{check:?}");
@@ -301,7 +311,7 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
 }
 
 async fn a_push_and_a_message_are_traced(cluster: &mut Cluster) {
-    let eve = cluster.device_of("globex", "eve", service::auth::OrgRole::Member);
+    let eve = cluster.device_of("globex", "eve", OrgRole::Member);
     let pushed = eve.push(USER, &[say("one"), say("two")]).await.ok();
     let (push, id) =
         (pushed["push_id"].as_str().unwrap(), pushed["results"][0]["id"].as_str().unwrap());
@@ -397,7 +407,7 @@ async fn a_conflict_is_seen_in_the_history_and_undone(cluster: &mut Cluster) {
 
     // For whoever may pull, and nobody else.
     cluster.device("mallory").get(&path).await.problem(403, "SYNC_005");
-    let other = cluster.device_of("globex", "ann", service::auth::OrgRole::Owner);
+    let other = cluster.device_of("globex", "ann", OrgRole::Owner);
     other.get(&path).await.problem(403, "SYNC_005");
     let none = format!("{}/messages/{}/history", team("t"), Uuid::new_v4());
     ann.get(&none).await.problem(404, "NOT_FOUND");
@@ -447,7 +457,10 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
     let place = append(&cluster, "acme/user/ann", b"no event".to_vec()).await;
     sql(&cluster, "alter table messages add constraint bug check (json not like '%unlucky%')")
         .await;
-    ann.push(USER, &[say("unlucky")]).await.problem(500, "INTERNAL");
+    ann.push(USER, &[say("unlucky")]).await.is(202);
+    let parked =
+        async || letters(&cluster).await.iter().any(|(_, kind)| kind == "parked").then_some(());
+    eventually("it is parked", parked).await;
     let own = flags(&cluster);
     assert_eq!(ops_with(&["check"], &own).await.status, 1, "parked");
     assert_eq!(ops_with(&["status"], &own).await.json()["dead_letters"]["refused"], 1);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     client::{Device, Reply, USER, assert_keys, contents, org, project, say, team},
-    cluster::Cluster,
+    cluster::{ALL, Cluster},
 };
 
 const ANSWER: [&str; 8] =
@@ -31,6 +31,7 @@ both_logs! {
     wf_cs_012_another_epoch,
     wf_cs_012_who_may,
     a_repair_goes_on_while_others_push,
+    what_a_scope_has_lost_is_kept_until_it_has_it_again,
     messages_are_fetched_by_id_and_by_item,
     a_fetch_has_at_most_4_mib,
 }
@@ -89,6 +90,30 @@ async fn with(cluster: &Cluster, count: u32) -> (Device, Replica) {
     let mended = mend(&ann, &Scope::User, &mut replica).await;
     assert_eq!(mended, Mended { pulled: u64::from(count), ..Mended::default() });
     (ann, replica)
+}
+
+async fn what_a_scope_has_lost_is_kept_until_it_has_it_again(cluster: &mut Cluster) {
+    cluster.settings.ingest.scope_messages_max = 3;
+    cluster.restart(ALL).await;
+    let (ann, mut replica) = with(cluster, 3).await;
+    // The server forgot what this device had pulled, and has no room for it now.
+    replica.apply(pulled(77, 4, "lost")).unwrap();
+    replica.cursor = Cursor::new(4).unwrap();
+    let client = own_client(&ann);
+    let mut mending = Mending::new(&client, &Scope::User, &mut replica);
+    let error = mending.run().await.unwrap_err().to_string();
+    assert!(error.contains("scope_messages_max"), "{error}");
+    let (mended, left) = (mending.mended, mending.left);
+    assert_eq!((mended.pushed_again, mended.dropped, left.refused.len()), (0, 0, 0));
+    assert!(left.owed.len() == 1 && left.owed[0].get().contains("lost"), "{left:?}");
+    let message: Value = serde_json::from_str(left.owed[0].get()).unwrap();
+    cluster.settings.ingest.scope_messages_max = 0;
+    cluster.restart(ALL).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &[message]).await.ok();
+    mend(&ann, &Scope::User, &mut replica).await;
+    assert_in_sync(&ann, USER, &replica).await;
+    assert_eq!(replica.count(), 4);
 }
 
 /// A message as a pull would have given it.

@@ -82,7 +82,8 @@ async fn check(format: &str, dir: &Path) {
     let constraint = "alter table messages add constraint bug check (json not like '%unlucky%')";
     sqlx::query(constraint).execute(&database.owner_pool()).await.unwrap();
     let unlucky = format!("unlucky {CONTENT}");
-    device.push(USER, &[say(&unlucky)]).await.problem(500, "INTERNAL");
+    let accepted = device.pushing(USER, &[say(&unlucky)]).header("Prefer", "respond-async");
+    Reply::of(accepted).await.is(202);
     eventually("the event is parked", async || node.said().contains("parking").then_some(())).await;
 
     // A database that is gone.

@@ -106,6 +106,16 @@ impl Client {
         scope: &Scope,
         messages: impl IntoIterator<Item = &RawValue>,
     ) -> Result<PushAnswer, ClientError> {
+        self.push_under(uuid::Uuid::new_v4().to_string(), scope, messages).await
+    }
+
+    /// As [`Client::push`]; nothing is applied twice for a day, whoever sends it again under this Idempotency-Key.
+    pub async fn push_under(
+        &self,
+        key: String,
+        scope: &Scope,
+        messages: impl IntoIterator<Item = &RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
         let body = PushBody { messages: messages.into_iter().collect() };
         let path = format!("{}/push", scope.context_path());
         let answer = self
@@ -114,7 +124,7 @@ impl Client {
                 path: &path,
                 body: Some(serde_json::to_vec(&body).map_err(ClientError::Request)?),
                 media: JSON,
-                key: Some(uuid::Uuid::new_v4().to_string()),
+                key: Some(key),
                 within: ANSWER_WITHIN,
             })
             .await?;

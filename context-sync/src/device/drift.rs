@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use model::{Cursor, Digest, Epoch, Item, reconcile::Remedy};
 use repair::{BadFrame, Differences, Finding};
+use serde_json::value::RawValue;
 
 use super::{
     batches::Outgoing,
@@ -57,17 +58,29 @@ pub struct Mended {
     pub pushed_again: u64,
 }
 
+/// Messages that the scope had lost and does not have again, as they are pushed. They are no longer in the replica:
+/// whoever mends must keep them.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// To be pushed later: something failed before.
+    pub owed: Vec<Box<RawValue>>,
+    /// Not taken from this device.
+    pub refused: Vec<Box<RawValue>>,
+}
+
 /// A replica on its way to what its scope is.
 pub struct Mending<'a> {
     client: &'a Client,
     scope: &'a Scope,
     replica: &'a mut Replica,
     pub mended: Mended,
+    /// To be kept, however [`Mending::run`] ended.
+    pub left: Left,
 }
 
 impl<'a> Mending<'a> {
     pub fn new(client: &'a Client, scope: &'a Scope, replica: &'a mut Replica) -> Self {
-        Self { client, scope, replica, mended: Mended::default() }
+        Self { client, scope, replica, mended: Mended::default(), left: Left::default() }
     }
 
     /// Pulls, and mends what then differs, until count and digest are the scope's.
@@ -128,21 +141,23 @@ impl<'a> Mending<'a> {
         self.mended.repairs += 1;
         let Differences { here_alone, there_alone } = self.compare().await?;
         let gone = self.replica.remove(|item| here_alone.contains(item));
-        let lost = self.lost(gone, told);
+        self.let_go(gone, told)?;
         self.fetch(there_alone.into_iter().collect()).await?;
         self.go_on(told.cursor, told.epoch);
-        self.push_again(lost).await
+        self.push_again().await
     }
 
     /// Pulls everything anew.
     async fn resync(&mut self, told: &Reconciled) -> Result<(), DriftError> {
         self.mended.repairs += 1;
-        let before = self.replica.clear(told.epoch);
-        self.pull().await?;
-        let (_, gone): (Vec<_>, Vec<_>) =
-            before.into_iter().partition(|message| self.replica.holds(&message.held));
-        let lost = self.lost(gone, told);
-        self.push_again(lost).await
+        let before = self.replica.begin_anew(told.epoch);
+        if let Err(error) = self.pull().await {
+            *self.replica = before;
+            return Err(error);
+        }
+        let gone = before.without(self.replica);
+        self.let_go(gone, told)?;
+        self.push_again().await
     }
 
     async fn compare(&self) -> Result<Differences, DriftError> {
@@ -156,13 +171,17 @@ impl<'a> Mending<'a> {
         Err(DriftError::Endless)
     }
 
-    /// Of what the scope does not have, what it never deleted: it stood beyond all that the scope knows of.
-    fn lost(&mut self, gone: Vec<Message>, told: &Reconciled) -> Vec<Message> {
+    /// Of what the scope does not have, what it never deleted is owed to it: it stood beyond all that the scope knows of.
+    fn let_go(&mut self, gone: Vec<Message>, told: &Reconciled) -> Result<(), DriftError> {
         let kept = told.base.unwrap_or(told.head);
-        let (lost, deleted): (Vec<_>, Vec<_>) =
-            gone.into_iter().partition(|message| message.cursor > kept);
-        self.mended.dropped += deleted.len() as u64;
-        lost
+        for message in gone {
+            if message.cursor > kept {
+                self.left.owed.push(message.to_push()?);
+            } else {
+                self.mended.dropped += 1;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch(&mut self, items: Vec<Item>) -> Result<(), DriftError> {
@@ -189,25 +208,31 @@ impl<'a> Mending<'a> {
         self.replica.epoch = Some(epoch);
     }
 
-    /// Pushes what the scope has lost, at the versions it had. One who may not push can only let it go.
-    async fn push_again(&mut self, lost: Vec<Message>) -> Result<(), DriftError> {
+    /// Pushes what the scope has lost, at the versions it had. It is owed until the scope has said that it has it.
+    async fn push_again(&mut self) -> Result<(), DriftError> {
         let mut upload = Upload::new(self.client, self.scope);
-        for message in &lost {
-            let outgoing = Outgoing { origin: String::new(), json: message.to_push()? };
-            match upload.add(outgoing).await {
-                Err(error) if is_denied(&error) => break,
-                pushed => pushed?,
-            };
-        }
-        match upload.finish().await {
-            Err(error) if is_denied(&error) => {}
-            pushed => _ = pushed?,
-        }
-        let Tally { synced, skipped, .. } = upload.tally;
+        let pushed = upload_all(&mut upload, &self.left.owed).await;
+        let Tally { synced, rejected, .. } = upload.tally;
         self.mended.pushed_again += synced;
-        self.mended.dropped += lost.len() as u64 - (synced + skipped);
+        match pushed {
+            Ok(()) if rejected == 0 => self.left.owed.clear(),
+            // One who may not push can only let it go; and which of them were rejected, the push does not say by id.
+            Ok(()) => self.left.refused.append(&mut self.left.owed),
+            Err(error) if is_denied(&error) => self.left.refused.append(&mut self.left.owed),
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
+}
+
+async fn upload_all(
+    upload: &mut Upload<'_>,
+    messages: &[Box<RawValue>],
+) -> Result<(), ClientError> {
+    for json in messages {
+        upload.add(Outgoing { origin: String::new(), json: json.clone() }).await?;
+    }
+    upload.finish().await.map(drop)
 }
 
 fn is_invalid_cursor(error: &ClientError) -> bool {

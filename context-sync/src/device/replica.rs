@@ -120,20 +120,23 @@ impl Replica {
         Ok(held)
     }
 
-    /// Lets go of all messages, to begin again.
-    pub fn clear(&mut self, epoch: Epoch) -> Vec<Message> {
-        self.cursor = Cursor::ZERO;
-        self.epoch = Some(epoch);
-        std::mem::take(&mut self.messages).into_values().collect()
+    /// Lets go of all messages, to begin again; what it was before.
+    pub fn begin_anew(&mut self, epoch: Epoch) -> Self {
+        let whose = self.whose.clone();
+        std::mem::replace(self, Self { epoch: Some(epoch), whose, ..Self::default() })
+    }
+
+    /// The versions that another one does not hold.
+    pub fn without(self, other: &Self) -> Vec<Message> {
+        let gone = |message: &Message| {
+            other.messages.get(&message.held.id).is_none_or(|there| there.held != message.held)
+        };
+        self.messages.into_values().filter(gone).collect()
     }
 
     /// Lets go of these versions.
     pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
         self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m).collect()
-    }
-
-    pub fn holds(&self, held: &Held) -> bool {
-        self.messages.get(&held.id).is_some_and(|message| message.held == *held)
     }
 
     pub fn count(&self) -> u64 {

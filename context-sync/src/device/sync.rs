@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     client::Client,
     connection::ConnectionArgs,
-    drift::{DriftError, Mended, Mending},
+    drift::{DriftError, Left, Mended, Mending},
     output::{self, print},
     progress::Progress,
     replica::Replica,
@@ -35,24 +35,27 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let client = args.connection.client(progress.notify())?;
     let store = Store::of(&args.store, &args.connection)?;
     let scope = &args.connection.scope;
+    let _held = store.hold()?;
     let mut replica = store.load()?;
     let pushed =
         push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
     let mut mending = Mending::new(&client, scope, &mut replica);
     let ended = mending.run().await;
-    let mended = mending.mended;
-    // Whatever was reached: the next one goes on from there.
+    let Mending { mended, left, .. } = mending;
+    // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
     if !matches!(&ended, Err(error) if is_purge(error)) {
+        store.keep(&left)?;
         store.save(&replica)?;
     }
+    note_refused(&left, &store, &progress);
     ended.map_err(|error| purged(error.into(), &store))?;
     progress.finish(format!("synced {} messages", replica.count()));
     show(&args, &replica, &pushed, &mended)?;
     match pushed.rejected {
         0 => Ok(()),
         rejected => Err(format!(
-            "{rejected} messages were rejected; the lines that they were among are in {}",
-            store.rejected().display()
+            "{rejected} messages were rejected: they are in {}",
+            store.outbox.rejected().display()
         )
         .into()),
     }
@@ -65,19 +68,32 @@ async fn push(
     store: &Store,
     progress: &Progress,
 ) -> Result<Tally, Failure> {
-    let waiting = store.take()?;
-    waiting.bad.iter().for_each(|why| progress.note(why));
     let mut upload = Upload::new(client, scope);
-    let mut delivered = Vec::new();
-    for message in waiting.messages {
-        delivered.extend(upload.add(message).await?);
+    for mut sending in store.outbox.take()? {
+        while let Some(push) = sending.next_push()? {
+            push.bad.iter().for_each(|bad| progress.note(&bad.why));
+            upload.tally.rejected += push.bad.len() as u64;
+            let mut rejected = Vec::new();
+            if !push.messages.is_empty() {
+                let delivered = upload.deliver(push.key.clone(), &push.messages).await?;
+                delivered.rejections.iter().for_each(|why| progress.note(why));
+                rejected = delivered.rejected;
+            }
+            sending.acknowledged(&push, &rejected)?;
+        }
+        sending.end()?;
     }
-    delivered.extend(upload.finish().await?);
-    delivered.iter().flat_map(|push| &push.rejections).for_each(|why| progress.note(why));
-    let mut tally = upload.tally;
-    tally.rejected += waiting.bad.len() as u64;
-    store.acknowledged(tally.rejected > 0)?;
-    Ok(tally)
+    Ok(upload.tally)
+}
+
+fn note_refused(left: &Left, store: &Store, progress: &Progress) {
+    let (refused, file) = (left.refused.len(), store.outbox.rejected());
+    if refused > 0 {
+        progress.note(&format!(
+            "the scope has lost {refused} messages that were here, and does not take them from you: they are in {}",
+            file.display()
+        ));
+    }
 }
 
 fn is_purge(error: &DriftError) -> bool {

@@ -39,6 +39,8 @@ pub struct Delivered {
     pub answer: Option<PushAnswer>,
     /// Why messages were rejected, each with where it came from.
     pub rejections: Vec<String>,
+    /// Their places in the push.
+    pub rejected: Vec<usize>,
 }
 
 impl<'a> Upload<'a> {
@@ -49,7 +51,7 @@ impl<'a> Upload<'a> {
     /// Takes a message, and pushes those before it if they are enough.
     pub async fn add(&mut self, message: Outgoing) -> Result<Option<Delivered>, ClientError> {
         match self.batches.add(message) {
-            Some(batch) => self.deliver(batch).await.map(Some),
+            Some(batch) => self.deliver(new_key(), &batch).await.map(Some),
             None => Ok(None),
         }
     }
@@ -60,20 +62,25 @@ impl<'a> Upload<'a> {
         if batch.is_empty() {
             return Ok(None);
         }
-        self.deliver(batch).await.map(Some)
+        self.deliver(new_key(), &batch).await.map(Some)
     }
 
-    /// A push of which every message is invalid is an error to the API; to an upload it is as good
-    /// as any other: the next messages may be fine.
-    async fn deliver(&mut self, batch: Vec<Outgoing>) -> Result<Delivered, ClientError> {
+    /// One push, under an Idempotency-Key. One of which every message is invalid is an error to the API; to an upload it
+    /// is as good as any other: the next messages may be fine.
+    pub async fn deliver(
+        &mut self,
+        key: String,
+        batch: &[Outgoing],
+    ) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
-        let pushed = self.client.push(self.scope, batch.iter().map(|m| &*m.json)).await;
+        let json = batch.iter().map(|message| &*message.json);
+        let pushed = self.client.push_under(key, self.scope, json).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {
                 self.tally.count(&answer);
-                let rejections = rejections(&batch, &answer);
-                Ok(Delivered { messages, answer: Some(answer), rejections })
+                let (rejected, rejections) = rejections(batch, &answer).into_iter().unzip();
+                Ok(Delivered { messages, answer: Some(answer), rejections, rejected })
             }
             Err(ClientError::Problem(problem)) if problem.is_about_messages() => {
                 self.tally.rejected += messages;
@@ -83,18 +90,25 @@ impl<'a> Upload<'a> {
                     _ => format!(" (and {} more in this push)", messages - 1),
                 };
                 let rejections = vec![format!("{origin}{others}: {problem}")];
-                Ok(Delivered { messages, answer: None, rejections })
+                let rejected = (0..batch.len()).collect();
+                Ok(Delivered { messages, answer: None, rejections, rejected })
             }
             Err(error) => Err(error),
         }
     }
 }
 
-fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<String> {
+fn new_key() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<(usize, String)> {
     let rejected = answer.results.iter().filter_map(|result| {
         let code = result.code?;
-        let origin = batch.get(result.index as usize).map_or("?", |m| m.origin.as_str());
-        Some(format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default()))
+        let place = result.index as usize;
+        let origin = batch.get(place).map_or("?", |m| m.origin.as_str());
+        let why = format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default());
+        Some((place, why))
     });
     rejected.collect()
 }

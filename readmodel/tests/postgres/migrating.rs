@@ -1,7 +1,17 @@
 use futures_util::future::join_all;
-use readmodel::{DatabaseRole, ReadModelError, projection::Projection, pull::epoch};
+use model::OrgRole;
+use readmodel::{
+    DatabaseRole, ReadModelError,
+    access::{AccessQuery, accounts, members},
+    projection::Projection,
+    pull::epoch,
+};
 
-use crate::{database::Database, writer::Writer};
+use crate::{
+    commands::{scope, user},
+    database::Database,
+    writer::Writer,
+};
 
 #[tokio::test]
 async fn migrating_again_changes_nothing() {
@@ -33,6 +43,18 @@ async fn a_read_model_of_no_log_yet_has_no_epoch() {
     let database = Database::migrated().await;
     let asked = epoch(&database.role(DatabaseRole::Api)).await;
     assert!(matches!(asked, Err(ReadModelError::NotMigrated)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn nobody_is_refused_by_a_read_model_of_no_log_yet() {
+    let database = Database::migrated().await;
+    let asked =
+        AccessQuery { scope: scope("acme/team/web"), user: user("ann"), org_role: OrgRole::Member };
+    let of_ingest =
+        accounts(&database.role(DatabaseRole::Ingest), std::slice::from_ref(&asked)).await;
+    assert!(matches!(of_ingest, Err(ReadModelError::NotMigrated)), "{of_ingest:?}");
+    let of_api = members(&database.role(DatabaseRole::Api), &asked).await;
+    assert!(matches!(of_api, Err(ReadModelError::NotMigrated)), "{of_api:?}");
 }
 
 #[tokio::test]

@@ -69,6 +69,26 @@ async fn an_outcome_is_shown_to_its_actor_alone() {
 }
 
 #[tokio::test]
+async fn a_parked_command_is_still_to_be_decided_and_a_refused_one_is_not() {
+    let (database, _, _) = one_push().await;
+    let (ingest, api) = (database.role(DatabaseRole::Ingest), database.role(DatabaseRole::Api));
+    let id = CommandId(Uuid::new_v4());
+    for (kind, expected) in [("parked", Decided::NotYet), ("refused", Decided::Nothing)] {
+        let letter = "insert into dead_letters
+            (partition, record_offset, kind, append_time_us, time_us, key, value, reason)
+            values (0, 0, $1, 1, 1, 'acme/user/ann', '', 'a bug')
+            on conflict (partition, record_offset) do update set kind = excluded.kind";
+        sqlx::query(letter).bind(kind).execute(&database.owner_pool()).await.unwrap();
+        assert_eq!(decided(&ingest, &[(id, at(0, 0))]).await.unwrap()[0], expected);
+        for (tenant, expected) in [("acme", expected), ("acm", Decided::Nothing)] {
+            let tenant = TenantId::new(tenant).unwrap();
+            let told = decided_for(&api, &tenant, &user("ann"), id, Some(at(0, 0))).await.unwrap();
+            assert_eq!(told, expected, "{kind} {tenant}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn outcomes_expire_by_the_logs_time_alone() {
     const HOUR: i64 = 3_600_000_000;
     let (database, mut writer, command) = one_push().await;
