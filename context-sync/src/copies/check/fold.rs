@@ -165,6 +165,9 @@ impl PartitionFold {
         });
         // What does not apply was refused above.
         let Ok(applied) = folded.scope.apply(command, self.clock.time) else { return };
+        if folded.scope.messages.is_empty() {
+            folded.json.clear(); // erased, say
+        }
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.json.insert(changed.id, json_hash(&message.to_json()));
         }
