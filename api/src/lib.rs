@@ -9,6 +9,7 @@ mod backups;
 mod compare;
 mod config;
 pub mod docs;
+mod erasures;
 mod fetch;
 mod history;
 mod holdings;
@@ -77,7 +78,10 @@ type Shared = State<Arc<Api>>;
 pub fn router(api: Arc<Api>) -> Router {
     let push_status =
         |State(api): Shared, request: Request| async move { pushes::status(&api, request).await };
+    let erasure =
+        |State(api): Shared, request: Request| async move { erasures::show(&api, request).await };
     let mut router = Router::new()
+        .route("/api/v1/users/{user_id}/erasures/{erasure_id}", get(erasure))
         .route("/api/v1/pushes/{push_id}", get(push_status))
         .route("/openapi.json", get(docs::openapi))
         .route("/docs", get(docs::page));

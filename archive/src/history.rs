@@ -116,6 +116,26 @@ impl Names {
         self.compactions.iter().map(|name| self.path(COMPACTION, name))
     }
 
+    /// The path of the manifest that lists the backup with this object first, if it is one of these.
+    pub fn manifest_of(&self, object: &str) -> Option<String> {
+        let mut parts = object.rsplit('/');
+        let (file, folder) = (parts.next()?.strip_suffix(".jsonl.gz")?, parts.next()?);
+        match folder {
+            "incremental" => {
+                self.hours.iter().find(|name| *name == file).map(|name| self.path(HOUR, name))
+            }
+            FULL => {
+                let full = path::full_of_object(file);
+                self.fulls.iter().find(|name| *name == full).map(|name| self.path(FULL, name))
+            }
+            _ => self
+                .on_demand
+                .iter()
+                .find(|id| file.ends_with(id.as_str()))
+                .map(|id| self.path(ON_DEMAND, id)),
+        }
+    }
+
     /// The hours, by the names of their manifests.
     pub fn hour_names(&self) -> impl Iterator<Item = &str> {
         self.hours.iter().map(String::as_str)
@@ -318,6 +338,8 @@ async fn incremental(
         return Ok(None);
     };
     let Some(backup) = line.backup.clone() else { return Ok(None) };
+    // Of what came before an erasure nothing is left, nor needed.
+    objects.retain(|object| object.cursor_last >= line.erased);
     Ok(Some(FoundBackup { line, hour_length, backup, objects, manifest }))
 }
 

@@ -7,6 +7,7 @@
 pub mod base;
 pub mod compaction;
 mod config;
+pub mod erasure;
 mod error;
 pub mod expired;
 mod gcs;
@@ -16,6 +17,7 @@ pub mod message_line;
 pub mod object;
 pub mod path;
 pub mod period;
+pub mod redaction;
 pub mod replay;
 pub mod restoration;
 pub mod segment;

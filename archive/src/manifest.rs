@@ -112,6 +112,9 @@ pub struct ScopeLine {
     pub members: Vec<MemberLine>,
     /// The restore that was running.
     pub restore: Option<RunningRestore>,
+    /// What had a cursor up to this one was erased, here or before; not written where nothing ever was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub erased: Cursor,
 }
 
 impl ScopeLine {
@@ -132,6 +135,7 @@ impl ScopeLine {
             backup,
             head: heading.head,
             floor: heading.floor,
+            erased: heading.erased,
             clock: heading.clock,
             count: heading.count,
             bytes: heading.bytes,
@@ -140,6 +144,10 @@ impl ScopeLine {
             restore: heading.restore.clone(),
         }
     }
+}
+
+fn is_zero(cursor: &Cursor) -> bool {
+    *cursor == Cursor::ZERO
 }
 
 /// A scope's key as text.

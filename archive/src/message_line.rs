@@ -18,6 +18,15 @@ struct DeletedVersion {
     restore_id: Option<RestoreId>,
 }
 
+/// What a live message says in the place of its content, where that was erased.
+#[derive(Debug, Deserialize, Serialize)]
+struct ErasedVersion {
+    content_hash: ContentHash,
+    body_hash: BodyHash,
+    content_bytes: u64,
+    metadata_bytes: u64,
+}
+
 #[derive(Deserialize)]
 struct Line<'a> {
     id: MessageId,
@@ -34,6 +43,7 @@ struct Line<'a> {
     deleted: bool,
     deleted_at: Option<Timestamp>,
     deleted_version: Option<DeletedVersion>,
+    erased_version: Option<ErasedVersion>,
 }
 
 /// The line of a message, without its line feed.
@@ -58,13 +68,34 @@ pub fn write_pulled(json: String, entry: &Entry) -> String {
     line
 }
 
+/// The line of a message without its content: what a fold goes on from, and no more.
+pub fn without_content(message: &Message) -> String {
+    let Some(body) = &message.body else { return write(message) };
+    let version = ErasedVersion {
+        content_hash: message.entry.content_hash,
+        body_hash: message.entry.version.body,
+        content_bytes: body.content.len() as u64,
+        metadata_bytes: body.metadata.as_str().len() as u64,
+    };
+    // Strings of hexadecimal digits and numbers: that cannot fail.
+    let version = serde_json::to_string(&version).unwrap_or_default();
+    let mut line = Message { body: None, ..message.clone() }.to_json();
+    line.pop();
+    line.push_str(&format!(",\"erased_version\":{version}}}"));
+    line
+}
+
 /// Reads a line back; what is wrong with it, if it is none.
 pub fn read(line: &[u8]) -> Result<Message, String> {
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if line.cursor == Cursor::ZERO {
         return Err("cursor is 0".to_owned());
     }
-    if line.deleted { tombstone(line) } else { live(line) }
+    match (line.deleted, line.erased_version.is_some()) {
+        (true, _) => tombstone(line),
+        (false, true) => erased(line),
+        (false, false) => live(line),
+    }
 }
 
 /// The message that a line is of, and where it stands.
@@ -98,6 +129,24 @@ fn live(line: Line<'_>) -> Result<Message, String> {
         cursor: line.cursor,
         version: Version { updated_at: line.updated_at, body: hash },
         content_hash,
+        created_at: line.created_at,
+        bytes: body.bytes(),
+        deleted_at: None,
+        restore: None,
+    };
+    let (contributed_by, device) = (line.contributed_by, line.device_id);
+    Ok(Message { id: line.id, entry, body: Some(body), contributed_by, device })
+}
+
+fn erased(line: Line<'_>) -> Result<Message, String> {
+    let Some(version) = line.erased_version else {
+        return Err("erased_version is missing".to_owned());
+    };
+    let body = Body::blank(version.content_bytes, version.metadata_bytes);
+    let entry = Entry {
+        cursor: line.cursor,
+        version: Version { updated_at: line.updated_at, body: version.body_hash },
+        content_hash: version.content_hash,
         created_at: line.created_at,
         bytes: body.bytes(),
         deleted_at: None,

@@ -27,7 +27,9 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 pub struct Scratch(Option<PathBuf>);
 
 /// The SHA-256 of bytes, in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Sha256Hex(pub String);
 

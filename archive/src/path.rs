@@ -77,7 +77,7 @@ pub(crate) fn is_base(full: &str) -> bool {
 }
 
 /// Whether the state of a full was not folded from the hours before it.
-pub(crate) fn is_taken_up(full: &str) -> bool {
+pub fn is_taken_up(full: &str) -> bool {
     is_after_gap(full) || is_base(full)
 }
 
@@ -216,6 +216,29 @@ pub fn segment(log: LogId, partition: Partition, first_offset: Offset) -> String
 /// What has expired of a class and period: records, and once all of it is deleted a mark. See [`crate::expired`].
 pub fn expired(log: LogId, partition: Partition, class: Class, period: &str) -> String {
     format!("{}/expired/{class}/{period}", manifests(log, partition))
+}
+
+/// The erasures of a partition's scopes. See [`crate::erasure`].
+pub fn erasures(log: LogId, partition: Partition) -> String {
+    format!("{}/erasures", manifests(log, partition))
+}
+
+/// What is known of the erasure at an offset.
+pub fn erasure(log: LogId, partition: Partition, offset: Offset) -> String {
+    format!("{}/{offset}", erasures(log, partition))
+}
+
+/// Where it is said what took the place of what. See [`crate::redaction`].
+pub const REDACTIONS: &str = "redactions";
+
+/// What took the place of the table with this hash.
+pub fn redaction(old: &Sha256Hex) -> String {
+    format!("{REDACTIONS}/{old}.json")
+}
+
+/// What is left of the full with this hash.
+pub fn redacted_full(old: &Sha256Hex) -> String {
+    format!("{REDACTIONS}/{old}.jsonl.gz")
 }
 
 /// The epochs that began on a log.

@@ -1,5 +1,6 @@
 //! Tables for analysts: Parquet. FORMAT.md, "Parquet".
 
+mod blanking;
 mod events;
 mod messages;
 mod read;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+pub(crate) use blanking::{Blanking, TableRewriter};
 use bytes::Bytes;
 pub use events::{EventRow, EventsWriter, RecordVerdict, schema as events_schema};
 pub use messages::{MessageRow, MessagesWriter, schema as messages_schema};

@@ -5,7 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    base, compaction, error::ArchiveError, history::Names, manifest::ManifestReader, store::Archive,
+    base, compaction,
+    error::ArchiveError,
+    history::Names,
+    manifest::ManifestReader,
+    redaction::{self, Redaction},
+    store::Archive,
 };
 use model::{LogId, Partition};
 
@@ -59,6 +64,9 @@ pub async fn unlisted(
                 step();
             }
         }
+    }
+    for path in redaction::list(archive).await?.0 {
+        listed.insert(&Redaction::read(archive.fetch(&path).await?, &path)?.new.path);
     }
     stored.retain(|path| !listed.has(path));
     Ok(stored)

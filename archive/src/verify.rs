@@ -2,11 +2,12 @@
 
 mod expired;
 mod place;
+mod redacted;
 mod segments;
 mod values;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
 };
 
@@ -21,6 +22,7 @@ use crate::{
     message_line,
     object::{Object, Sha256Hex},
     path,
+    redaction::Redaction,
     store::Archive,
     table,
 };
@@ -115,8 +117,10 @@ pub struct Report {
     pub manifests: u64,
     /// Listed by manifests.
     pub objects: u64,
-    /// Of those, the ones that retention has deleted.
+    /// Of those, the ones that retention or an erasure has deleted.
     pub expired: u64,
+    /// Tables in whose place stands another one, without what was erased.
+    pub redacted: u64,
     pub backups: u64,
     /// Read whole and compared with their hashes, byte by byte.
     pub objects_read: u64,
@@ -160,6 +164,7 @@ pub async fn verify(
         stored.extend(archive.list(folder).await?);
     }
     let mut verifier = Verifier { archive, sample, stored, ..Verifier::new(archive) };
+    verifier.read_redactions().await?;
     let total = partitions.iter().map(|(_, _, names)| names.len() as u64).sum();
     let mut done = 0;
     for (log, partition, names) in partitions {
@@ -201,6 +206,10 @@ struct Verifier<'a> {
     listed: BTreeSet<String>,
     /// The objects of the partition that retention has deleted, or is about to, and the record that says so.
     expired: HashMap<String, String>,
+    /// What took the place of tables, by the hashes of those.
+    redactions: HashMap<Sha256Hex, Redaction>,
+    /// The fulls of which something is left for a fold to go on from, by their hashes.
+    left: HashSet<Sha256Hex>,
     /// The schemas of the events that were read, and where one of each is.
     fingerprints: BTreeMap<u64, String>,
     report: Report,
@@ -230,6 +239,8 @@ impl<'a> Verifier<'a> {
             stored: BTreeMap::new(),
             listed: BTreeSet::new(),
             expired: HashMap::new(),
+            redactions: HashMap::new(),
+            left: HashSet::new(),
             fingerprints: BTreeMap::new(),
             report: Report::default(),
         }
@@ -392,6 +403,7 @@ impl<'a> Verifier<'a> {
                 self.problem(path, format!("its hours have {total} rows together"));
             }
             let Some(file) = file else { continue };
+            let file = &self.current(file);
             if self.is_to_be_read(&file.path, file.size_bytes) {
                 let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
                 self.table(file, fetched, &rows)?;
@@ -457,6 +469,7 @@ impl<'a> Verifier<'a> {
             Kind::Hour => {
                 let objects = chain.states.entry(line.scope.clone()).or_default();
                 objects.push(backup.clone());
+                objects.retain(|object| object.cursor_last >= line.erased);
                 objects.clone()
             }
             Kind::Full => {
@@ -475,6 +488,9 @@ impl<'a> Verifier<'a> {
             Kind::Hour => {
                 chain.heads.insert(scope.clone(), found.line.head);
                 chain.newest.insert(scope, found);
+            }
+            Kind::Full if is_new && self.left.contains(&found.backup.sha256) => {
+                self.what_is_left(&found).await?;
             }
             Kind::Full if is_new => self.state(&found).await?,
             Kind::Full => {}
@@ -515,12 +531,14 @@ impl<'a> Verifier<'a> {
         if !is_there && self.is_compacted(file, hour, chain).await? {
             return Ok(());
         }
+        let original = file;
+        let file = &self.current(file);
         if !self.is_to_be_read(&file.path, file.size_bytes) {
             return Ok(());
         }
         let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
         let is_missing = matches!(fetched, Err(ArchiveError::NotFound { .. }));
-        if is_missing && self.is_compacted(file, hour, chain).await? {
+        if is_missing && self.is_compacted(original, hour, chain).await? {
             return Ok(());
         }
         self.table(file, fetched, &[(hour.first_offset..hour.next_offset, file.rows)])

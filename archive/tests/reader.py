@@ -118,6 +118,13 @@ def message_of(line):
         expect([message[key] for key in ("type", "content", "content_hash", "metadata")], [None] * 4, "a tombstone's content")
         return message["id"], message["cursor"], None, 0
     starts_with_keys(message, LINE, "a message")
+    if "erased_version" in message:
+        expect([message[key] for key in ("type", "content", "content_hash", "metadata")], [None] * 4, "what was erased")
+        erased = message["erased_version"]
+        version = micros(message["updated_at"]).to_bytes(8, "big") + bytes.fromhex(erased["body_hash"])
+        item = hashlib.sha256(uuid.UUID(message["id"]).bytes + version).digest()
+        size = erased["content_bytes"] + erased["metadata_bytes"]
+        return message["id"], message["cursor"], int.from_bytes(item, "big"), size
     content, metadata = message["content"], metadata_of(line)
     expect(message["content_hash"], sha256(content.encode()), f"content_hash of {message['id']}")
     body = f'{{"content":{string(content)},"metadata":{metadata},"type":{string(message["type"])}}}'
@@ -214,6 +221,12 @@ class Reader:
             if partition.startswith("partition="):
                 partitions.setdefault((log, int(partition[10:])), []).append((rest, path))
         self.deleted = set(self.deleted_paths())
+        self.redactions, self.left = {}, set()
+        for path in sorted(path for path in self.stored if path.startswith("redactions/")):
+            if path.endswith(".json"):
+                self.check(path, self.redaction, path)
+            else:
+                self.left.add(path)
         for names in partitions.values():
             self.partition(names)
 
@@ -236,6 +249,18 @@ class Reader:
         expect(path, f"{folder}/{sha256(data)}.jsonl.gz", "its path")
         expect(last, {"objects": len(objects)}, "the trailer")
         return [line["path"] for line in objects]
+
+    def redaction(self, path):
+        """What took the place of a table, without what was erased."""
+        record = json.loads(self.bytes_of(path))
+        starts_with_keys(record, ["format", "kind", "erasure_id", "scope", "old", "new"], "the record")
+        old, new = record["old"], record["new"]
+        expect(path, f"redactions/{old['sha256']}.json", "its path")
+        expect(new["rows"], old["rows"], "the rows of what took its place")
+        stem = re.sub(r"(-[0-9a-f]{16})?\.parquet$", "", old["path"])
+        expect(new["path"], f"{stem}-{old['sha256'][:16]}.parquet", "where it lies")
+        self.redactions[old["sha256"]] = new
+        self.listed.add(old["path"])  # until it is deleted
 
     def partition(self, names):
         kinds = {kind: {} for kind in ("hour", "full", "on-demand", "compaction")}
@@ -295,6 +320,8 @@ class Reader:
     def table(self, table, header):
         file = header[table]
         expect(file["path"], table_path(table, header), "its path")
+        while file["sha256"] in self.redactions:
+            file = self.redactions[file["sha256"]]
         data = self.object(file)
         if data and (data[:4], data[-4:]) != (b"PAR1", b"PAR1"):
             raise Wrong("it is no Parquet file")
@@ -340,6 +367,9 @@ class Reader:
     def hour_scope(self, header, line, so_far):
         starts_with_keys(line, SCOPE, "a scope")
         scope, backup = line["scope"], line["backup"]
+        if line.get("erased", 0) > so_far.heads.get(scope, 0):
+            # Nothing from before is in it.
+            so_far.states[scope] = State()
         state = so_far.states.setdefault(scope, State())
         before, so_far.heads[scope] = so_far.heads.get(scope, 0), line["head"]
         if backup is None:
@@ -385,6 +415,12 @@ class Reader:
         if backup["path"] not in self.contents:
             self.contents[backup["path"]] = self.check(backup["path"], self.backup, scope, backup)
         messages = self.contents[backup["path"]]
+        left = f"redactions/{backup['sha256']}.jsonl.gz"
+        if messages is None and left in self.left:
+            # A fold may go on from it; nobody restores it.
+            rest = State()
+            rest.apply([message_of(text) for text in lines_of(unpack(self.bytes_of(left)))])
+            self.check(left, rest.check, line)
         so_far.states[scope] = state = None if messages is None else State()
         so_far.heads[scope] = line["head"]
         if state is not None:

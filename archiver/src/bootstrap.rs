@@ -8,7 +8,7 @@ use archive::{
     base::{CommandLine, CommandReader},
     history::{Names, newest_hour},
     manifest::{BackupObject, Header, ManifestReader, MemberLine, Reference, ScopeLine},
-    message_line, path,
+    message_line, path, redaction,
     table::{EventFiles, StoredEvent, StoredEvents},
 };
 use eventlog::Record;
@@ -245,6 +245,7 @@ impl Loading<'_> {
             exists: true,
             head: line.head,
             floor: line.floor,
+            erased: line.erased,
             clock: line.clock,
             count: line.count,
             bytes: line.bytes,
@@ -268,7 +269,7 @@ impl Loading<'_> {
         backup: BackupObject,
     ) -> Result<(), ArchiverError> {
         let (scope, cache) = (scope.reference(), self.cache.clone());
-        let object = self.session.archive.fetch_checked(&backup.path, &backup.sha256).await?;
+        let object = redaction::fetch_full(self.session.archive, &backup).await?;
         blocking(move || {
             let mut lines = object.lines(&backup.path)?;
             let mut rest = true;

@@ -17,7 +17,7 @@ use archive::{
 use model::{
     Action, Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId,
     Member, MessageId, Offset, Outcome, Partition, PartitionClock, RunningRestore, Scope, ScopeKey,
-    ScopeRef, Timestamp, Touched, Unappliable, UserId, limits::OUTCOME_KEPT_MICROS,
+    ScopeRef, Timestamp, Touched, Unappliable, UserId, Verdict, limits::OUTCOME_KEPT_MICROS,
     log_fold::images,
 };
 use redb::{
@@ -57,6 +57,8 @@ const COMMAND_AGES: TableDefinition<(u32, i64, [u8; 16]), ()> =
 const OPEN_HOUR: TableDefinition<(u32, [u8; 16]), u64> = TableDefinition::new("open_hour");
 /// Partition and scope → nothing: a restore runs in it.
 const RESTORING: TableDefinition<(u32, [u8; 16]), ()> = TableDefinition::new("restoring");
+/// Partition and offset → [`StoredErasure`]: erasures of which something is left in the archive.
+const ERASURES: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("erasures");
 /// Scope → its newest full backup.
 const FULLS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("fulls");
 
@@ -124,6 +126,15 @@ impl PartitionState {
     pub(crate) fn clock(&self) -> PartitionClock {
         PartitionClock { time: self.time, rules: self.rules }
     }
+}
+
+/// A scope was erased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredErasure {
+    pub(crate) id: CommandId,
+    pub(crate) scope: String,
+    pub(crate) cursor: Cursor,
+    pub(crate) at: Timestamp,
 }
 
 /// What a command came to, and where it stood.
@@ -287,6 +298,7 @@ pub(crate) struct Tables<'t> {
     command_ages: Table<'t, (u32, i64, [u8; 16]), ()>,
     open_hour: Table<'t, (u32, [u8; 16]), u64>,
     restoring: Table<'t, (u32, [u8; 16]), ()>,
+    erasures: Table<'t, (u32, u64), &'static [u8]>,
     fulls: Table<'t, [u8; 16], &'static [u8]>,
 }
 
@@ -304,6 +316,7 @@ impl<'t> Tables<'t> {
             command_ages: transaction.open_table(COMMAND_AGES)?,
             open_hour: transaction.open_table(OPEN_HOUR)?,
             restoring: transaction.open_table(RESTORING)?,
+            erasures: transaction.open_table(ERASURES)?,
             fulls: transaction.open_table(FULLS)?,
         })
     }
@@ -392,6 +405,12 @@ impl<'t> Tables<'t> {
     ) -> Result<()> {
         let key = bytes(command.scope.reference());
         let changed = images(scope, command, &applied.changes);
+        if let Verdict::ScopeErased { cursor } = applied.outcome.verdict
+            && !applied.repeated
+        {
+            self.clear_messages(key)?;
+            self.note_erasure(partition, offset, command, cursor, scope.heading.clock)?;
+        }
         // First every content is let go of, then each is taken again: they may have changed hands.
         for (changed, _) in changed.iter().filter(|(changed, _)| !changed.is_new) {
             self.let_go(key, changed.id)?;
@@ -426,6 +445,37 @@ impl<'t> Tables<'t> {
             }
         }
         Ok(())
+    }
+
+    /// What the archive has of a scope is to go.
+    pub(crate) fn note_erasure(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        command: &Command,
+        cursor: Cursor,
+        at: Timestamp,
+    ) -> Result<()> {
+        let (id, scope) = (command.id, command.scope.to_string());
+        let json = serde_json::to_vec(&StoredErasure { id, scope, cursor, at })?;
+        self.erasures.insert((partition.get(), offset.get()), json.as_slice())?;
+        Ok(())
+    }
+
+    /// Nothing is left of what these erased.
+    pub(crate) fn forget_erasures(&mut self, done: &[(Partition, Offset)]) -> Result<()> {
+        for (partition, offset) in done {
+            self.erasures.remove((partition.get(), offset.get()))?;
+        }
+        Ok(())
+    }
+
+    /// The erasure up to which a scope's messages are gone; 0: none.
+    pub(crate) fn erased(&self, partition: Partition, scope: ScopeRef) -> Result<Cursor> {
+        match self.scopes.get((partition.get(), bytes(scope)))? {
+            Some(stored) => Ok(record::StoredScope::parse(stored.value())?.heading().erased),
+            None => Ok(Cursor::ZERO),
+        }
     }
 
     fn let_go(&mut self, scope: [u8; 16], id: MessageId) -> Result<()> {
@@ -537,6 +587,22 @@ impl View {
             .map(|row| {
                 let (key, head) = row?;
                 Ok((reference(key.value().1), Cursor::from_i64(head.value() as i64)))
+            })
+            .collect()
+    }
+
+    /// The erasures of a partition that are not done in the archive, in their order.
+    pub(crate) fn erasures(&self, partition: Partition) -> Result<Vec<(Offset, StoredErasure)>> {
+        let table = self.transaction.open_table(ERASURES)?;
+        let all = (partition.get(), 0)..=(partition.get(), u64::MAX);
+        table
+            .range(all)?
+            .map(|row| {
+                let (key, stored) = row?;
+                let number = key.value().1;
+                let damaged = || CacheError::Damaged(format!("an erasure has offset {number}"));
+                let offset = Offset::new(number).ok_or_else(damaged)?;
+                Ok((offset, serde_json::from_slice(stored.value())?))
             })
             .collect()
     }

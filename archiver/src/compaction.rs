@@ -16,12 +16,16 @@ use archive::{
     object::Object,
     path,
     period::{Day, HourLength},
+    redaction,
     table::{Merger, Table},
 };
 use model::{LogId, Partition};
 use tokio::{task::JoinHandle, time::Instant};
 
-use crate::{cache::Cache, error::ArchiverError, events, session::Session, workers::blocking};
+use crate::{
+    cache::Cache, erasing::TablesTurn, error::ArchiverError, events, session::Session,
+    workers::blocking,
+};
 
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -29,8 +33,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 const AGAIN_IF_REFUSED: Duration = Duration::from_secs(6 * 3_600);
 
 /// What this process has compacted, and what it is compacting.
-#[derive(Default)]
 pub(crate) struct Compactions {
+    turn: TablesTurn,
     /// Of each partition, the day before which all are compacted.
     done: BTreeMap<Partition, Day>,
     compacting: Option<Compacting>,
@@ -50,6 +54,10 @@ impl Drop for Compacting {
 }
 
 impl Compactions {
+    pub(crate) fn new(turn: TablesTurn) -> Self {
+        Self { turn, done: BTreeMap::new(), compacting: None, try_again: None }
+    }
+
     /// Begins with the days that are over, unless something is under way.
     pub(crate) async fn go_on(
         &mut self,
@@ -70,7 +78,8 @@ impl Compactions {
         }
         if !days.is_empty() {
             let (archive, log) = (session.archive.clone(), session.log.log_id());
-            let task = tokio::spawn(Compactor { archive, log, length }.run(days.clone()));
+            let compactor = Compactor { archive, log, length, turn: self.turn.clone() };
+            let task = tokio::spawn(compactor.run(days.clone()));
             self.compacting = Some(Compacting { task, days });
         }
         Ok(())
@@ -94,10 +103,19 @@ impl Compactions {
     }
 }
 
+/// Whether an hour's file is there, or one that took its place.
+fn is_stored(stored: &BTreeSet<String>, file: &str) -> bool {
+    let stem = file.strip_suffix(".parquet").unwrap_or(file);
+    let replaced = format!("{stem}-");
+    stored.contains(file)
+        || stored.range(replaced.clone()..).next().is_some_and(|path| path.starts_with(&replaced))
+}
+
 struct Compactor {
     archive: Archive,
     log: LogId,
     length: HourLength,
+    turn: TablesTurn,
 }
 
 impl Compactor {
@@ -108,6 +126,7 @@ impl Compactor {
         for (partition, before) in days {
             let names = Names::list(&self.archive, self.log, partition).await?;
             for (day, hours) in self.hours_of_days(&names, partition, before, &stored) {
+                let _turn = self.turn.lock().await;
                 if let Err(error) = self.compact(partition, day, hours).await {
                     let day = self.length.day_name(day);
                     tracing::warn!(%error, %partition, day, "a day cannot be compacted");
@@ -146,7 +165,7 @@ impl Compactor {
                 path::events(self.length, hour, partition),
                 path::messages(self.length, hour, partition),
             ];
-            if files.iter().any(|file| stored.contains(file)) {
+            if files.iter().any(|file| is_stored(stored, file)) {
                 left.insert(hour.day());
             }
             days.entry(hour.day()).or_default().push(manifest);
@@ -169,10 +188,13 @@ impl Compactor {
         // What is to take the hours' place is read back before they go.
         let Header { events, messages, .. } = &compaction.header;
         for file in events.iter().chain(messages) {
-            self.archive.fetch_checked(&file.path, &file.sha256).await?;
+            redaction::fetch(&self.archive, file).await?;
         }
         for file in compaction.files() {
-            self.archive.delete(&file.path).await?;
+            let (current, replaced) = redaction::current(&self.archive, file).await?;
+            for file in replaced.iter().chain([&current]) {
+                self.archive.delete(&file.path).await?;
+            }
         }
         let hours = compaction.hours.len();
         tracing::info!(%partition, day = self.length.day_name(day), hours, "compacted a day");
@@ -264,6 +286,8 @@ impl Compactor {
         file: &Option<TableFile>,
     ) -> Result<Merger, ArchiverError> {
         let Some(file) = file else { return Ok(merger) };
+        // What was erased is not to come back: where there is a record, the old file is not read any more.
+        let (file, _) = redaction::current(&self.archive, file).await?;
         let path = file.path.clone();
         let object: Object = self.archive.fetch_checked(&path, &file.sha256).await?;
         blocking(move || {

@@ -203,8 +203,9 @@ async fn compare_rows(
         }
     });
     let Some(live) = rows.await? else { return Ok(Err("the scope is not live".to_owned())) };
-    // Tombstones go once they are old.
-    let is_forgotten = |held: &Held| held.is_deleted && held.cursor <= live.floor;
+    // Tombstones go once they are old, and what was erased while the backup was read.
+    let is_forgotten =
+        |held: &Held| held.is_deleted && held.cursor <= live.floor || held.cursor <= live.erased;
     let lost = held.iter().find(|(_, held)| !is_forgotten(held));
     let lost = lost.map(|(id, held)| {
         format!(

@@ -3,7 +3,8 @@
 use archive::period::HourLength;
 use eventlog::Record;
 use model::{
-    Action, Event, Partition, PartitionClock, Timestamp, UnknownRules, Verdict, log_fold::check_key,
+    Action, Cursor, Event, Partition, PartitionClock, Timestamp, UnknownRules, Verdict,
+    log_fold::check_key,
 };
 
 use crate::{
@@ -112,6 +113,7 @@ fn apply(
     if record.offset < state.taken_up {
         // The state has it already; but whoever asked for a backup there is owed an answer.
         state.requested = event.as_ref().and_then(|event| asked_for(record, event, time));
+        note_erasure(tables, record, event.as_ref(), time)?;
         return Ok(Ok(()));
     }
     state.day_is_used |= used;
@@ -129,6 +131,23 @@ fn apply(
         }
     }
     Ok(Ok(()))
+}
+
+/// An erasure that the state has already, if it was accepted: then the scope's says so.
+fn note_erasure(
+    tables: &mut Tables<'_>,
+    record: &Record,
+    event: Option<&Event>,
+    at: Timestamp,
+) -> Result<(), CacheError> {
+    let Some(Event::Command(command)) = event else { return Ok(()) };
+    if command.action != Action::ScopeErased || check_key(&record.key, command).is_err() {
+        return Ok(());
+    }
+    match tables.erased(record.partition, command.scope.reference())? {
+        Cursor::ZERO => Ok(()),
+        cursor => tables.note_erasure(record.partition, record.offset, command, cursor, at),
+    }
 }
 
 /// The backup that an event asks for, be it accepted or not.

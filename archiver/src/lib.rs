@@ -16,6 +16,7 @@ mod clock;
 mod compaction;
 mod config;
 mod drill;
+mod erasing;
 mod error;
 mod events;
 mod expiry;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use archive::{
     Archive, ArchiveError,
+    erasure::Erasure,
     manifest::{
         BackupObject, FORMAT, Header, Kind, ManifestReader, ManifestWriter, Reference, ScopeLine,
     },
@@ -16,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{AboutBackup, BackupId, BackupType, Cursor, Fact, Partition, ScopeKey, ScopeRef};
 
 use crate::{
-    cache::{Cache, PartitionState, RequestedBackup, View},
+    cache::{Cache, PartitionState, RequestedBackup, StoredErasure, View},
     error::ArchiverError,
     events,
     facts::Facts,
@@ -52,6 +53,7 @@ impl Sealer<'_> {
     pub(crate) async fn seal_hour(&self, partition: Partition) -> Result<(), ArchiverError> {
         let mut state = self.cache.state(partition)?;
         let Some(hour) = state.hour else { return Ok(()) };
+        self.keep_erasures(partition).await?;
         let path = path::hour_manifest(self.log.log_id(), partition, self.length, hour);
         let header = Header {
             first_offset: state.sealed,
@@ -78,6 +80,18 @@ impl Sealer<'_> {
             tables.forget_commands(partition, state.time)?;
             tables.put_state(partition, &state)
         })?;
+        Ok(())
+    }
+
+    /// What was erased in the hour is written down before it is sealed: whoever finds the hour finds that too.
+    async fn keep_erasures(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let erasures = self.cache.read()?.erasures(partition)?;
+        for (offset, StoredErasure { id, scope, cursor, at }) in erasures {
+            let scope: ScopeKey =
+                scope.parse().map_err(|_| ArchiverError::Cache(format!("{scope} is no scope")))?;
+            let place = (self.log.log_id(), partition, offset);
+            Erasure::new(place, id, scope, cursor, at).keep(self.archive).await?;
+        }
         Ok(())
     }
 
@@ -392,7 +406,7 @@ impl Sealer<'_> {
             lines,
             record_count,
             cursor_first: after.next(),
-            // Its line may be of a tombstone that has expired.
+            // Its line may be of a tombstone that has expired; of an erasure no line has it.
             cursor_last: head,
         })
     }

@@ -23,6 +23,7 @@ use crate::{
     cache::Cache,
     compaction::Compactions,
     config::ArchiverConfig,
+    erasing::{Erasures, TablesTurn},
     error::ArchiverError,
     facts::Facts,
     fold::{Stop, fold},
@@ -98,7 +99,9 @@ impl Session<'_> {
         let mut behind = self.ends().await?;
         let mut reader = self.log.reader(&from)?;
         let mut restores = Restores::default();
-        let mut compactions = Compactions::default();
+        let turn = TablesTurn::default();
+        let mut compactions = Compactions::new(turn.clone());
+        let mut erasures = Erasures::new(turn);
         let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
         self.ready.set_ready();
         while !shutdown.is_cancelled() {
@@ -112,6 +115,7 @@ impl Session<'_> {
             self.end_idle_hours(cache, &mut ticked, is_current).await?;
             restores.execute(self.log, self.archive, cache, is_current).await?;
             compactions.go_on(self, cache).await?;
+            erasures.go_on(self, cache).await?;
         }
         Ok(())
     }

@@ -217,10 +217,11 @@ fn print(report: &Report, sample: Option<Sample>) {
         println!("{leftover}: its events are in a sealed hour (to be deleted, no loss)");
     }
     let counts = format!(
-        "{} manifests, {} objects ({} expired, {} read whole), {} backups ({} states recomputed)",
+        "{} manifests, {} objects ({} expired, {} rewritten without what was erased, {} read whole), {} backups ({} states recomputed)",
         report.manifests,
         report.objects,
         report.expired,
+        report.redacted,
         report.objects_read,
         report.backups,
         report.states_read

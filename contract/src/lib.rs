@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod caller;
+pub mod erasure;
 pub mod headers;
 pub mod measure;
 pub mod path;

@@ -59,6 +59,17 @@ pub async fn member(parts: &mut Parts) -> Result<UserId, Problem> {
     name(parts, "user_id", UserId::new).await
 }
 
+/// The user that the path names, and their own scope within the caller's tenant.
+///
+/// # Errors
+/// 400 naming the parameter if it is no name.
+pub async fn user(parts: &mut Parts, caller: &Caller) -> Result<(UserId, ScopeKey), Problem> {
+    let user = member(parts).await?;
+    let scope = ScopeKey::user(caller.tenant.clone(), &user)
+        .map_err(|e| Problem::invalid_request(format!("user_id {e}")))?;
+    Ok((user, scope))
+}
+
 /// The UUID that the path has as `parameter`.
 ///
 /// # Errors

@@ -176,6 +176,7 @@ fn dead_letter(command: &Command, at: Place) -> Problem {
         Action::MessagesPushed { .. } => "push_id",
         Action::BackupRequested { .. } => "backup_id",
         Action::RestoreRequested { .. } => "restore_id",
+        Action::ScopeErased => "erasure_id",
         _ => "command_id",
     };
     Problem::internal(format!("command {id} at {at} became a dead letter"))

@@ -8,6 +8,7 @@ mod backups;
 mod config;
 mod decide;
 mod epoch;
+mod erasures;
 mod gate;
 mod in_flight;
 mod lag;
@@ -24,7 +25,7 @@ use archive::Archive;
 use axum::{
     Router,
     extract::{Request, State},
-    routing::{post, put},
+    routing::{delete, post, put},
 };
 use contract::{Entrance, headers, path};
 use eventlog::EventLog;
@@ -101,7 +102,10 @@ type Shared = State<Arc<Ingest>>;
 
 /// The routes. Wrap them in `service::http::envelope`.
 pub fn router(ingest: Arc<Ingest>) -> Router {
-    let mut router = Router::new();
+    let erase = |State(ingest): Shared, request: Request| async move {
+        erasures::request(&ingest, request).await
+    };
+    let mut router = Router::new().route("/api/v1/users/{user_id}/data", delete(erase));
     for kind in ScopeKind::ALL {
         let push = move |State(ingest): Shared, request: Request| async move {
             push::push(&ingest, kind, request).await

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cursor::Cursor,
     hash::Digest,
-    ids::{BackupId, DrillId},
+    ids::{BackupId, CommandId, DrillId},
     scope::ScopeKey,
     time::Timestamp,
 };
@@ -59,10 +59,50 @@ pub struct BackupRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     BackupCompleted(BackupRecord),
-    BackupFailed { about: AboutBackup, backup_type: BackupType, detail: String },
+    BackupFailed {
+        about: AboutBackup,
+        backup_type: BackupType,
+        detail: String,
+    },
     BackupVerified(AboutBackup),
     BackupExpired(AboutBackup),
     DrillCompleted(DrillRecord),
+    /// Nothing of what an erasure erased is left in a copy.
+    ErasureDone(ErasureDone),
+}
+
+/// A copy of the log that an erasure is done in later than in the read model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErasedFrom {
+    /// The scope's backups.
+    Backups,
+    /// The archive's tables of events and messages.
+    Tables,
+    /// The log itself, whose retention has removed what came before the erasure.
+    Log,
+}
+
+impl ErasedFrom {
+    pub const ALL: [Self; 3] = [Self::Backups, Self::Tables, Self::Log];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Backups => "backups",
+            Self::Tables => "tables",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// Which erasure, by its command and the cursor that it took, and where and when it was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErasureDone {
+    pub erasure: CommandId,
+    pub scope: ScopeKey,
+    pub cursor: Cursor,
+    pub from: ErasedFrom,
+    pub at: Timestamp,
 }
 
 /// A drill: the newest backups of some scopes were read, and compared with the live rows.

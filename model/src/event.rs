@@ -87,6 +87,8 @@ pub enum Action {
     TombstonesExpired {
         up_to: Cursor,
     },
+    /// All that a user's scope has ever held is to be gone.
+    ScopeErased,
 }
 
 /// One valid message of a push, with its place in the request.
@@ -137,6 +139,8 @@ pub enum Unappliable {
     NotItsTenant,
     #[error("the backup's scope is of another tenant")]
     OtherTenant,
+    #[error("only a user's scope is erased")]
+    NotErasable,
 }
 
 impl Command {
@@ -166,6 +170,10 @@ impl Command {
                 return Err(Unappliable::OtherTenant);
             }
             Action::RestoreRequested { .. } => {}
+            Action::ScopeErased if kind != crate::ScopeKind::User => {
+                return Err(Unappliable::NotErasable);
+            }
+            Action::ScopeErased => {}
             Action::ScopeCreated | Action::MemberRemoved { .. } | Action::MemberSet { .. }
                 if !kind.has_members() =>
             {
@@ -209,6 +217,7 @@ impl Action {
             Self::RestoreCompleted { .. } => "restore_completed",
             Self::RestoreFailed { .. } => "restore_failed",
             Self::TombstonesExpired { .. } => "tombstones_expired",
+            Self::ScopeErased => "scope_erased",
         }
     }
 }

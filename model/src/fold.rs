@@ -31,6 +31,8 @@ pub struct Heading {
     pub head: Cursor,
     /// Tombstones up to this cursor have expired.
     pub floor: Cursor,
+    /// All that had a cursor up to this one was erased: no message has one.
+    pub erased: Cursor,
     /// The time of the last event.
     pub clock: Timestamp,
     /// Live messages, and their [`crate::Body::bytes`].
@@ -134,7 +136,8 @@ impl Touched {
             | Action::RestoreRequested { .. }
             | Action::RestoreCompleted { .. }
             | Action::RestoreFailed { .. }
-            | Action::TombstonesExpired { .. } => {}
+            | Action::TombstonesExpired { .. }
+            | Action::ScopeErased => {}
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => {
                 touched.users.push(user.clone());
             }
@@ -243,6 +246,7 @@ impl Scope {
     pub fn overlay(&mut self, later: &Later) {
         let Later { scope: later, gone } = later;
         self.heading = later.heading.clone();
+        self.forget(later.heading.erased);
         // First every content is let go of, then each is taken again: they may have changed hands.
         for id in later.messages.keys().chain(gone) {
             if let Some(old) = self.messages.remove(id)
@@ -282,6 +286,11 @@ impl Scope {
             Action::MemberRemoved { user } => self.remove_member(command, user, &mut member),
             Action::BackupRequested { backup } => self.back_up(command, *backup),
             Action::TombstonesExpired { up_to } => self.expire_tombstones(*up_to),
+            Action::ScopeErased => {
+                let step = self.erase(command);
+                restore = step.1;
+                step.0
+            }
             other => {
                 let step = self.restore(command, other, &mut changes);
                 restore = step.1;
@@ -506,7 +515,33 @@ impl Scope {
             | Action::MemberSet { .. }
             | Action::MemberRemoved { .. }
             | Action::BackupRequested { .. }
-            | Action::TombstonesExpired { .. } => (Verdict::RestoreStep, None),
+            | Action::TombstonesExpired { .. }
+            | Action::ScopeErased => (Verdict::RestoreStep, None),
+        }
+    }
+
+    /// Lets go of every message, at the next cursor: whoever waits learns of it, and every cursor from before
+    /// lies below the floor. Nothing need be loaded for it. What is known of commands holds no content, and stays.
+    fn erase(&mut self, command: &Command) -> Step {
+        let standing = self.standing(&command.actor, command.org_role);
+        if !standing.may_erase(command.org_role) {
+            return (refused(standing), None);
+        }
+        let heading = &mut self.heading;
+        let cursor = heading.head.next();
+        (heading.exists, heading.head, heading.floor, heading.erased) =
+            (true, cursor, cursor, cursor);
+        (heading.count, heading.bytes, heading.digest) = (0, 0, Digest::EMPTY);
+        self.forget(cursor);
+        (Verdict::ScopeErased { cursor }, self.cut_restore())
+    }
+
+    /// Drops what was erased.
+    fn forget(&mut self, erased: Cursor) {
+        if erased > Cursor::ZERO {
+            self.messages.retain(|_, entry| entry.cursor > erased);
+            let messages = &self.messages;
+            self.live.retain(|_, id| messages.contains_key(id));
         }
     }
 

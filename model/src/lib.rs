@@ -9,6 +9,7 @@
 pub mod backup;
 pub mod cursor;
 pub mod draft;
+pub mod erasure;
 pub mod event;
 pub mod fold;
 pub mod hash;
@@ -26,7 +27,9 @@ pub mod scope;
 pub mod time;
 mod tombstones;
 
-pub use backup::{AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, Fact};
+pub use backup::{
+    AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, ErasedFrom, ErasureDone, Fact,
+};
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,

@@ -7,6 +7,7 @@ use crate::{
     fold::{Applied, Changed, Scope},
     ids::MessageId,
     message::Message,
+    outcome::Verdict,
     place::{Partition, Place},
     restore::Put,
     scope::ScopeKey,
@@ -101,6 +102,9 @@ impl LogFold {
             messages: HashMap::new(),
         });
         let applied = folded.scope.apply(command, time)?;
+        if matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated {
+            folded.messages.clear();
+        }
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.messages.insert(changed.id, message);
         }

@@ -38,6 +38,11 @@ impl MessageType {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// That of a message whose content was erased.
+    pub fn blank() -> Self {
+        Self("erased".into())
+    }
 }
 
 /// A JSON object, kept as RFC 8785 JSON: one text for one value.

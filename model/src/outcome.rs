@@ -50,6 +50,10 @@ pub enum Verdict {
     TombstonesExpired {
         floor: Cursor,
     },
+    /// Nothing of up to this cursor, which the erasure took, is there any more.
+    ScopeErased {
+        cursor: Cursor,
+    },
     Refused(Refusal),
 }
 

@@ -308,6 +308,14 @@ impl Scope {
         };
         (Verdict::RestoreEnded { restore: id }, Some(RestoreRecord { restore, status }))
     }
+
+    /// The scope was erased: what a running restore would put back is to be gone.
+    pub(crate) fn cut_restore(&mut self) -> Option<RestoreRecord> {
+        let restore = self.heading.restore.take()?;
+        let (ended_at, code) = (self.heading.clock, RestoreFailure::BackupNotFound);
+        let detail = "the scope was erased".to_owned();
+        Some(RestoreRecord { restore, status: RestoreStatus::Failed { ended_at, code, detail } })
+    }
 }
 
 /// Reckons what a restore would come to. Nothing is done: the scope is the caller's copy.

@@ -149,6 +149,11 @@ impl Standing {
         }
     }
 
+    /// Of a user's scope: its user may have it erased, and the tenant's admins and owners.
+    pub fn may_erase(self, org_role: OrgRole) -> bool {
+        matches!(self, Self::Oneself) || org_role >= OrgRole::Admin
+    }
+
     /// A role in a team or project, if this is one.
     pub fn role(self) -> Option<Role> {
         match self {

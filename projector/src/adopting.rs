@@ -7,8 +7,8 @@ use archive::{
     Archive,
     base::{self, CommandLine, CommandReader, Owner, StoredEpoch},
     history::newest_hour,
-    manifest::{BackupObject, ManifestReader, ScopeLine},
-    message_line, segment,
+    manifest::{ManifestReader, ScopeLine},
+    message_line, redaction, segment,
 };
 use eventlog::EventLog;
 use model::{
@@ -187,9 +187,7 @@ impl Filling<'_> {
         let mut writes = Writes { members: members.collect(), ..Writes::default() };
         let heading = heading(&line);
         let mut lines = match &line.backup {
-            Some(BackupObject { path, sha256, .. }) => {
-                Some(self.archive.fetch_checked(path, sha256).await?.lines(path)?)
-            }
+            Some(full) => Some(redaction::fetch_full(self.archive, full).await?.lines(&full.path)?),
             None => None,
         };
         while let Some(lines) = &mut lines {
@@ -217,6 +215,7 @@ fn heading(line: &ScopeLine) -> Heading {
         exists: true,
         head: line.head,
         floor: line.floor,
+        erased: line.erased,
         clock: line.clock,
         count: line.count,
         bytes: line.bytes,

@@ -9,6 +9,7 @@ use model::{
 };
 use readmodel::{
     dead_letters::{DeadLetter, DeadLetterKind},
+    erasures::{ERASED_REASON, ErasedImage},
     feed::Committed,
     history::PastImage,
     load::{Loaded, Wanted},
@@ -207,6 +208,7 @@ struct Work {
     /// The last state of each.
     restores: HashMap<RestoreId, RestoreImage>,
     dead_letters: Vec<DeadLetter>,
+    erased: Vec<ErasedImage>,
     committed: Committed,
 }
 
@@ -244,6 +246,19 @@ impl Work {
         in_scope.users.extend(applied.member.clone());
         in_scope.commands.push(command.id);
         let reference = in_scope.reference;
+        if let Verdict::ScopeErased { cursor } = applied.outcome.verdict
+            && !applied.repeated
+        {
+            self.forget(reference);
+            self.erased.push(ErasedImage {
+                id: command.id,
+                scope: reference,
+                tenant: key.tenant.clone(),
+                place: record.place,
+                cursor,
+                at: applied.outcome.folded_at,
+            });
+        }
         let Some(scope) = self.loaded.scopes.get(key) else { return };
         // First: a command may also edit what it creates, and only its last image comes below.
         let new = applied.changes.iter().filter(|changed| changed.is_new);
@@ -309,6 +324,20 @@ impl Work {
         }
     }
 
+    /// What the batch has made of a scope before its erasure is not to be written.
+    fn forget(&mut self, scope: ScopeRef) {
+        self.messages.retain(|(of, _), _| *of != scope);
+        self.created.retain(|(of, _)| *of != scope);
+        self.replaced.retain(|(of, _)| *of != scope);
+        self.history.retain(|past| past.scope != scope);
+        let own = |letter: &&mut DeadLetter| {
+            letter.scope == Some(scope) && letter.kind == DeadLetterKind::Refused
+        };
+        for letter in self.dead_letters.iter_mut().filter(own) {
+            (letter.value, letter.reason) = (Vec::new(), ERASED_REASON.to_owned());
+        }
+    }
+
     fn dead_letter(
         &mut self,
         record: &Decoded,
@@ -334,7 +363,10 @@ impl Work {
     fn finish(self, advances: &[Advance]) -> Folded {
         let Self { loaded, scopes, messages, replaced, floors, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
-        let history = self.history;
+        let (history, mut erased) = (self.history, self.erased);
+        // Of one command that was repeated after a day, the last counts.
+        erased.sort_by_key(|image| (image.id, std::cmp::Reverse(image.cursor)));
+        erased.dedup_by_key(|image| image.id);
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
         let mut changed = HashMap::with_capacity(scopes.len());
@@ -363,6 +395,7 @@ impl Work {
             backups,
             restores: restores.into_values().collect(),
             dead_letters,
+            erased,
         };
         Folded { writes, committed, changed }
     }

@@ -58,7 +58,8 @@ impl Decoded {
                 | Action::BackupRequested { .. }
                 | Action::RestoreRequested { .. }
                 | Action::RestoreCompleted { .. }
-                | Action::RestoreFailed { .. } => 1,
+                | Action::RestoreFailed { .. }
+                | Action::ScopeErased => 1,
                 Action::TombstonesExpired { .. } => EXPIRY_CHANGES,
                 Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     config::DatabaseConfig,
-    connect, drill,
+    connect, drill, erasures,
     error::ReadModelError,
 };
 
@@ -134,6 +134,7 @@ impl Catalogue {
                 Fact::BackupVerified(about) => note(&mut transaction, VERIFIED, about).await?,
                 Fact::BackupExpired(about) => note(&mut transaction, EXPIRED, about).await?,
                 Fact::DrillCompleted(drill) => drill::complete(&mut transaction, drill).await?,
+                Fact::ErasureDone(done) => erasures::note_done(&mut transaction, done).await?,
             }
         }
         transaction.commit().await?;
@@ -153,15 +154,18 @@ async fn complete(
     sqlx::query(
         "insert into context_backups (id, tenant_id, scope_type, scope_id, scope, backup_type, status,
              gcs_path, size_bytes, record_count, checksum, created_at, completed_at, expires_at,
-             cursor_first, cursor_last, digest)
+             cursor_first, cursor_last, digest, expired_at)
          values ($1, $2, $3, $4, $5, $6, 'completed', $7, $8, $9, $10, to_timestamp($11 / 1e6),
-             to_timestamp($12 / 1e6), to_timestamp($13 / 1e6), $14, $15, $16)
+             to_timestamp($12 / 1e6), to_timestamp($13 / 1e6), $14, $15, $16,
+             -- The scope was erased since: it is on its way out.
+             (select to_timestamp($12 / 1e6) from scopes where scope = $5 and erased > $15))
          on conflict (id) do update
          set status = 'completed', gcs_path = excluded.gcs_path, size_bytes = excluded.size_bytes,
              record_count = excluded.record_count, checksum = excluded.checksum,
              created_at = excluded.created_at, completed_at = excluded.completed_at,
              expires_at = excluded.expires_at, cursor_first = excluded.cursor_first,
-             cursor_last = excluded.cursor_last, digest = excluded.digest, detail = null
+             cursor_last = excluded.cursor_last, digest = excluded.digest, detail = null,
+             expired_at = coalesce(context_backups.expired_at, excluded.expired_at)
          where context_backups.status <> 'completed'",
     )
     .bind(backup.id.0)

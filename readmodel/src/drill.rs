@@ -59,6 +59,8 @@ pub async fn sample(
 pub struct LiveScope {
     pub head: Cursor,
     pub floor: Cursor,
+    /// All up to this cursor was erased.
+    pub erased: Cursor,
     /// Of the live messages.
     pub count: u64,
     pub digest: Digest,
@@ -115,17 +117,17 @@ async fn live_scope(
     connection: &mut PgConnection,
     scope: &ScopeKey,
 ) -> Result<Option<LiveScope>, ReadModelError> {
-    let row = sqlx::query_as::<_, (i64, i64, i64, Vec<u8>)>(
-        "select head, floor, live_count, digest from scopes where scope = $1 and tenant_id = $2",
+    let row = sqlx::query_as::<_, (i64, i64, i64, i64, Vec<u8>)>(
+        "select head, floor, erased, live_count, digest from scopes where scope = $1 and tenant_id = $2",
     )
     .bind(scope.reference().0)
     .bind(scope.tenant.as_str())
     .fetch_optional(connection)
     .await?;
-    let Some((head, floor, count, digest)) = row else { return Ok(None) };
-    let (head, floor) = (Cursor::from_i64(head), Cursor::from_i64(floor));
+    let Some((head, floor, erased, count, digest)) = row else { return Ok(None) };
+    let [head, floor, erased] = [head, floor, erased].map(Cursor::from_i64);
     let digest = Digest::from_bytes(&bytes32(&digest)?);
-    Ok(Some(LiveScope { head, floor, count: count.unsigned_abs(), digest }))
+    Ok(Some(LiveScope { head, floor, erased, count: count.unsigned_abs(), digest }))
 }
 
 fn live_row(row: &PgRow) -> Result<LiveRow, ReadModelError> {

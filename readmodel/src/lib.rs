@@ -16,6 +16,7 @@ pub mod connect;
 pub mod dead_letters;
 pub mod drill;
 pub mod epochs;
+pub mod erasures;
 pub mod error;
 pub mod feed;
 pub mod gather;

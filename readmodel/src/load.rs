@@ -120,26 +120,26 @@ impl Loaded {
 const LOAD: &str = "
 select 1::int2 as kind, s.scope, null::uuid as id, null::text as name, s.restore as body,
     s.head as n1, s.floor as n2, s.clock_us as n3, s.live_count as n4, s.live_bytes as n5,
-    s.owners::bigint as n6, s.digest as b1, null::bytea as b2, null::uuid as u1
+    s.owners::bigint as n6, s.digest as b1, null::bytea as b2, null::uuid as u1, s.erased as n7
 from (select unnest($1::uuid[])) as w (scope) join scopes s on s.scope = w.scope
 union all
 select 2::int2, m.scope, m.id, null, null,
-    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id, null
 from (select unnest($2::uuid[])) as w (id_key) join messages m on m.id_key = w.id_key
 union all
 select 2::int2, m.scope, m.id, null, null,
-    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id
+    m.cursor, m.updated_at_us, m.created_at_us, m.bytes, m.deleted_at_us, null, m.content_hash, m.body_hash, m.restore_id, null
 from (select unnest($3::uuid[])) as w (content_key)
     join messages m on m.content_key = w.content_key
 union all
-select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null, null
+select 3::int2, r.scope, null, r.user_id, r.role, r.since_us, null, null, null, null, null, null, null, null, null
 from (select unnest($4::uuid[]), unnest($5::text[])) as w (scope, user_id)
     join members r on r.scope = w.scope and r.user_id = w.user_id
 union all
-select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null, null
+select 4::int2, o.scope, o.command_id, null, o.body, o.folded_at_us, null, null, null, null, null, null, null, null, null
 from (select unnest($6::uuid[])) as w (command_id) join outcomes o on o.command_id = w.command_id
 union all
-select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null, null
+select 5::int2, w.scope, null, null, null, null, null, null, null, null, null, null, null, null, null
 from (select unnest($1::uuid[])) as w (scope)
 where exists (select from dead_letters d where d.scope = w.scope and d.kind = 'parked')";
 
@@ -207,6 +207,7 @@ pub(crate) fn heading(row: &PgRow) -> Result<Heading, ReadModelError> {
         exists: true,
         head: Cursor::from_i64(number("n1")?),
         floor: Cursor::from_i64(number("n2")?),
+        erased: Cursor::from_i64(number("n7")?),
         clock: Timestamp::from_micros(number("n3")?),
         count: number("n4")?.unsigned_abs(),
         bytes: number("n5")?.unsigned_abs(),

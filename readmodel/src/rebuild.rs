@@ -25,7 +25,7 @@ const SHADOW: &str = include_str!("rebuild/shadow.sql");
 
 /// The tables that the fold fills: they are put in the place of the live ones. A migration that adds one adds it here.
 /// `positions` comes first: whoever commits waits there, before anything of theirs is locked.
-pub(crate) const REPLACED: [&str; 9] = [
+pub(crate) const REPLACED: [&str; 10] = [
     "positions",
     "scopes",
     "members",
@@ -34,6 +34,7 @@ pub(crate) const REPLACED: [&str; 9] = [
     "outcomes",
     "dead_letters",
     "restores",
+    "erasures",
     "tenant_usage",
 ];
 /// Of those, the ones that are of no single scope.

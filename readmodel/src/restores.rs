@@ -78,7 +78,8 @@ enum Target {
 
 /// What is expired is looked at too: a moment whose backup has expired must not come out as an earlier one.
 ///
-/// The state of an incremental is made of the newest full at or before it, and of the incrementals in between.
+/// The state of an incremental is made of the newest full at or before it, and of the incrementals in between; of what
+/// came before an erasure that it shows, nothing is left in it.
 async fn first_restorable(
     pool: &PgPool,
     source: &ScopeKey,
@@ -101,6 +102,9 @@ async fn first_restorable(
          where b.expired_at is null and (b.backup_type <> 'incremental' or not exists (
              select from context_backups part
              where part.scope = $1 and part.expired_at is not null
+                 and not exists (
+                     select from scopes s
+                     where s.scope = $1 and part.cursor_last < s.erased and s.erased <= b.cursor_last)
                  and (part.backup_type = 'full' and part.created_at = base.created_at
                      or part.backup_type = 'incremental' and part.created_at > base.created_at
                          and part.created_at <= b.created_at)))"

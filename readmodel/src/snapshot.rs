@@ -113,7 +113,7 @@ impl Snapshot {
     ) -> Result<Vec<(ScopeKey, Heading)>, ReadModelError> {
         let rows = sqlx::query(
             "select tenant_id, kind, name, restore as body, head as n1, floor as n2, clock_us as n3,
-                 live_count as n4, live_bytes as n5, owners::bigint as n6, digest as b1
+                 live_count as n4, live_bytes as n5, owners::bigint as n6, erased as n7, digest as b1
              from scopes where scope > $1 order by scope limit $2",
         )
         .bind(after.map_or(Uuid::nil(), |after| after.0))

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     dead_letters::{DeadLetter, insert_dead_letters},
+    erasures::{ErasedImage, erase},
     error::ReadModelError,
     history::{PastImage, insert_history},
     key::{content_key, id_key},
@@ -33,6 +34,7 @@ pub struct Writes {
     pub backups: Vec<RequestedBackup>,
     pub restores: Vec<RestoreImage>,
     pub dead_letters: Vec<DeadLetter>,
+    pub erased: Vec<ErasedImage>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,16 +129,16 @@ with standing as materialized (
         folded_at_us = excluded.folded_at_us, body = excluded.body
 ), scope as (
     insert into scopes (scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes,
-        digest, owners, json_bytes_max, restore)
+        digest, owners, json_bytes_max, restore, erased)
     select unnest($30::uuid[]), unnest($31::text[]), unnest($32::text[]), unnest($33::text[]),
         unnest($34::bigint[]), unnest($35::bigint[]), unnest($36::bigint[]), unnest($37::bigint[]),
         unnest($38::bigint[]), unnest($39::bytea[]), unnest($40::int[]), unnest($41::int[]),
-        unnest($44::text[])
+        unnest($44::text[]), unnest($46::bigint[])
     where (select holds from fence)
     on conflict (scope) do update
     set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
         live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
-        owners = excluded.owners, restore = excluded.restore,
+        owners = excluded.owners, restore = excluded.restore, erased = excluded.erased,
         json_bytes_max = greatest(scopes.json_bytes_max, excluded.json_bytes_max)
 ), grown as (
     select n.tenant_id, sum(n.live_count - coalesce(s.live_count, 0))::bigint as live_count,
@@ -174,12 +176,14 @@ impl Writes {
             && self.members.is_empty()
             && self.backups.is_empty()
             && self.restores.is_empty()
-            && self.dead_letters.is_empty();
+            && self.dead_letters.is_empty()
+            && self.erased.is_empty();
         if one_statement {
             return self.write(connection, advances, notify).await;
         }
         let mut transaction = connection.begin().await?;
-        let deletes = !self.replaced.is_empty() || !self.floors.is_empty();
+        let deletes =
+            !self.replaced.is_empty() || !self.floors.is_empty() || !self.erased.is_empty();
         if deletes || !self.history.is_empty() {
             fence(&mut transaction, advances).await?;
         }
@@ -195,7 +199,11 @@ impl Writes {
         advances: &[Advance],
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        // First: it takes up what is replaced.
+        // First: what the batch adds besides came after the erasure.
+        if !self.erased.is_empty() {
+            erase(transaction, &self.erased).await?;
+        }
+        // Then: it takes up what is replaced.
         if !self.history.is_empty() {
             insert_history(transaction, &self.history).await?;
         }
@@ -232,6 +240,7 @@ impl Writes {
         let query = bind_outcomes(bind_messages(query, &self.messages), &self.outcomes)?;
         let query = bind_scopes(query, &self.scopes, &self.json_bytes_max()).bind(notify);
         let query = bind_restores(query, self)?.bind(rebuilds(advances));
+        let query = query.bind(each(&self.scopes, |(_, heading)| heading.erased.as_i64()));
         let row = query.fetch_one(connection).await?;
         held(row.try_get("holds")?)
     }

@@ -1,8 +1,8 @@
 //! The archiver's facts as Avro has them, field by field, and their way to and from the model.
 
 use model::{
-    AboutBackup, BackupId, BackupRecord, BackupType, Cursor, Digest, DrillId, DrillRecord, Fact,
-    ScopeKey, ScopeKind, ScopeName, TenantId, Timestamp,
+    AboutBackup, BackupId, BackupRecord, BackupType, CommandId, Cursor, Digest, DrillId,
+    DrillRecord, ErasedFrom, Fact, ScopeKey, ScopeKind, ScopeName, TenantId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -54,6 +54,17 @@ pub(crate) struct BackupExpired {
     tenant_id: String,
     scope_type: ScopeKind,
     scope_id: String,
+    at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ErasureDone {
+    erasure_id: Uuid,
+    tenant_id: String,
+    scope_type: ScopeKind,
+    scope_id: String,
+    cursor: i64,
+    from: ErasedFrom,
     at: i64,
 }
 
@@ -179,6 +190,30 @@ impl DrillCompleted {
             at: Timestamp::from_micros(self.at),
             scopes: number(self.scopes)?,
             failures: self.failures.into_iter().map(failure).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl ErasureDone {
+    pub(crate) fn new(done: &model::ErasureDone) -> Self {
+        Self {
+            erasure_id: done.erasure.0,
+            tenant_id: done.scope.tenant.to_string(),
+            scope_type: done.scope.kind,
+            scope_id: done.scope.name.to_string(),
+            cursor: done.cursor.as_i64(),
+            from: done.from,
+            at: done.at.as_micros(),
+        }
+    }
+
+    pub(crate) fn into_record(self) -> Result<model::ErasureDone, InvalidField> {
+        Ok(model::ErasureDone {
+            erasure: CommandId(self.erasure_id),
+            scope: scope(&self.tenant_id, self.scope_type, &self.scope_id)?,
+            cursor: Cursor::from_i64(number(self.cursor)? as i64),
+            from: self.from,
+            at: Timestamp::from_micros(self.at),
         })
     }
 }

@@ -61,6 +61,7 @@ enum Kind {
     RestoreCompleted,
     RestoreFailed,
     TombstonesExpired,
+    ScopeErased,
     Tick,
     RulesChanged,
     BackupCompleted,
@@ -68,6 +69,7 @@ enum Kind {
     BackupVerified,
     BackupExpired,
     DrillCompleted,
+    ErasureDone,
 }
 
 /// One schema of the contract.
@@ -89,7 +91,7 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 13]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
@@ -102,19 +104,21 @@ static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
         event_schema!(Kind::RestoreCompleted, "restore-completed.v1"),
         event_schema!(Kind::RestoreFailed, "restore-failed.v1"),
         event_schema!(Kind::TombstonesExpired, "tombstones-expired.v1"),
+        event_schema!(Kind::ScopeErased, "scope-erased.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
 });
 
 /// Those of the archiver's facts, which stand on a log of their own.
-static FACT_SCHEMAS: LazyLock<[EventSchema; 5]> = LazyLock::new(|| {
+static FACT_SCHEMAS: LazyLock<[EventSchema; 6]> = LazyLock::new(|| {
     [
         event_schema!(Kind::BackupCompleted, "backup-completed.v1"),
         event_schema!(Kind::BackupFailed, "backup-failed.v1"),
         event_schema!(Kind::BackupVerified, "backup-verified.v1"),
         event_schema!(Kind::BackupExpired, "backup-expired.v1"),
         event_schema!(Kind::DrillCompleted, "drill-completed.v1"),
+        event_schema!(Kind::ErasureDone, "erasure-done.v1"),
     ]
 });
 
@@ -169,6 +173,7 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
             .write(&restores::RestoreFailed::new(command, *restore, *from, *code, detail)),
         Action::TombstonesExpired { up_to } => schema(Kind::TombstonesExpired)
             .write(&tombstones::TombstonesExpired::new(command, *up_to)),
+        Action::ScopeErased => schema(Kind::ScopeErased).write(&wire::ScopeErased::new(command)),
     }
 }
 
@@ -192,6 +197,7 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
         Kind::TombstonesExpired => {
             schema.read::<tombstones::TombstonesExpired>(body)?.into_command()?
         }
+        Kind::ScopeErased => schema.read::<wire::ScopeErased>(body)?.into_command()?,
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);
@@ -206,7 +212,8 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
         | Kind::BackupFailed
         | Kind::BackupVerified
         | Kind::BackupExpired
-        | Kind::DrillCompleted => {
+        | Kind::DrillCompleted
+        | Kind::ErasureDone => {
             return Err(Undecodable::UnknownSchema(schema.fingerprint));
         }
     };
@@ -230,6 +237,9 @@ pub fn encode_fact(fact: &Fact) -> Result<Vec<u8>, Unencodable> {
         Fact::DrillCompleted(drill) => {
             fact_schema(Kind::DrillCompleted).write(&facts::DrillCompleted::new(drill))
         }
+        Fact::ErasureDone(done) => {
+            fact_schema(Kind::ErasureDone).write(&facts::ErasureDone::new(done))
+        }
     }
 }
 
@@ -249,6 +259,9 @@ pub fn decode_fact(value: &[u8]) -> Result<Fact, Undecodable> {
         }
         Kind::DrillCompleted => {
             Fact::DrillCompleted(schema.read::<facts::DrillCompleted>(body)?.into_record()?)
+        }
+        Kind::ErasureDone => {
+            Fact::ErasureDone(schema.read::<facts::ErasureDone>(body)?.into_record()?)
         }
         _ => return Err(Undecodable::UnknownSchema(schema.fingerprint)),
     })

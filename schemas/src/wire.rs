@@ -72,6 +72,18 @@ pub(crate) struct ScopeCreated {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(crate) struct ScopeErased {
+    command_id: Uuid,
+    tenant_id: String,
+    scope_type: ScopeKind,
+    scope_id: String,
+    actor: String,
+    org_role: OrgRole,
+    device_id: Option<String>,
+    request_hash: Bytes32,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(crate) struct MessagesPushed {
     command_id: Uuid,
     tenant_id: String,
@@ -213,6 +225,16 @@ impl ScopeCreated {
 
     pub(crate) fn into_command(self) -> Result<Command, InvalidField> {
         command!(self, Action::ScopeCreated)
+    }
+}
+
+impl ScopeErased {
+    pub(crate) fn new(command: &Command) -> Self {
+        wire!(ScopeErased, command)
+    }
+
+    pub(crate) fn into_command(self) -> Result<Command, InvalidField> {
+        command!(self, Action::ScopeErased)
     }
 }
 

@@ -8,10 +8,10 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use model::{
     AboutBackup, Action, BackupId, BackupRecord, BackupType, Body, BodyHash, Change, Command,
-    CommandId, ContentHash, Cursor, DeviceId, Digest, DrillFailure, DrillId, DrillRecord, Event,
-    Fact, InvalidCode, Item, MessageId, MessageType, Metadata, OrgRole, PushedChange, Put,
-    Rejected, RequestHash, RestoreChunk, RestoreFailure, RestoreId, RestoreMode, RestorePlace,
-    Role, RulesVersion, ScopeKey, Timestamp, UserId, Write,
+    CommandId, ContentHash, Cursor, DeviceId, Digest, DrillFailure, DrillId, DrillRecord,
+    ErasedFrom, ErasureDone, Event, Fact, InvalidCode, Item, MessageId, MessageType, Metadata,
+    OrgRole, PushedChange, Put, Rejected, RequestHash, RestoreChunk, RestoreFailure, RestoreId,
+    RestoreMode, RestorePlace, Role, RulesVersion, ScopeKey, Timestamp, UserId, Write,
 };
 use proptest::prelude::*;
 use schemas::{Undecodable, decode, decode_fact, encode, encode_fact, fingerprint};
@@ -120,6 +120,7 @@ fn samples() -> Vec<(&'static str, Event)> {
                 Action::TombstonesExpired { up_to: Cursor::new(12_345).unwrap() },
             ),
         ),
+        ("scope-erased.v1", command("acme/user/ann", Action::ScopeErased)),
         ("tick.v1", Event::Tick),
         ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
     ]
@@ -195,12 +196,20 @@ fn facts() -> Vec<(&'static str, Fact)> {
             problem: "the read model has 4 messages, the backup 5".into(),
         }],
     };
+    let erased = ErasureDone {
+        erasure: CommandId(Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001)),
+        scope: "acme/user/ann".parse().unwrap(),
+        cursor: Cursor::new(12_346).unwrap(),
+        from: ErasedFrom::Tables,
+        at: about().at,
+    };
     vec![
         ("backup-completed.v1", Fact::BackupCompleted(record)),
         ("backup-failed.v1", failed),
         ("backup-verified.v1", Fact::BackupVerified(about())),
         ("backup-expired.v1", Fact::BackupExpired(about())),
         ("drill-completed.v1", Fact::DrillCompleted(drill)),
+        ("erasure-done.v1", Fact::ErasureDone(erased)),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! Seeds, in memory. `SIMULATION_SEED=N` runs one, `SIMULATION_SEEDS=N` or `FROM..TO` other than the usual ones,
 //! `SIMULATION_PLAN=FILE` what a failing run has printed.
 
+#![allow(clippy::expect_used, reason = "tests may panic")]
+
 use simulation::{
     Mistake,
     plan::{Plan, Shape},

@@ -114,6 +114,10 @@ fn check_cursors(applied: &Applied, head: &mut u64) {
     let dense: Vec<u64> = (*head + 1..).take(given.len()).collect();
     assert_eq!(given, dense, "the cursors after {head}");
     *head += given.len() as u64;
+    if let (Verdict::ScopeErased { cursor }, false) = (&applied.outcome.verdict, applied.repeated) {
+        assert_eq!(cursor.get(), *head + 1, "the cursor of an erasure");
+        *head += 1;
+    }
     if let (Verdict::Pushed(answer), false) = (&applied.outcome.verdict, applied.repeated) {
         let synced = answer.results.iter().filter(|result| result.status.is_synced());
         let mut told: Vec<u64> = synced.map(|result| result.cursor.unwrap().get()).collect();

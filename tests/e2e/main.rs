@@ -26,6 +26,7 @@ mod conflicts;
 mod corpus;
 mod drilling;
 mod epochs;
+mod erasing;
 mod expired;
 mod front;
 mod histories;

@@ -308,7 +308,8 @@ impl Stage {
             }
         }
         assert!(different.is_empty(), "after {ROUNDS} syncs of all: {different:?}");
-        self.witness.lock().unwrap().check(&self.standings().await, &BTreeMap::new()).unwrap();
+        let standings = self.standings().await;
+        self.witness.lock().unwrap().check(&standings, &BTreeMap::new()).unwrap();
     }
 
     /// And so are rows, log and archive.

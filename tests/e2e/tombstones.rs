@@ -4,7 +4,8 @@ use archive::{
     Archive,
     verify::{Sample, verify},
 };
-use context_sync::device::{drift::Mended, replica::Replica, scope::Scope};
+use context_sync::device::scope::Scope;
+use device::{drift::Mended, replica::Replica};
 use serde_json::{Value, json};
 
 use crate::{

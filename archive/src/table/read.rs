@@ -24,6 +24,7 @@ use crate::{
     error::ArchiveError,
     manifest::{Header, TableFile},
     object::Contents,
+    redaction,
     store::Archive,
 };
 
@@ -111,7 +112,7 @@ impl EventFiles {
         if let Some((path, day)) = self.opened_day(file) {
             return StoredEvents::new(day, &path, offsets);
         }
-        match self.archive.fetch_checked(&file.path, &file.sha256).await {
+        match redaction::fetch(&self.archive, file).await {
             Ok(object) => StoredEvents::new(object.contents(), &file.path, offsets),
             Err(missing @ ArchiveError::NotFound { .. }) => {
                 self.fetch_day(hour).await?;
@@ -133,7 +134,7 @@ impl EventFiles {
         if let Some(day) = compaction::of_hour(&self.archive, hour).await?
             && let Some(file) = &day.header.events
         {
-            let object = self.archive.fetch_checked(&file.path, &file.sha256).await?;
+            let object = redaction::fetch(&self.archive, file).await?;
             self.day = Some((day, object.contents()));
         }
         Ok(())
@@ -282,7 +283,10 @@ fn events(batch: &RecordBatch) -> Result<Vec<StoredEvent>, String> {
     (0..batch.num_rows()).map(event).collect()
 }
 
-fn column<'b, A: Array + 'static>(batch: &'b RecordBatch, name: &str) -> Result<&'b A, String> {
+pub(super) fn column<'b, A: Array + 'static>(
+    batch: &'b RecordBatch,
+    name: &str,
+) -> Result<&'b A, String> {
     let found: Option<&ArrayRef> = batch.column_by_name(name);
     let found = found.ok_or_else(|| format!("it has no column {name}"))?;
     found.as_any().downcast_ref().ok_or_else(|| format!("its column {name} is of another type"))

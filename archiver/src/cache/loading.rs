@@ -32,17 +32,25 @@ impl Tables<'_> {
         self.scopes.retain_in(all(), |_, _| false)?;
         self.open_hour.retain_in(all(), |_, _| false)?;
         self.restoring.retain_in(all(), |_, _| false)?;
+        let erasures = (partition.get(), 0)..=(partition.get(), u64::MAX);
+        self.erasures.retain_in(erasures, |_, _| false)?;
         self.partitions.remove(partition.get())?;
         Ok(())
     }
 
     fn clear_scope(&mut self, scope: [u8; 16]) -> Result<()> {
+        self.clear_messages(scope)?;
+        self.members.retain_in((scope, "")..=(scope, LAST_NAME), |_, _| false)?;
+        self.fulls.remove(scope)?;
+        Ok(())
+    }
+
+    /// Forgets all messages of a scope.
+    pub(super) fn clear_messages(&mut self, scope: [u8; 16]) -> Result<()> {
         self.ids.retain_in((scope, [0; 16])..=(scope, [0xff; 16]), |_, _| false)?;
         self.contents.retain_in((scope, [0; 32])..=(scope, [0xff; 32]), |_, _| false)?;
         self.lines.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
         self.tombstones.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
-        self.members.retain_in((scope, "")..=(scope, LAST_NAME), |_, _| false)?;
-        self.fulls.remove(scope)?;
         Ok(())
     }
 

@@ -212,7 +212,7 @@ async fn the_archive_of_any_log_shows_what_the_log_folds_to() {
     let mut runner = TestRunner::deterministic();
     let mut backups = 0;
     for case in 0..12 {
-        let log = random::logs(60).new_tree(&mut runner).unwrap().current();
+        let log = random::unerased_logs(60).new_tree(&mut runner).unwrap().current();
         let bench = Bench::new(2);
         let mut last = Timestamp::EPOCH;
         for (number, (time, command)) in log.iter().enumerate() {

@@ -217,7 +217,12 @@ impl Bench {
 
     /// Where a partition's sealed hours end.
     pub(crate) async fn sealed_until(&self, partition: Partition) -> u64 {
-        let newest = history::newest_hour(&self.archive, self.log.log_id(), partition).await;
+        self.sealed_until_in(&self.archive, partition).await
+    }
+
+    /// The same of another view of the archive.
+    pub(crate) async fn sealed_until_in(&self, archive: &Archive, partition: Partition) -> u64 {
+        let newest = history::newest_hour(archive, self.log.log_id(), partition).await;
         newest.unwrap().map_or(0, |(_, hour)| hour.next_offset.get())
     }
 

@@ -66,7 +66,7 @@ async fn check_against_undisturbed(bench: &Bench, what: &str) {
 
 fn random_log(runner: &mut TestRunner) -> Vec<random::Record> {
     loop {
-        let log = random::logs(90).new_tree(runner).unwrap().current();
+        let log = random::unerased_logs(90).new_tree(runner).unwrap().current();
         if log.len() > 30 {
             return log;
         }

@@ -152,7 +152,7 @@ fn line(line: &str) -> (String, Value) {
 /// Everything collides: repeated, refused and invalid, backups on demand.
 fn whatever() -> Vec<Command> {
     let mut runner = TestRunner::deterministic();
-    let logs = random::logs(150).prop_filter("a long one", |log| log.len() > 100);
+    let logs = random::unerased_logs(150).prop_filter("a long one", |log| log.len() > 100);
     let log = logs.new_tree(&mut runner).unwrap().current();
     log.into_iter().map(|(_, command)| command).collect()
 }

@@ -103,6 +103,7 @@ fn heading(line: ScopeLine) -> Heading {
         exists: true,
         head: line.head,
         floor: line.floor,
+        erased: line.erased,
         clock: line.clock,
         count: line.count,
         bytes: line.bytes,

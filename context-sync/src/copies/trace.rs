@@ -268,6 +268,7 @@ pub(super) fn verdict(verdict: &Verdict) -> String {
         Verdict::BackupRequested { backup } => format!("backup {backup} is asked for"),
         Verdict::RestoreRequested { restore } => format!("restore {restore} begins"),
         Verdict::RestoreStep => "a step of a restore".to_owned(),
+        Verdict::ScopeErased { cursor } => format!("all up to cursor {cursor} is erased"),
         Verdict::RestoreEnded { restore } => format!("restore {restore} has ended"),
         Verdict::TombstonesExpired { floor } => {
             format!("tombstones up to cursor {floor} have expired")

@@ -17,6 +17,8 @@ pub(crate) struct Auditor {
     judged: Vec<(CommandId, i64, Judgement)>,
     /// The n-th made the cursor n + 1.
     changes: Vec<Happened>,
+    /// So many of them say nothing any more.
+    erased: usize,
     roles: Vec<(UserId, Option<Role>)>,
     /// Tombstones that one of these says have expired are as if they had never been.
     expiries: Vec<usize>,
@@ -71,6 +73,19 @@ impl Auditor {
             Action::TombstonesExpired { up_to } => {
                 self.expiries.push(self.changes.len().min(up_to.get() as usize));
             }
+            Action::ScopeErased => {
+                let may = rank >= 1 || command.org_role != OrgRole::Member;
+                may.then_some(()).ok_or(())?;
+                let nothing = Happened {
+                    id: MessageId(uuid::Uuid::nil()),
+                    live: false,
+                    content: ContentHash([0; 32]),
+                    body: BodyHash([0; 32]),
+                    at: now,
+                };
+                self.changes.push(nothing);
+                self.erased = self.changes.len();
+            }
             Action::MessagesPushed { changes, rejected } => {
                 (rank >= 1).then_some(()).ok_or(())?;
                 let decided = changes.iter().map(|pushed| match &pushed.change {
@@ -123,16 +138,17 @@ impl Auditor {
     fn last(&self, id: MessageId) -> Option<(usize, Happened)> {
         let place = self.changes.iter().rposition(|change| change.id == id)?;
         let last = self.changes[place].clone();
-        (last.live || !self.has_expired(place + 1)).then_some((place + 1, last))
+        let is_gone = place < self.erased || (!last.live && self.has_expired(place + 1));
+        (!is_gone).then_some((place + 1, last))
     }
 
     fn has_expired(&self, cursor: usize) -> bool {
-        self.expiries.iter().any(|up_to| cursor <= *up_to)
+        cursor <= self.erased || self.expiries.iter().any(|up_to| cursor <= *up_to)
     }
 
     /// The live message that says this.
     fn holder(&self, content: ContentHash) -> Option<MessageId> {
-        self.changes
+        self.changes[self.erased..]
             .iter()
             .map(|change| change.id)
             .find(|id| self.last(*id).is_some_and(|(_, c)| c.live && c.content == content))

@@ -18,11 +18,12 @@ fn cursor_of(json: &Value) -> u64 {
     json["cursor"].as_u64().unwrap()
 }
 
-/// Folds a log, and gathers each command's past versions.
+/// Folds a log, and gathers each command's past versions; also how many cursors were given out, of what was not
+/// erased.
 fn history(log: &[Record]) -> (LogFold, HashMap<(ScopeKey, MessageId), Versions>, u64) {
     let mut fold = LogFold::default();
     let mut versions: HashMap<(ScopeKey, MessageId), Versions> = HashMap::new();
-    let mut given_out = 0;
+    let mut given_out: HashMap<ScopeKey, u64> = HashMap::new();
     for (time, command) in log {
         let before: HashMap<MessageId, Value> = fold
             .scopes
@@ -33,12 +34,18 @@ fn history(log: &[Record]) -> (LogFold, HashMap<(ScopeKey, MessageId), Versions>
             })
             .unwrap_or_default();
         let Ok(applied) = fold.apply_command(command, *time) else { continue };
-        given_out += applied.changes.len() as u64;
-        // Of what is forgotten, what came before says nothing any more.
-        let left = &fold.scopes[&command.scope].messages;
-        for id in before.keys().filter(|id| applied.floor.is_some() && !left.contains_key(*id)) {
-            let past = versions.remove(&(command.scope.clone(), *id)).unwrap_or_default();
-            given_out -= 1 + past.len() as u64;
+        let given = given_out.entry(command.scope.clone()).or_default();
+        *given += applied.changes.len() as u64;
+        if matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated {
+            *given = 0;
+            versions.retain(|(scope, _), _| *scope != command.scope);
+        } else if applied.floor.is_some() {
+            // Of what is forgotten, what came before says nothing any more.
+            let left = &fold.scopes[&command.scope].messages;
+            for id in before.keys().filter(|id| !left.contains_key(*id)) {
+                let past = versions.remove(&(command.scope.clone(), *id)).unwrap_or_default();
+                *given -= 1 + past.len() as u64;
+            }
         }
         let past = past(&fold.scopes[&command.scope].scope, command, &applied);
         check_given_way(&applied.outcome.verdict, applied.repeated, &past);
@@ -54,7 +61,7 @@ fn history(log: &[Record]) -> (LogFold, HashMap<(ScopeKey, MessageId), Versions>
             assert_eq!(of.insert(cursor_of(&json), json), None, "each version is past once");
         }
     }
-    (fold, versions, given_out)
+    (fold, versions, given_out.values().sum())
 }
 
 /// What had to give way is what the outcome says, with what it said itself.
@@ -86,7 +93,7 @@ fn check_given_way(verdict: &Verdict, repeated: bool, past: &[Past]) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Every cursor that was ever given out is a message's now, or of a version that is past.
+    /// Every cursor that was given out since a scope was erased, if ever, is a message's now, or of a version that is past.
     #[test]
     fn every_version_is_the_message_or_past(log in logs(40)) {
         let (fold, past, given_out) = history(&log);

@@ -89,6 +89,12 @@ proptest! {
                 *head = change.cursor;
                 changed.insert(change.id, change.cursor);
             }
+            if let Verdict::ScopeErased { cursor } = applied.outcome.verdict
+                && !applied.repeated
+            {
+                prop_assert_eq!(cursor, head.next());
+                *head = cursor;
+            }
             let scope = &fold.scopes[&command.scope].scope;
             prop_assert_eq!(scope.heading.head, *head);
             let images = images(scope, command, &applied.changes);
@@ -105,7 +111,7 @@ proptest! {
         let mut created = HashMap::new();
         for (time, command) in &log {
             let Ok(applied) = fold.apply_command(command, *time) else { continue };
-            // What is forgotten may come again, as if it were new.
+            // What is forgotten or erased may come again, as if it were new.
             let left = &fold.scopes[&command.scope].scope.messages;
             if applied.floor.is_some() {
                 created.retain(|(scope, id), _| *scope != command.scope || left.contains_key(id));
@@ -277,7 +283,7 @@ proptest! {
 fn random_logs_reach_every_outcome() {
     let mut runner = TestRunner::deterministic();
     let mut seen: HashMap<String, usize> = HashMap::new();
-    for _ in 0..64 {
+    for _ in 0..128 {
         let log = logs(60).new_tree(&mut runner).unwrap().current();
         let mut fold = LogFold::default();
         for (time, command) in &log {
@@ -322,8 +328,10 @@ fn random_logs_reach_every_outcome() {
         "MemberRemoved",
         "TombstonesExpired",
         "Stale, as it was forgotten",
+        "ScopeErased",
         "NoMembersInScope",
         "NoSuchRole",
+        "NotErasable",
     ] {
         assert!(seen.get(name).is_some_and(|times| *times > 2), "{name}: {seen:#?}");
     }

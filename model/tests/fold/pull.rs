@@ -39,6 +39,8 @@ impl Device {
             });
         }
         let page = pull(folded, self.cursor, limit);
+        let erased = folded.scope.heading.erased;
+        self.live.retain(|_, message| message.entry.cursor > erased);
         for message in page.messages {
             if message.entry.is_live() {
                 self.live.insert(message.id, message);

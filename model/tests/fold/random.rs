@@ -27,9 +27,20 @@ const SECOND: i64 = 1_000_000;
 
 /// Logs of up to `length` commands, some of them twice. Mostly the team and the project
 /// have members from the start.
+#[allow(dead_code, reason = "each test binary uses a part")]
 pub(crate) fn logs(length: usize) -> impl Strategy<Value = Vec<Record>> {
+    logs_with(length, 1)
+}
+
+/// As [`logs`], of scopes that nobody erases.
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) fn unerased_logs(length: usize) -> impl Strategy<Value = Vec<Record>> {
+    logs_with(length, 0)
+}
+
+fn logs_with(length: usize, erasures: u32) -> impl Strategy<Value = Vec<Record>> {
     let creations = prop::bool::weighted(0.8);
-    (creations, vec(step(), 1..length)).prop_map(|(creations, mut steps)| {
+    (creations, vec(step(erasures), 1..length)).prop_map(|(creations, mut steps)| {
         if creations {
             let begin =
                 [What::Create, What::Set("bob", Role::Admin), What::Set("cy", Role::Member)];
@@ -72,6 +83,7 @@ enum What {
     Backup,
     /// Counted back from the head.
     Expire(i64),
+    Erase,
     Push(Vec<Piece>),
 }
 
@@ -98,7 +110,7 @@ fn one_of(weighted: &[(u32, &'static str)]) -> impl Strategy<Value = &'static st
     Union::new_weighted(weighted.iter().map(|(weight, name)| (*weight, Just(*name))).collect())
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(erasures: u32) -> impl Strategy<Value = Step> {
     let passed = prop_oneof![
         20 => Just(0),
         20 => Just(SECOND),
@@ -118,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => user().prop_map(What::Remove),
         1 => Just(What::Backup),
         2 => (-1..6_i64).prop_map(What::Expire),
+        erasures => Just(What::Erase),
         12 => vec(piece(), 0..5).prop_map(What::Push),
     ];
     let repeat_of = option::weighted(0.1, 0..6_usize);
@@ -166,6 +179,7 @@ impl Step {
             What::Expire(back) => {
                 Action::TombstonesExpired { up_to: Cursor::from_i64(head - back) }
             }
+            What::Erase => Action::ScopeErased,
             What::Push(pieces) => push(&scope, head, pieces),
         };
         Command {

@@ -34,6 +34,9 @@ pub(crate) fn check(folded: &FoldedScope) -> Result<(), String> {
     expect("cursors", cursors.len(), scope.messages.len())?;
     let beyond = cursors.iter().any(|c| c.get() == 0 || *c > heading.head);
     expect("a cursor out of 1 ..= head", beyond, false)?;
+    let below = cursors.iter().any(|c| *c <= heading.erased);
+    expect("a cursor of what was erased", below, false)?;
+    expect("erased beyond the floor", heading.erased > heading.floor, false)?;
 
     expect("a floor above the head", heading.floor > heading.head, false)?;
     let forgotten = |entry: &model::Entry| !entry.is_live() && entry.cursor <= heading.floor;

@@ -13,6 +13,7 @@
 //! ann chunk ts=31T12:00:00       => ok restored=1        as if that were the times of all that is put
 //! ann complete                   => ok
 //! ann expire 7                   => ok floor=7           tombstones up to that cursor
+//! ann erase                      => erased 4
 //! bob:owner push "x" key=k1      => created 1            bob is an org owner; the Idempotency-Key is k1
 //! ann push "y" id=A base=1 ts=12:00:00 type=insight meta={"a":1} + delete A base=2 + invalid
 //!                                => updated 2, superseded 2, invalid
@@ -218,6 +219,7 @@ impl Table {
             "expire" => {
                 Action::TombstonesExpired { up_to: Cursor::new(rest[0].parse().unwrap()).unwrap() }
             }
+            "erase" => Action::ScopeErased,
             "push" => self.push(id, asked.split_once(" push").unwrap().1),
             _ => panic!("not of the language: {asked}"),
         };
@@ -317,6 +319,7 @@ impl Table {
             | Verdict::BackupRequested { .. }
             | Verdict::RestoreRequested { .. }
             | Verdict::RestoreEnded { .. } => "ok".to_owned(),
+            Verdict::ScopeErased { cursor } => format!("erased {cursor}"),
             Verdict::RestoreStep => {
                 let running = self.log.scopes[&self.scope].scope.heading.restore.clone().unwrap();
                 let counts = running.counts;
@@ -387,10 +390,11 @@ impl Table {
         let Some(folded) = self.log.scopes.get(&self.scope) else { return "nothing".to_owned() };
         let heading = &folded.scope.heading;
         format!(
-            "exists={} head={} floor={} count={} bytes={} owners={} clock={}",
+            "exists={} head={} floor={} erased={} count={} bytes={} owners={} clock={}",
             if heading.exists { "yes" } else { "no" },
             heading.head,
             heading.floor,
+            heading.erased,
             heading.count,
             heading.bytes,
             heading.owners,

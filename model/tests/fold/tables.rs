@@ -20,6 +20,7 @@ tables!(
     backups,
     restores,
     tombstones,
+    erasures,
     unappliable,
     pulls
 );

@@ -154,9 +154,9 @@ impl Comparing {
                      || coalesce(l.name, s.name) as key,
                  l.head as live_head, l.live_count as live_count, l.digest as live_digest,
                  s.head as rebuilt_head, s.live_count as rebuilt_count, s.digest as rebuilt_digest,
-                 (l.head, l.floor, l.clock_us, l.live_count, l.live_bytes, l.digest, l.owners, l.restore)
+                 (l.head, l.floor, l.erased, l.clock_us, l.live_count, l.live_bytes, l.digest, l.owners, l.restore)
                      is distinct from
-                 (s.head, s.floor, s.clock_us, s.live_count, s.live_bytes, s.digest, s.owners, s.restore)
+                 (s.head, s.floor, s.erased, s.clock_us, s.live_count, s.live_bytes, s.digest, s.owners, s.restore)
                      as heading_differs,
                  coalesce(message.places, 0) as messages, message.first, coalesce(member.users, 0) as members
              from unnest($1::uuid[]) as w (scope)

@@ -6,6 +6,7 @@ mod catalogue;
 mod commands;
 mod database;
 mod epochs;
+mod erasing;
 mod holding;
 mod migrating;
 mod outcomes;

@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 
 use model::{
-    Command, LogFold, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, Touched,
-    log_fold::images,
+    Command, LogFold, LogId, MessageId, Offset, Partition, PartitionClock, PastResult, Place,
+    RulesVersion, ScopeKey, Timestamp, Touched, Verdict, log_fold::images,
 };
 use readmodel::{
     ReadModelError,
+    erasures::ErasedImage,
+    history::PastImage,
     load::{Loader, Wanted},
     projection::{Advance, LastRecord, Position, Projection},
     write::{MemberImage, MessageImage, OutcomeImage, Writes},
@@ -68,6 +70,21 @@ impl Writer {
             let member = folded.scope.members[&user];
             MemberImage { scope, tenant: tenant.clone(), user, member }
         });
+        let erased = match applied.outcome.verdict {
+            Verdict::ScopeErased { cursor } => {
+                let place = Place { partition: Partition::new(0), offset };
+                let at = applied.outcome.folded_at;
+                Some(ErasedImage {
+                    id: command.id,
+                    scope,
+                    tenant: tenant.clone(),
+                    place,
+                    cursor,
+                    at,
+                })
+            }
+            _ => None,
+        };
         Writes {
             scopes: vec![(command.scope.clone(), folded.scope.heading.clone())],
             members: member.into_iter().collect(),
@@ -86,6 +103,7 @@ impl Writer {
             backups: Vec::new(),
             restores: Vec::new(),
             dead_letters: Vec::new(),
+            erased: erased.into_iter().collect(),
         }
     }
 
@@ -106,6 +124,19 @@ impl Writer {
         let loaded = self.loader.load(&wanted).await.unwrap();
         assert_eq!(loaded.scopes[&command.scope].heading, before.unwrap_or_default());
         self.commit(&writes).await.unwrap();
+    }
+
+    /// That the message 1 or 2 of a scope, which the batch edits, is past.
+    pub(crate) fn past(&self, key: &str) -> Vec<PastImage> {
+        let scope: ScopeKey = key.parse().unwrap();
+        let folded = &self.fold.scopes[&scope];
+        let is_named = |id: &&MessageId| id.0.as_u128() < 10;
+        let id = *folded.messages.keys().find(is_named).unwrap();
+        let place = Place { partition: Partition::new(0), offset: Offset::new(self.next).unwrap() };
+        let (tenant, won_by) = (scope.tenant.clone(), folded.scope.heading.head);
+        let (scope, result, at) =
+            (scope.reference(), PastResult::Replaced, folded.scope.heading.clock);
+        vec![PastImage { scope, tenant, id, place, change: 0, result, won_by, at, json: None }]
     }
 
     /// Another writer has committed partition 0's next record.

@@ -10,7 +10,7 @@ use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, LogReader, ReadLimit, Record};
 use model::{
     Command, Cursor, Event, LogId, MessageId, Offset, Partition, PartitionClock, Past, PastResult,
-    Scope, ScopeKey, ScopeRef, Timestamp, history,
+    Scope, ScopeKey, ScopeRef, Timestamp, Verdict, history,
     limits::OUTCOME_KEPT_MICROS,
     log_fold::{check_key, images},
 };
@@ -237,6 +237,10 @@ impl PartitionFold {
             let place = PastPlace { offset, change: change as u32 };
             let past = PastFold { result, won_by, at: applied.outcome.folded_at, json };
             folded.past.insert((id, place), past);
+        }
+        if matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated {
+            folded.json.clear();
+            folded.past.clear();
         }
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.json.insert(changed.id, json_hash(&message.to_json()));

@@ -291,6 +291,7 @@ fn compare_headings(found: &mut Found, rows: &Heading, log: &Heading) {
     for (what, rows, log) in [
         ("head", rows.head.to_string(), log.head.to_string()),
         ("floor", rows.floor.to_string(), log.floor.to_string()),
+        ("last erasure", rows.erased.to_string(), log.erased.to_string()),
         ("clock", rows.clock.to_string(), log.clock.to_string()),
         ("count", rows.count.to_string(), log.count.to_string()),
         ("bytes", rows.bytes.to_string(), log.bytes.to_string()),
