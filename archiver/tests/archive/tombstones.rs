@@ -91,7 +91,9 @@ async fn elsewhere(bench: &Bench) -> Running {
 #[tokio::test]
 async fn what_is_over_its_time_is_forgotten_and_the_archive_shows_it() {
     let mut bench = Bench::new(1);
+    // No backup expires meanwhile.
     bench.retention.retention_full_days = KeptDays::all(365);
+    bench.retention.retention_incremental_days = KeptDays::all(0);
     let running = bench.start();
     deleted(&bench).await;
     bench.set_time(midnight(90).plus_micros(HOUR - 1));
