@@ -377,22 +377,19 @@ impl Sealer<'_> {
         scope: ScopeRef,
         wanted: Option<Wanted>,
     ) -> Result<ScopeLine, ArchiverError> {
-        let backup = match wanted {
-            Some(wanted) => {
-                let head = view.existing_scope(partition, scope)?.1.head;
-                Some(self.backup(view, scope, head, wanted).await?)
-            }
-            None => None,
-        };
-        Ok(view.scope_line(partition, scope, backup)?)
+        let mut line = view.scope_line(partition, scope, None)?;
+        if let Some(wanted) = wanted {
+            line.backup = Some(self.backup(view, scope, wanted, line.head).await?);
+        }
+        Ok(line)
     }
 
     async fn backup(
         &self,
         view: &Arc<View>,
         scope: ScopeRef,
-        head: Cursor,
         wanted: Wanted,
+        head: Cursor,
     ) -> Result<BackupObject, ArchiverError> {
         let Wanted { id, backup_type, path, after } = wanted;
         let (view, scratch) = (view.clone(), self.archive.scratch().clone());
@@ -409,7 +406,7 @@ impl Sealer<'_> {
             lines,
             record_count,
             cursor_first: after.next(),
-            // Of an erasure no line has it.
+            // Its line may be of a tombstone that has expired; of an erasure no line has it.
             cursor_last: head,
         })
     }

@@ -53,7 +53,8 @@ impl Command {
             | Action::RestoreRequested { .. }
             | Action::RestoreCompleted { .. }
             | Action::RestoreFailed { .. }
-            | Action::ScopeErased => {}
+            | Action::ScopeErased
+            | Action::TombstonesExpired { .. } => {}
         }
         blanked
     }

@@ -85,6 +85,10 @@ pub enum Action {
     },
     /// All that a user's scope has ever held is to be gone.
     ScopeErased,
+    /// Tombstones up to this cursor are old enough to be forgotten.
+    TombstonesExpired {
+        up_to: Cursor,
+    },
 }
 
 /// One valid message of a push, with its place in the request.
@@ -160,7 +164,8 @@ impl Command {
             | Action::BackupRequested { .. }
             | Action::RestoreChunk(_)
             | Action::RestoreCompleted { .. }
-            | Action::RestoreFailed { .. } => {}
+            | Action::RestoreFailed { .. }
+            | Action::TombstonesExpired { .. } => {}
             Action::RestoreRequested { source, .. } if source.tenant != self.scope.tenant => {
                 return Err(Unappliable::OtherTenant);
             }
@@ -212,6 +217,7 @@ impl Action {
             Self::RestoreCompleted { .. } => "restore_completed",
             Self::RestoreFailed { .. } => "restore_failed",
             Self::ScopeErased => "scope_erased",
+            Self::TombstonesExpired { .. } => "tombstones_expired",
         }
     }
 }

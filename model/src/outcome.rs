@@ -50,6 +50,10 @@ pub enum Verdict {
     ScopeErased {
         cursor: Cursor,
     },
+    /// The floor as it stands now, whether this raised it or not.
+    TombstonesExpired {
+        floor: Cursor,
+    },
     Refused(Refusal),
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, RestoreId,
-    Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, history,
-    log_fold::images,
+    Applied, Command, CommandId, Cursor, Event, Later, MessageId, Offset, Partition,
+    PartitionClock, RestoreId, Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId,
+    Verdict, history, log_fold::images,
 };
 use readmodel::{
     dead_letters::{DeadLetter, DeadLetterKind},
@@ -32,7 +32,7 @@ pub(crate) struct Batch {
 }
 
 /// Scopes that a batch changed: their headings after it, and what it changed in them.
-pub(crate) type Parts = HashMap<ScopeKey, Scope>;
+pub(crate) type Parts = HashMap<ScopeKey, Later>;
 
 /// What a batch comes to.
 pub(crate) struct Folded {
@@ -199,6 +199,8 @@ struct Work {
     /// Messages that had no row before the batch.
     created: HashSet<(ScopeRef, MessageId)>,
     replaced: HashSet<(ScopeRef, MessageId)>,
+    /// Tombstones up to these cursors are gone.
+    floors: HashMap<ScopeRef, Cursor>,
     history: Vec<PastImage>,
     members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
@@ -284,6 +286,12 @@ impl Work {
             let image = MessageImage::new(reference, key.tenant.clone(), message);
             self.messages.insert(place, image);
         }
+        if let Some(floor) = applied.floor {
+            self.floors.insert(reference, floor);
+            self.messages.retain(|(scope, _), image| {
+                *scope != reference || image.entry.is_live() || image.entry.cursor > floor
+            });
+        }
         if let Some(user) = &applied.member
             && let Some(member) = scope.members.get(user)
         {
@@ -353,7 +361,7 @@ impl Work {
     }
 
     fn finish(self, advances: &[Advance]) -> Folded {
-        let Self { loaded, scopes, messages, replaced, members, outcomes, .. } = self;
+        let Self { loaded, scopes, messages, replaced, floors, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
         let (history, mut erased) = (self.history, self.erased);
         // Of one command that was repeated after a day, the last counts.
@@ -365,7 +373,7 @@ impl Work {
         for (key, in_scope) in scopes {
             let Some(scope) = loaded.scopes.get(&key) else { continue };
             let InScope { reference, messages, users, commands } = in_scope;
-            changed.insert(key.clone(), scope.part(messages, users, commands));
+            changed.insert(key.clone(), scope.later(messages, users, commands));
             // A team that was never created has no row, whoever asked something of it.
             if scope.heading.exists {
                 committed.scopes.push((reference, scope.heading.clone()));
@@ -380,6 +388,7 @@ impl Work {
             scopes: headings,
             members: members.into_values().collect(),
             replaced: replaced.into_iter().collect(),
+            floors: floors.into_iter().collect(),
             messages,
             history,
             outcomes: outcomes.into_values().collect(),

@@ -5,6 +5,10 @@ use eventlog::Record;
 use model::{Action, Event, Place, Timestamp, event::Unappliable, log_fold::check_key};
 use schemas::Undecodable;
 
+/// An expiry of tombstones deletes rows by one range, 10,000 at most: it counts as so many changes, so that a batch
+/// has a few of them, not thousands.
+const EXPIRY_CHANGES: usize = 100;
+
 /// Why a record is no event. It becomes a dead letter, the same in every copy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
@@ -56,6 +60,7 @@ impl Decoded {
                 | Action::RestoreCompleted { .. }
                 | Action::RestoreFailed { .. }
                 | Action::ScopeErased => 1,
+                Action::TombstonesExpired { .. } => EXPIRY_CHANGES,
                 Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use model::{
-    BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Member,
+    BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Later, Member,
     MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, Timestamp, Touched, UserId,
     Version,
 };
@@ -78,7 +78,7 @@ pub struct Loaded {
 impl Loaded {
     /// Brings what was loaded up to a later state: `later` has the headings of the scopes that changed
     /// in between, and all that changed in them.
-    pub fn overlay(&mut self, later: &HashMap<ScopeKey, Scope>) {
+    pub fn overlay(&mut self, later: &HashMap<ScopeKey, Later>) {
         for (key, later) in later {
             if let Some(scope) = self.scopes.get_mut(key) {
                 scope.overlay(later);

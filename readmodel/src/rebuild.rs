@@ -4,7 +4,7 @@
 mod compare;
 mod swap;
 
-pub use compare::{Comparing, ScopeDifference, Sums};
+pub use compare::{Comparing, ScopeDifference, Sums, TenantDifference};
 pub use swap::Cursors;
 
 use model::{LogId, RulesVersion, ScopeKey};
@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
+    epochs::IS_RECOVERED,
     error::ReadModelError,
     projection::{Position, check_source, positions_of},
 };
@@ -97,19 +98,22 @@ impl Rebuild {
     }
 
     /// Makes the second set of tables, or goes on with the one that an earlier rebuild left, if that is of this
-    /// version and not of one scope. True if it goes on.
+    /// version, and of the same scope. True if it goes on.
     pub async fn prepare(&mut self, anew: bool) -> Result<bool, ReadModelError> {
         let schema = self.extent.set().schema();
         let migration: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations")
             .fetch_one(&mut self.owner)
             .await?;
-        let mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+        let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+        if let Extent::Scope(scope) = &self.extent {
+            mark.push_str(&format!(", scope {}", scope.reference().0));
+        }
         let found: Option<String> =
             sqlx::query_scalar("select obj_description(to_regnamespace($1)::oid, 'pg_namespace')")
                 .bind(schema)
                 .fetch_one(&mut self.owner)
                 .await?;
-        if !anew && self.extent == Extent::All && found.as_ref() == Some(&mark) {
+        if !anew && found.as_ref() == Some(&mark) {
             return Ok(true);
         }
         let make = [
@@ -133,8 +137,7 @@ impl Rebuild {
 
     /// Whether the log goes on from another one: then its first record is not the beginning.
     pub async fn is_recovered(&mut self) -> Result<bool, ReadModelError> {
-        let query = "select exists (select from epochs e join source s on s.log_id <> e.log_id)";
-        Ok(sqlx::query_scalar(query).fetch_one(&mut self.owner).await?)
+        Ok(sqlx::query_scalar(IS_RECOVERED).fetch_one(&mut self.owner).await?)
     }
 
     /// How far one of the two sets is folded.

@@ -8,6 +8,7 @@
 mod facts;
 mod restores;
 pub mod segment;
+mod tombstones;
 mod wire;
 
 use std::sync::LazyLock;
@@ -60,6 +61,7 @@ enum Kind {
     RestoreCompleted,
     RestoreFailed,
     ScopeErased,
+    TombstonesExpired,
     Tick,
     RulesChanged,
     BackupCompleted,
@@ -89,7 +91,7 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 13]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
@@ -102,6 +104,7 @@ static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
         event_schema!(Kind::RestoreCompleted, "restore-completed.v1"),
         event_schema!(Kind::RestoreFailed, "restore-failed.v1"),
         event_schema!(Kind::ScopeErased, "scope-erased.v1"),
+        event_schema!(Kind::TombstonesExpired, "tombstones-expired.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
@@ -169,6 +172,8 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
         Action::RestoreFailed { restore, from, code, detail } => schema(Kind::RestoreFailed)
             .write(&restores::RestoreFailed::new(command, *restore, *from, *code, detail)),
         Action::ScopeErased => schema(Kind::ScopeErased).write(&wire::ScopeErased::new(command)),
+        Action::TombstonesExpired { up_to } => schema(Kind::TombstonesExpired)
+            .write(&tombstones::TombstonesExpired::new(command, *up_to)),
     }
 }
 
@@ -190,6 +195,9 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
         }
         Kind::RestoreFailed => schema.read::<restores::RestoreFailed>(body)?.into_command()?,
         Kind::ScopeErased => schema.read::<wire::ScopeErased>(body)?.into_command()?,
+        Kind::TombstonesExpired => {
+            schema.read::<tombstones::TombstonesExpired>(body)?.into_command()?
+        }
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);

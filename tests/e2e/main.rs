@@ -48,6 +48,7 @@ mod restores;
 mod stores;
 mod tenants;
 mod tokens;
+mod tombstones;
 mod versions;
 mod weeks;
 mod workflows;

@@ -36,7 +36,7 @@ both_logs! {
     a_fetch_has_at_most_4_mib,
 }
 
-async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
+pub(crate) async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
     Reply::of(device.request(Method::POST, &format!("{scope}/reconcile")).json(&body)).await
 }
 
@@ -46,12 +46,12 @@ async fn fetch(device: &Device, scope: &str, ids: &[Value]) -> Reply {
 }
 
 /// What a device would send of what it holds.
-fn claim(replica: &Replica) -> Value {
+pub(crate) fn claim(replica: &Replica) -> Value {
     let claim = replica.claim();
     json!({"cursor": claim.cursor, "epoch": replica.epoch, "count": claim.count, "digest": claim.digest})
 }
 
-fn gist(answer: &Value) -> (&str, &str, u64) {
+pub(crate) fn gist(answer: &Value) -> (&str, &str, u64) {
     let text = |key: &str| answer[key].as_str().unwrap();
     (text("status"), text("action"), answer["cursor"].as_u64().unwrap())
 }

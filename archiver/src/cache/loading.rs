@@ -49,7 +49,9 @@ impl Tables<'_> {
     pub(super) fn clear_messages(&mut self, scope: [u8; 16]) -> Result<()> {
         self.ids.retain_in((scope, [0; 16])..=(scope, [0xff; 16]), |_, _| false)?;
         self.contents.retain_in((scope, [0; 32])..=(scope, [0xff; 32]), |_, _| false)?;
-        self.lines.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false).map_err(CacheError::from)
+        self.lines.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
+        self.tombstones.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
+        Ok(())
     }
 
     /// Puts a scope in place, without its messages.

@@ -34,11 +34,22 @@ fn history(log: &[Record]) -> (LogFold, HashMap<(ScopeKey, MessageId), Versions>
             })
             .unwrap_or_default();
         let Ok(applied) = fold.apply_command(command, *time) else { continue };
-        if matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated {
+        let is_erased =
+            matches!(applied.outcome.verdict, Verdict::ScopeErased { .. }) && !applied.repeated;
+        if is_erased {
             given_out.remove(&command.scope);
             versions.retain(|(scope, _), _| *scope != command.scope);
         }
         *given_out.entry(command.scope.clone()).or_default() += applied.changes.len() as u64;
+        // Of what is forgotten, what came before says nothing any more.
+        let left = &fold.scopes[&command.scope].messages;
+        for id in before
+            .keys()
+            .filter(|id| applied.floor.is_some() && !is_erased && !left.contains_key(*id))
+        {
+            let past = versions.remove(&(command.scope.clone(), *id)).unwrap_or_default();
+            *given_out.get_mut(&command.scope).unwrap() -= 1 + past.len() as u64;
+        }
         let past = past(&fold.scopes[&command.scope].scope, command, &applied);
         check_given_way(&applied.outcome.verdict, applied.repeated, &past);
         for Past { id, result, won_by, json, .. } in past {

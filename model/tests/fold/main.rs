@@ -8,6 +8,7 @@ mod auditor;
 mod digest;
 mod draft;
 mod erasures;
+mod forgotten;
 mod history;
 mod log;
 mod message;

@@ -82,6 +82,8 @@ enum What {
     Remove(&'static str),
     Backup,
     Erase,
+    /// Counted back from the head.
+    Expire(i64),
     Push(Vec<Piece>),
 }
 
@@ -128,6 +130,7 @@ fn step(erasures: u32) -> impl Strategy<Value = Step> {
         1 => user().prop_map(What::Remove),
         1 => Just(What::Backup),
         erasures => Just(What::Erase),
+        2 => (-1..6_i64).prop_map(What::Expire),
         12 => vec(piece(), 0..5).prop_map(What::Push),
     ];
     let repeat_of = option::weighted(0.1, 0..6_usize);
@@ -174,6 +177,9 @@ impl Step {
                 Action::BackupRequested { backup: BackupId(Uuid::from_u128(number as u128)) }
             }
             What::Erase => Action::ScopeErased,
+            What::Expire(back) => {
+                Action::TombstonesExpired { up_to: Cursor::from_i64(head - back) }
+            }
             What::Push(pieces) => push(&scope, head, pieces),
         };
         Command {

@@ -11,4 +11,16 @@ macro_rules! tables {
     )*};
 }
 
-tables!(writes, deletes, times, repeats, members, backups, restores, erasures, unappliable, pulls);
+tables!(
+    writes,
+    deletes,
+    times,
+    repeats,
+    members,
+    backups,
+    restores,
+    tombstones,
+    erasures,
+    unappliable,
+    pulls
+);

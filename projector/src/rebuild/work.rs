@@ -17,7 +17,7 @@ use readmodel::{
     epochs::NewEpoch,
     feed::Feed,
     projection::Position,
-    rebuild::{Cursors, Extent, Rebuild, ScopeDifference, Sums},
+    rebuild::{Cursors, Extent, Rebuild, ScopeDifference, Sums, TenantDifference},
 };
 use service::ops::{ComponentHandle, Readiness};
 use tokio::{sync::mpsc, time::Instant};
@@ -82,10 +82,16 @@ impl<'a> Work<'a> {
         let resumed = self.prepare().await?;
         self.check_start(resumed).await?;
         self.come_near().await?;
-        let (scopes, differing) = self.compare().await?;
+        let (scopes, differing, tenants) = self.compare().await?;
+        if let (0, Extent::Scope(scope)) = (scopes, &self.extent) {
+            let scope = scope.clone();
+            self.rebuild.discard().await?;
+            return Err(RebuildError::UnknownScope(scope));
+        }
         let mut rebuilt = Rebuilt {
             scopes,
             differing: differing.len() as u64,
+            tenants,
             swapped: !self.request.dry_run,
             resumed,
             epoch: None,
@@ -177,15 +183,18 @@ impl<'a> Work<'a> {
         Ok(until)
     }
 
-    /// Folds until little is left.
+    /// Folds all that is there, and then until little is left that came meanwhile: a record may be hundreds of
+    /// messages, and whoever commits would wait for it.
     async fn come_near(&mut self) -> Result<(), RebuildError> {
+        let mut left_max = 0;
         loop {
             let live = self.rebuild.positions(ProjectionSet::Live).await?;
             let until = self.until(&live).await?;
-            if self.left(&until).await? <= HELD_RECORDS_MAX {
+            if self.left(&until).await? <= left_max {
                 return Ok(());
             }
             self.fold(until, FAIL_MAX).await?;
+            left_max = HELD_RECORDS_MAX;
         }
     }
 
@@ -254,8 +263,9 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Compares both sets at the same places. How many scopes there are, and which differ.
-    async fn compare(&mut self) -> Result<(u64, Vec<ScopeRef>), RebuildError> {
+    /// Compares both sets at the same places. How many scopes there are, which differ, and of how many tenants it does
+    /// what they have.
+    async fn compare(&mut self) -> Result<(u64, Vec<ScopeRef>, u64), RebuildError> {
         let live = self.rebuild.hold().await?;
         let until = self.until(&live).await?;
         self.fold(until, Duration::ZERO).await?;
@@ -270,9 +280,13 @@ impl<'a> Work<'a> {
             let (scopes, of) = (comparing.done, comparing.total);
             self.tell(Rebuilding::Compared { scopes, of }).await?;
         }
+        let tenants = comparing.tenants();
+        for tenant in &tenants {
+            self.tell(Rebuilding::Differs(of_tenant(tenant))).await?;
+        }
         let done = comparing.done;
         comparing.end().await;
-        Ok((done, differing))
+        Ok((done, differing, tenants.len() as u64))
     }
 
     async fn tell(&self, line: Rebuilding) -> Result<(), RebuildError> {
@@ -288,6 +302,9 @@ impl<'a> Work<'a> {
             false => Cursors::OfSamePlaces,
         };
         for _ in 0..SWAP_TRIES {
+            if self.stop.is_cancelled() {
+                return Err(RebuildError::Stopped);
+            }
             self.come_near().await?;
             let held = match &self.extent {
                 Extent::All => self.rebuild.hold_all().await?,
@@ -331,6 +348,13 @@ impl<'a> Work<'a> {
     }
 }
 
+fn of_tenant(TenantDifference { tenant, live, rebuilt }: &TenantDifference) -> Difference {
+    let sums = |(count, bytes): &(i64, i64)| format!("{count} messages with {bytes} bytes");
+    let (live, rebuilt) = (sums(live), sums(rebuilt));
+    let problem = format!("what quotas are compared with is {live}; by the log {rebuilt}");
+    Difference { scope: tenant.clone(), problem }
+}
+
 fn described(found: &ScopeDifference) -> Difference {
     let scope = match &found.scope {
         Some(scope) => scope.to_string(),
@@ -352,6 +376,7 @@ fn described(found: &ScopeDifference) -> Difference {
         (found.outcomes, "outcomes"),
         (found.restores, "restores"),
         (found.dead_letters, "dead letters"),
+        (found.history, "past versions"),
     ] {
         if count > 0 {
             problem.push_str(&format!("; rows of {what} that differ: {count}"));

@@ -87,7 +87,7 @@ async fn what_is_sent_again_undoes_no_later_edit() {
     let scratch = dev::scratch::Scratch::new().unwrap();
     let data_dir = scratch.path().join("data");
     let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
-    let mut dev = Child::dev(&data_dir, &output, &["--scope-messages-max=120"]).await;
+    let mut dev = Child::dev(&data_dir, &output, &["--scope-messages-max=120".to_owned()]).await;
     let (laptop, phone) = (scratch.path().join("laptop.jsonl"), scratch.path().join("phone.jsonl"));
     let outbox = |file: &Path| file.with_extension("outbox.jsonl");
     let edit = |content: &str| {
