@@ -7,7 +7,7 @@ use archive::{
     Archive, ArchiveError,
     base::{self, CommandReader},
     manifest::ScopeLine,
-    message_line,
+    message_line, redaction,
     replay::Replay,
 };
 use eventlog::EventLog;
@@ -71,7 +71,7 @@ impl Beginning {
     ) -> Result<(), ArchiveError> {
         let lines = match &line.backup {
             Some(backup) => {
-                let object = archive.fetch_checked(&backup.path, &backup.sha256).await?;
+                let object = redaction::fetch_full(archive, backup).await?;
                 Some(object.lines(&backup.path)?)
             }
             None => None,
