@@ -1,5 +1,5 @@
 //! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
-//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one seed,
+//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
 //! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
 
 use std::{
