@@ -18,10 +18,10 @@ const CAST: [(&str, &str, usize); 10] = [
     ("other/user/ann", "ann", 6),
 ];
 
-type Taken = (&'static str, Role);
-
 /// Scope, who creates it, and whom they take in.
-const MEMBERS: [(&str, &str, &[Taken]); 3] = [
+type Company = (&'static str, &'static str, &'static [(&'static str, Role)]);
+
+const COMPANIES: [Company; 3] = [
     ("acme/team/web", "ann", &[("bob", Role::Admin), ("cy", Role::Member)]),
     ("acme/project/p", "ann", &[("bob", Role::Member), ("cy", Role::Viewer)]),
     ("other/team/web", "dan", &[]),
@@ -69,12 +69,12 @@ pub fn owner(scope: &ScopeKey) -> UserId {
 }
 
 pub fn foundings() -> Vec<Founding> {
-    let founding = |(scope, owner, members): &(&str, &str, &[(&str, Role)])| Founding {
+    let founding = |(scope, owner, members): &Company| Founding {
         scope: scope.parse().unwrap(),
         owner: user(owner),
         members: members.iter().map(|(name, role)| (user(name), *role)).collect(),
     };
-    MEMBERS.iter().map(founding).collect()
+    COMPANIES.iter().map(founding).collect()
 }
 
 fn user(name: &str) -> UserId {

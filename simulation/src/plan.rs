@@ -120,7 +120,7 @@ pub struct Shape {
 impl Shape {
     /// For servers in memory.
     pub const MEMORY: Self = Self {
-        steps: 45,
+        steps: 40,
         faults_max: 40,
         crashes_max: 6,
         together_max: 6,

@@ -81,7 +81,12 @@ impl<'a> Run<'a> {
                     deeds.iter().for_each(|deed| self.machines[*device].act(deed, now));
                 }
             }
-            Step::Spoil { device, harm } => self.machines[*device].suffer(harm),
+            Step::Spoil { device, harm } => {
+                self.machines[*device].suffer(harm);
+                let machines: Vec<&Machine> =
+                    self.devices.iter().map(|device| &self.machines[*device]).collect();
+                world.witness.reconsider(&machines);
+            }
             Step::Sync { devices, faults, crashes, seed } => {
                 world.random = Random::new(*seed);
                 world.faults = *faults;

@@ -65,8 +65,7 @@ impl Witness {
             .partition(|known| known.cursor <= base(&known.scope));
         self.acknowledged = kept;
         // What came back, and was deleted or lost once more, is to come back if a device holds it still.
-        self.coming_back
-            .retain(|lost| held(machines, &lost.scope, lost.id, lost.updated_at).is_some());
+        self.reconsider(machines);
         let lost = lost.into_iter().filter(|known| !known.deleted);
         for Acknowledged { scope, id, updated_at, .. } in lost {
             if let Some(message) = held(machines, &scope, id, updated_at) {
@@ -74,6 +73,12 @@ impl Witness {
                 self.coming_back.push(ComingBack { scope, id, updated_at, content });
             }
         }
+    }
+
+    /// What no device holds any more is not awaited: it was deleted, or a device has lost it by itself.
+    pub fn reconsider(&mut self, machines: &[&Machine]) {
+        self.coming_back
+            .retain(|lost| held(machines, &lost.scope, lost.id, lost.updated_at).is_some());
     }
 
     /// `floors`: up to them, what was deleted is forgotten.

@@ -1,5 +1,5 @@
 //! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
-//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one seed,
+//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
 //! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
 
 use std::{
@@ -225,7 +225,11 @@ impl Stage {
             Step::Do { device, deeds } => {
                 deeds.iter().for_each(|deed| self.machines[*device].act(deed, now()));
             }
-            Step::Spoil { device, harm } => self.machines[*device].suffer(harm),
+            Step::Spoil { device, harm } => {
+                self.machines[*device].suffer(harm);
+                let machines: Vec<&Machine> = self.machines.iter().collect();
+                self.witness.lock().unwrap().reconsider(&machines);
+            }
             Step::Sync { devices, faults, crashes, seed } => {
                 self.front.faults(*faults, *seed);
                 // A device that cannot do it now does it later.
