@@ -1,13 +1,6 @@
 //! A rebuild that goes on: fold, compare, swap.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::base::StoredEpoch;
 use eventlog::partition_of;
@@ -17,38 +10,29 @@ use readmodel::{
     epochs::NewEpoch,
     feed::Feed,
     projection::Position,
-    rebuild::{Cursors, Extent, Rebuild, ScopeDifference, Sums},
+    rebuild::{Comparing, Cursors, Extent, Rebuild, ScopeDifference, Sums},
 };
 use service::ops::{ComponentHandle, Readiness};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Difference, RebuildError, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
-use crate::{
-    ProjectorError,
-    session::{Aim, Session},
-};
+use crate::ProjectorError;
 
-/// So many records are folded while whoever commits waits, at most.
-const HELD_RECORDS_MAX: u64 = 500;
-/// How often the live tables are asked for, when others have them, and how long apart.
-const SWAP_TRIES: u32 = 200;
-const SWAP_PAUSE: Duration = Duration::from_millis(100);
-/// How long Postgres or the log may fail without a record being folded, and how long apart it is tried.
-const FAIL_MAX: Duration = Duration::from_secs(60);
-const FAIL_PAUSE: Duration = Duration::from_millis(500);
-
+/// How often the live rows are asked for, when others have them or too much comes, and how long apart.
+const HOLD_TRIES: u32 = 200;
+const HOLD_PAUSE: Duration = Duration::from_millis(100);
 /// A rebuild that goes on.
 pub(super) struct Work<'a> {
-    of: &'a Rebuilder,
-    request: &'a RebuildRequest,
-    extent: Extent,
-    rebuild: Rebuild,
-    say: &'a mpsc::Sender<Rebuilding>,
-    stop: &'a CancellationToken,
+    pub(super) of: &'a Rebuilder,
+    pub(super) request: &'a RebuildRequest,
+    pub(super) extent: Extent,
+    pub(super) rebuild: Rebuild,
+    pub(super) say: &'a mpsc::Sender<Rebuilding>,
+    pub(super) stop: &'a CancellationToken,
     /// Nobody waits for what is folded here, and nobody is told whether it is ready.
-    feed: Arc<Feed>,
-    ready: ComponentHandle,
+    pub(super) feed: Arc<Feed>,
+    pub(super) ready: ComponentHandle,
 }
 
 impl<'a> Work<'a> {
@@ -81,7 +65,6 @@ impl<'a> Work<'a> {
         }
         let resumed = self.prepare().await?;
         self.check_start(resumed).await?;
-        self.come_near().await?;
         let (scopes, differing) = self.compare().await?;
         let mut rebuilt = Rebuilt {
             scopes,
@@ -120,7 +103,7 @@ impl<'a> Work<'a> {
         Ok(rebuilt.iter().any(is_past))
     }
 
-    fn partitions(&self) -> Vec<Partition> {
+    pub(super) fn partitions(&self) -> Vec<Partition> {
         let count = self.of.log.partitions();
         match &self.extent {
             Extent::All => (0..count).map(Partition::new).collect(),
@@ -163,104 +146,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Where the live rows stand, or as far as the log goes, if it is cut.
-    async fn until(&self, live: &[Position]) -> Result<BTreeMap<Partition, Offset>, RebuildError> {
-        let own = self.partitions();
-        let mut until = BTreeMap::new();
-        for position in live.iter().filter(|position| own.contains(&position.partition)) {
-            let end = match self.request.cut_log {
-                true => self.of.log.bounds(position.partition).await?.end,
-                false => position.next_offset,
-            };
-            until.insert(position.partition, end);
-        }
-        Ok(until)
-    }
-
-    /// Folds until little is left.
-    async fn come_near(&mut self) -> Result<(), RebuildError> {
-        loop {
-            let live = self.rebuild.positions(ProjectionSet::Live).await?;
-            let until = self.until(&live).await?;
-            if self.left(&until).await? <= HELD_RECORDS_MAX {
-                return Ok(());
-            }
-            self.fold(until, FAIL_MAX).await?;
-        }
-    }
-
-    /// How many records are left to fold.
-    async fn left(&mut self, until: &BTreeMap<Partition, Offset>) -> Result<u64, RebuildError> {
-        let rebuilt = self.rebuild.positions(self.extent.set()).await?;
-        let place = |partition: &Partition| {
-            let position = rebuilt.iter().find(|position| position.partition == *partition);
-            position.map_or(0, |position| position.next_offset.get())
-        };
-        Ok(until.iter().map(|(own, until)| until.get().saturating_sub(place(own))).sum())
-    }
-
-    /// Folds up to these places, with the projector's own session; again, where Postgres or the log fails, for as
-    /// long as this.
-    async fn fold(
-        &self,
-        until: BTreeMap<Partition, Offset>,
-        patience: Duration,
-    ) -> Result<(), RebuildError> {
-        let of: u64 = until.values().map(|until| until.get()).sum();
-        let furthest = AtomicU64::new(0);
-        let folded = |records: u64| {
-            furthest.fetch_max(records, Ordering::Relaxed);
-            // Whoever is slow to listen hears the next one.
-            let _ = self.say.try_send(Rebuilding::Folded { records, of });
-        };
-        let partitions: Vec<Partition> = until.keys().copied().collect();
-        let (mut last, mut since) = (0, Instant::now());
-        loop {
-            let ended = self.session(until.clone(), &folded).project(&partitions, self.stop).await;
-            if self.stop.is_cancelled() {
-                return Err(RebuildError::Stopped);
-            }
-            let Err(error) = ended else { return Ok(()) };
-            let now = furthest.load(Ordering::Relaxed);
-            if now > last {
-                (last, since) = (now, Instant::now());
-            }
-            if !error.is_retryable() || since.elapsed() >= patience {
-                return Err(error.into());
-            }
-            tracing::warn!(%error, "rebuilding stopped; trying again");
-            tokio::time::sleep(FAIL_PAUSE).await;
-        }
-    }
-
-    /// A session of the projector that folds into the rebuilt set.
-    fn session<'s>(
-        &'s self,
-        until: BTreeMap<Partition, Offset>,
-        folded: &'s (dyn Fn(u64) + Send + Sync),
-    ) -> Session<'s> {
-        let scope = match &self.extent {
-            Extent::All => None,
-            Extent::Scope(scope) => Some(scope),
-        };
-        Session {
-            config: &self.of.config,
-            database: &self.of.database,
-            log: &self.of.log,
-            feed: &self.feed,
-            ready: &self.ready,
-            archive: self.of.archive.as_ref(),
-            aim: Some(Aim { set: self.extent.set(), until, scope, folded }),
-        }
-    }
-
     /// Compares both sets at the same places. How many scopes there are, and which differ.
     async fn compare(&mut self) -> Result<(u64, Vec<ScopeRef>), RebuildError> {
-        let live = self.rebuild.hold().await?;
-        let until = self.until(&live).await?;
-        self.fold(until, Duration::ZERO).await?;
-        let mut comparing = self.rebuild.compare().await?;
-        self.rebuild.release().await?;
+        let mut comparing = self.begin_comparing().await?;
         let mut differing = Vec::new();
         while let Some(found) = comparing.next().await? {
             for difference in found {
@@ -275,6 +163,22 @@ impl<'a> Work<'a> {
         Ok((done, differing))
     }
 
+    /// Once both sets are at the same places: what is compared is as it was then.
+    async fn begin_comparing(&mut self) -> Result<Comparing, RebuildError> {
+        for _ in 0..HOLD_TRIES {
+            self.come_near().await?;
+            let live = self.rebuild.hold().await?;
+            if self.fold_held(&live).await? {
+                let comparing = self.rebuild.compare().await?;
+                self.rebuild.release().await?;
+                return Ok(comparing);
+            }
+            self.rebuild.release().await?;
+            tokio::time::sleep(HOLD_PAUSE).await;
+        }
+        Err(RebuildError::Busy)
+    }
+
     async fn tell(&self, line: Rebuilding) -> Result<(), RebuildError> {
         if self.stop.is_cancelled() {
             return Err(RebuildError::Stopped);
@@ -287,16 +191,14 @@ impl<'a> Work<'a> {
             true => Cursors::OfCutLog,
             false => Cursors::OfSamePlaces,
         };
-        for _ in 0..SWAP_TRIES {
+        for _ in 0..HOLD_TRIES {
             self.come_near().await?;
             let held = match &self.extent {
                 Extent::All => self.rebuild.hold_all().await?,
                 Extent::Scope(_) => Some(self.rebuild.hold().await?),
             };
             if let Some(live) = held {
-                let until = self.until(&live).await?;
-                if self.left(&until).await? <= HELD_RECORDS_MAX {
-                    self.fold(until, Duration::ZERO).await?;
+                if self.fold_held(&live).await? {
                     if self.rebuild.parks_more().await? {
                         return Err(RebuildError::ParksMore);
                     }
@@ -307,7 +209,7 @@ impl<'a> Work<'a> {
                 }
                 self.rebuild.release().await?;
             }
-            tokio::time::sleep(SWAP_PAUSE).await;
+            tokio::time::sleep(HOLD_PAUSE).await;
         }
         Err(RebuildError::Busy)
     }

@@ -3,13 +3,14 @@
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde_json::json;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
     bench::{Bench, batches, open},
     commands::{create, push, say},
+    equation::eventually,
 };
 
 const ANN: &str = "acme/user/ann";
@@ -207,6 +208,47 @@ async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
     let (rebuilt, _) = rebuild(&bench, RebuildRequest::default()).await;
     assert_eq!((rebuilt.resumed, rebuilt.differing), (false, 0), "a dry run leaves nothing");
     bench.check().await;
+}
+
+/// Whatever is left to fold, few records or many, those who push do not wait for it.
+#[tokio::test]
+async fn nobody_waits_for_what_is_folded() {
+    let bench = folded().await;
+    let shadow_is_at = async |end: i64| {
+        let query = "select case when to_regclass('context_sync_rebuilt.positions') is null then 0 else
+            (xpath('//sum/text()', query_to_xml('select sum(next_offset) from context_sync_rebuilt.positions', false, true, '')))[1]::text::bigint end";
+        let at: Option<i64> = sqlx::query_scalar(query).fetch_one(&bench.pool).await.unwrap();
+        (at == Some(end)).then_some(())
+    };
+    let end: i64 = sqlx::query_scalar("select sum(next_offset)::bigint from positions")
+        .fetch_one(&bench.pool)
+        .await
+        .unwrap();
+    // The live rows are another's, so that the rebuild cannot have them: it folds all the same.
+    let mut holder = bench.database.owner().await;
+    hold(&mut holder, "select from positions for update").await;
+    // What is left of a log that was cut is the log's end: more may come while the live rows are held.
+    let request = RebuildRequest { cut_log: true, ..RebuildRequest::default() };
+    let running = tokio::spawn(said(rebuilder(&bench, batches()), request));
+    eventually("all is folded", async || shadow_is_at(end).await).await;
+    bench.database.until_waiting(1).await;
+    // One record is left, and cannot be folded: it is not waited for with the live rows in hand.
+    let mut slow = bench.database.owner().await;
+    hold(&mut slow, "lock table context_sync_rebuilt.outcomes in share mode").await;
+    bench.append(&push(ANN, "ann", &[say("late")])).await;
+    sqlx::raw_sql("commit").execute(&mut holder).await.unwrap();
+    bench.database.until_waiting(1).await;
+    hold(&mut holder, "set local lock_timeout = '1900ms'; select from positions for update").await;
+    sqlx::raw_sql("commit").execute(&mut holder).await.unwrap();
+    sqlx::raw_sql("commit").execute(&mut slow).await.unwrap();
+    let last = running.await.unwrap().pop();
+    assert!(matches!(&last, Some(Rebuilding::Done(rebuilt)) if rebuilt.swapped), "{last:?}");
+    bench.check().await;
+}
+
+async fn hold(connection: &mut PgConnection, sql: &str) {
+    let hold = AssertSqlSafe(format!("begin; {sql}"));
+    sqlx::raw_sql(hold).execute(connection).await.unwrap();
 }
 
 /// A batch that was folded from the rows before a swap is not written to those after it.
