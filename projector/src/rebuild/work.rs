@@ -2,26 +2,28 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use archive::base::StoredEpoch;
+use archive::base;
 use eventlog::partition_of;
-use model::{Offset, Partition, ScopeRef};
+use model::{Offset, Partition};
 use readmodel::{
     ProjectionSet,
-    epochs::NewEpoch,
     feed::Feed,
     projection::Position,
-    rebuild::{Comparing, Cursors, Extent, Rebuild, ScopeDifference, Sums},
+    rebuild::{Comparing, Cursors, DifferingScope, Extent, Rebuild, ScopeDifference, Sums},
 };
 use service::ops::{ComponentHandle, Readiness};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Difference, RebuildError, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
-use crate::ProjectorError;
+use crate::{ProjectorError, epochs};
 
 /// How often the live rows are asked for, when others have them or too much comes, and how long apart.
 const HOLD_TRIES: u32 = 200;
 const HOLD_PAUSE: Duration = Duration::from_millis(100);
+/// How often a swap is put off because somebody has asked before the last records were folded, and goes on.
+const OLDER_TRIES: u32 = 5;
+
 /// A rebuild that goes on.
 pub(super) struct Work<'a> {
     pub(super) of: &'a Rebuilder,
@@ -65,16 +67,11 @@ impl<'a> Work<'a> {
         }
         let resumed = self.prepare().await?;
         self.check_start(resumed).await?;
-        let (scopes, differing) = self.compare().await?;
-        let mut rebuilt = Rebuilt {
-            scopes,
-            differing: differing.len() as u64,
-            swapped: !self.request.dry_run,
-            resumed,
-            epoch: None,
-        };
+        let (scopes, differing, mut kept) = self.compare().await?;
+        let mut rebuilt =
+            Rebuilt { scopes, differing, swapped: !self.request.dry_run, resumed, epoch: None };
         if rebuilt.swapped {
-            rebuilt.epoch = self.swap(&differing).await?;
+            rebuilt.epoch = self.swap(&mut kept).await?;
         }
         self.rebuild.discard().await?;
         Ok(rebuilt)
@@ -146,8 +143,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Compares both sets at the same places. How many scopes there are, and which differ.
-    async fn compare(&mut self) -> Result<(u64, Vec<ScopeRef>), RebuildError> {
+    /// Compares both sets at the same places. How many scopes there are, how many differ, and, for a swap, what each
+    /// of those keeps.
+    async fn compare(&mut self) -> Result<(u64, u64, Vec<DifferingScope>), RebuildError> {
         let mut comparing = self.begin_comparing().await?;
         let mut differing = Vec::new();
         while let Some(found) = comparing.next().await? {
@@ -158,25 +156,46 @@ impl<'a> Work<'a> {
             let (scopes, of) = (comparing.done, comparing.total);
             self.tell(Rebuilding::Compared { scopes, of }).await?;
         }
-        let done = comparing.done;
+        let cursors = match self.request.cut_log {
+            true => Cursors::OfCutLog,
+            false => Cursors::OfSamePlaces,
+        };
+        let kept = match self.request.dry_run {
+            true => Vec::new(),
+            false => comparing.kept(&differing, cursors).await?,
+        };
+        let (scopes, differing) = (comparing.done, differing.len() as u64);
         comparing.end().await;
-        Ok((done, differing))
+        Ok((scopes, differing, kept))
     }
 
     /// Once both sets are at the same places: what is compared is as it was then.
     async fn begin_comparing(&mut self) -> Result<Comparing, RebuildError> {
         for _ in 0..HOLD_TRIES {
-            self.come_near().await?;
-            let live = self.rebuild.hold().await?;
-            if self.fold_held(&live).await? {
+            if self.hold().await? {
                 let comparing = self.rebuild.compare().await?;
                 self.rebuild.release().await?;
                 return Ok(comparing);
             }
-            self.rebuild.release().await?;
-            tokio::time::sleep(HOLD_PAUSE).await;
         }
         Err(RebuildError::Busy)
+    }
+
+    /// Holds the live rows, with both sets at the same places. False if that is not to be had without others waiting
+    /// for long: after a pause, then, which ends here.
+    async fn hold(&mut self) -> Result<bool, RebuildError> {
+        if self.stop.is_cancelled() {
+            return Err(RebuildError::Stopped);
+        }
+        self.come_near().await?;
+        if let Some(live) = self.rebuild.hold().await? {
+            if self.fold_held(&live).await? {
+                return Ok(true);
+            }
+            self.rebuild.release().await?;
+        }
+        tokio::time::sleep(HOLD_PAUSE).await;
+        Ok(false)
     }
 
     async fn tell(&self, line: Rebuilding) -> Result<(), RebuildError> {
@@ -186,50 +205,42 @@ impl<'a> Work<'a> {
         self.say.send(line).await.map_err(|_| RebuildError::Stopped)
     }
 
-    async fn swap(&mut self, differing: &[ScopeRef]) -> Result<Option<String>, RebuildError> {
-        let cursors = match self.request.cut_log {
-            true => Cursors::OfCutLog,
-            false => Cursors::OfSamePlaces,
-        };
-        for _ in 0..HOLD_TRIES {
-            self.come_near().await?;
-            let held = match &self.extent {
-                Extent::All => self.rebuild.hold_all().await?,
-                Extent::Scope(_) => Some(self.rebuild.hold().await?),
-            };
-            if let Some(live) = held {
-                if self.fold_held(&live).await? {
-                    if self.rebuild.parks_more().await? {
-                        return Err(RebuildError::ParksMore);
-                    }
-                    let epoch = self.epoch(differing, cursors).await?;
-                    self.rebuild.swap(epoch.as_ref()).await?;
-                    self.of.feed.begin_anew();
-                    return Ok(epoch.map(|new| new.epoch.to_string()));
-                }
-                self.rebuild.release().await?;
+    async fn swap(
+        &mut self,
+        differing: &mut [DifferingScope],
+    ) -> Result<Option<String>, RebuildError> {
+        if let Some(archive) =
+            self.of.archive.as_ref().filter(|_| self.rebuild.epoch(differing).is_some())
+        {
+            // It will have to take the epoch: better no swap than one that may be forgotten.
+            base::epochs(archive, self.of.log.log_id()).await.map_err(ProjectorError::from)?;
+        }
+        for tries in 0..HOLD_TRIES {
+            if !self.hold().await? {
+                continue;
+            }
+            if self.rebuild.parks_more().await? {
+                return Err(RebuildError::ParksMore);
+            }
+            self.rebuild.look_again(differing).await?;
+            let epoch = self.rebuild.epoch(differing);
+            if self.rebuild.swap(epoch.as_ref(), tries < OLDER_TRIES).await? {
+                self.of.feed.begin_anew();
+                self.keep_epoch().await;
+                return Ok(epoch.map(|new| new.epoch.to_string()));
             }
             tokio::time::sleep(HOLD_PAUSE).await;
         }
         Err(RebuildError::Busy)
     }
 
-    /// The epoch that begins, kept where it outlives the database.
-    async fn epoch(
-        &mut self,
-        differing: &[ScopeRef],
-        cursors: Cursors,
-    ) -> Result<Option<NewEpoch>, RebuildError> {
-        let Some((number, new)) = self.rebuild.epoch(differing, cursors).await? else {
-            return Ok(None);
-        };
-        if let Some(archive) = &self.of.archive {
-            let bases = new.bases.iter().map(|(scope, base)| (scope.0, *base)).collect();
-            let stored = StoredEpoch { epoch: new.epoch, bases };
-            let kept = stored.keep(archive, self.of.log.log_id(), number).await;
-            kept.map_err(ProjectorError::from)?;
+    /// The epoch that began is kept where it outlives the database.
+    async fn keep_epoch(&self) {
+        let Some(archive) = &self.of.archive else { return };
+        let kept = epochs::keep(&self.of.database, archive, self.of.log.log_id()).await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the archive has not got the epoch yet: the projector tries again");
         }
-        Ok(Some(new))
     }
 }
 
