@@ -56,6 +56,8 @@ impl WentBack {
 pub(crate) struct Asking {
     scope: ScopeRef,
     generation: Option<Generation>,
+    /// What was seen before: the answer is no older than that. It may well be older than what others see meanwhile.
+    seen: Option<(Epoch, Cursor)>,
 }
 
 impl Idle {
@@ -88,21 +90,23 @@ impl Idle {
     /// To be called before a page is asked for.
     pub(crate) fn asking(&self, scope: &ScopeKey) -> Asking {
         let scope = scope.reference();
-        Asking { scope, generation: self.feed.memory().map(|memory| memory.generation(scope)) }
+        let generation = self.feed.memory().map(|memory| memory.generation(scope));
+        Asking { scope, generation, seen: self.heads.get(&scope) }
     }
 
     /// Remembers what a page said.
     ///
     /// # Errors
-    /// The scope's head is behind one that was seen: Postgres crashed and lost its last moments, which
+    /// The scope's head is behind one that was seen before it was asked for: Postgres crashed and lost its last moments, which
     /// are being folded again.
     pub(crate) fn saw(&self, asking: Asking, user: &UserId, page: &Page) -> Result<(), WentBack> {
         let Summary { epoch, head, .. } = page.summary;
-        let seen = self.heads.get(&asking.scope).filter(|(of, _)| *of == epoch);
-        match seen {
-            Some((_, seen)) if head < seen => return Err(WentBack),
-            Some((_, seen)) if head == seen => {}
-            _ => self.heads.insert(asking.scope, (epoch, head)),
+        if asking.seen.is_some_and(|(of, seen)| of == epoch && head < seen) {
+            return Err(WentBack);
+        }
+        let newest = self.heads.get(&asking.scope);
+        if newest.is_none_or(|(of, newest)| of != epoch || newest < head) {
+            self.heads.insert(asking.scope, (epoch, head));
         }
         if let (Some(memory), Some(generation)) = (self.feed.memory(), asking.generation) {
             memory.remember(asking.scope, user, generation, page.glance());
@@ -142,5 +146,10 @@ mod tests {
         assert_eq!(saw(1, 6), Ok(()));
         assert_eq!(saw(1, 5), Err(WentBack));
         assert_eq!(saw(2, 0), Ok(()), "another epoch has cursors of its own");
+        // One that was asked for before another's page was seen may be older than that.
+        let early = idle.asking(&scope);
+        assert_eq!(saw(2, 3), Ok(()));
+        assert_eq!(idle.saw(early, &ann, &page(2, 2)), Ok(()));
+        assert_eq!(saw(2, 2), Err(WentBack), "the later one is what counts");
     }
 }

@@ -4,9 +4,10 @@ use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use model::Timestamp;
 use object_store::{
-    MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem, path::Path,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    local::LocalFileSystem, memory::InMemory, path::Path,
 };
 use tokio::sync::Semaphore;
 
@@ -75,6 +76,12 @@ impl Archive {
             }
             _ => Self::open(config),
         }
+    }
+
+    /// An archive in memory, gone with the last copy of this value.
+    pub fn in_memory() -> Self {
+        let address = ArchiveAddress::File("/memory".into());
+        Self::over(Arc::new(InMemory::new()), address, Scratch::default())
     }
 
     /// An archive in any store; `address` is what it is called.
@@ -223,6 +230,14 @@ impl Archive {
         let mut found: Vec<_> = found.try_collect().await?;
         found.sort_unstable();
         Ok(found)
+    }
+
+    /// When the newest object of a folder was written, by the store's clock; `None`: there is none.
+    pub async fn last_written(&self, folder: &str) -> Result<Option<Timestamp>, ArchiveError> {
+        let folder = parse(folder)?;
+        let at = |meta: ObjectMeta| Timestamp::from_micros(meta.last_modified.timestamp_micros());
+        let newest = |newest: Option<Timestamp>, at| async move { Ok(newest.max(Some(at))) };
+        Ok(self.store.list(Some(&folder)).map_ok(at).try_fold(None, newest).await?)
     }
 
     /// The names of the folders right below a folder.

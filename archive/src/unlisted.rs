@@ -1,13 +1,13 @@
 //! What no manifest lists: left by a crash, or of an hour that was being sealed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     base, compaction, error::ArchiveError, history::Names, manifest::ManifestReader, store::Archive,
 };
-use model::Partition;
+use model::{LogId, Partition};
 
 /// Paths as half their SHA-256: an archive has millions.
 #[derive(Default)]
@@ -36,7 +36,6 @@ impl Paths {
 /// A manifest cannot be read: then nobody knows what it lists.
 pub async fn unlisted(
     archive: &Archive,
-    partitions: u32,
     mut step: impl FnMut(),
 ) -> Result<Vec<String>, ArchiveError> {
     let mut stored = Vec::new();
@@ -45,7 +44,7 @@ pub async fn unlisted(
     }
     let mut listed = Paths::default();
     for log in base::logs(archive).await? {
-        for partition in (0..partitions).map(Partition::new) {
+        for partition in partitions(archive, "manifests", log).await? {
             let names = Names::list(archive, log, partition).await?;
             for path in names.hours().chain(names.fulls()).chain(names.on_demand()) {
                 note(archive, &path, &mut listed).await?;
@@ -63,6 +62,20 @@ pub async fn unlisted(
     }
     stored.retain(|path| !listed.has(path));
     Ok(stored)
+}
+
+/// The partitions of a log that have anything in a folder: `manifests` or `segments`.
+///
+/// # Errors
+/// The store does not list it.
+pub async fn partitions(
+    archive: &Archive,
+    folder: &str,
+    log: LogId,
+) -> Result<BTreeSet<Partition>, ArchiveError> {
+    let number = |name: &str| name.strip_prefix("partition=")?.parse().ok().map(Partition::new);
+    let names = archive.folders(&format!("{folder}/{log}")).await?;
+    Ok(names.iter().filter_map(|name| number(name)).collect())
 }
 
 async fn note(archive: &Archive, path: &str, listed: &mut Paths) -> Result<(), ArchiveError> {

@@ -13,7 +13,8 @@ use archive::{
 };
 use eventlog::Record;
 use model::{
-    Event, Heading, Member, Offset, Partition, Role, ScopeKey, UserId, limits::OUTCOME_KEPT_MICROS,
+    Cursor, Event, Heading, Member, Offset, Partition, Role, ScopeKey, UserId,
+    limits::OUTCOME_KEPT_MICROS,
 };
 
 use crate::{
@@ -255,7 +256,7 @@ impl Loading<'_> {
             tables.load_scope(partition, &line.scope, &heading, &members)
         })?;
         match line.backup {
-            Some(backup) => self.load_lines(&line.scope, backup).await,
+            Some(backup) => self.load_lines(&line.scope, line.floor, backup).await,
             None => Ok(()),
         }
     }
@@ -263,6 +264,7 @@ impl Loading<'_> {
     async fn load_lines(
         &self,
         scope: &ScopeKey,
+        floor: Cursor,
         backup: BackupObject,
     ) -> Result<(), ArchiverError> {
         let (scope, cache) = (scope.reference(), self.cache.clone());
@@ -281,6 +283,10 @@ impl Loading<'_> {
                 cache.write(false, |tables| {
                     for line in &batch {
                         let message = message_line::read(line).map_err(CacheError::unloadable)?;
+                        // A full that was carried on may have tombstones that have expired since.
+                        if !message.entry.is_live() && message.entry.cursor <= floor {
+                            continue;
+                        }
                         tables.load_message(scope, message.id, &message.entry, line)?;
                     }
                     Ok(())
@@ -451,7 +457,9 @@ impl Loading<'_> {
     fn check(&self, path: &str, line: &ScopeLine) -> Result<(), ArchiverError> {
         let view = self.cache.read()?;
         let found = view.existing_scope(self.partition, line.scope.reference())?.1;
-        if (found.head, found.count, found.digest) == (line.head, line.count, line.digest) {
+        if (found.head, found.floor, found.count, found.digest)
+            == (line.head, line.floor, line.count, line.digest)
+        {
             return Ok(());
         }
         let problem = format!("{} is something else by the events", line.scope);

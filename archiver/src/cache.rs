@@ -5,6 +5,7 @@
 
 mod loading;
 mod record;
+mod tombstones;
 
 use std::{path::Path, sync::Arc};
 
@@ -24,11 +25,12 @@ use redb::{
     WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
+pub(crate) use tombstones::{OldPart, OldTombstones};
 
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 48 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -41,6 +43,9 @@ const IDS: TableDefinition<([u8; 16], [u8; 16]), &[u8]> = TableDefinition::new("
 const CONTENTS: TableDefinition<([u8; 16], [u8; 32]), [u8; 16]> = TableDefinition::new("contents");
 /// Scope and cursor → the line of a backup.
 const LINES: TableDefinition<([u8; 16], u64), &[u8]> = TableDefinition::new("lines");
+/// Scope and cursor → when the message was deleted, and its id: the tombstones among the lines.
+const TOMBSTONES: TableDefinition<([u8; 16], u64), (i64, [u8; 16])> =
+    TableDefinition::new("tombstones");
 /// Scope and user → member.
 const MEMBERS: TableDefinition<([u8; 16], &str), &[u8]> = TableDefinition::new("members");
 /// Command → what is known of it.
@@ -276,6 +281,7 @@ pub(crate) struct Tables<'t> {
     ids: Table<'t, ([u8; 16], [u8; 16]), &'static [u8]>,
     contents: Table<'t, ([u8; 16], [u8; 32]), [u8; 16]>,
     lines: Table<'t, ([u8; 16], u64), &'static [u8]>,
+    tombstones: Table<'t, ([u8; 16], u64), (i64, [u8; 16])>,
     members: Table<'t, ([u8; 16], &'static str), &'static [u8]>,
     commands: Table<'t, [u8; 16], &'static [u8]>,
     command_ages: Table<'t, (u32, i64, [u8; 16]), ()>,
@@ -292,6 +298,7 @@ impl<'t> Tables<'t> {
             ids: transaction.open_table(IDS)?,
             contents: transaction.open_table(CONTENTS)?,
             lines: transaction.open_table(LINES)?,
+            tombstones: transaction.open_table(TOMBSTONES)?,
             members: transaction.open_table(MEMBERS)?,
             commands: transaction.open_table(COMMANDS)?,
             command_ages: transaction.open_table(COMMAND_AGES)?,
@@ -394,6 +401,9 @@ impl<'t> Tables<'t> {
             self.lines.insert((key, message.entry.cursor.get()), line.as_bytes())?;
             self.put_entry(key, changed.id, &message.entry)?;
         }
+        if let Some(floor) = applied.floor {
+            self.forget_tombstones(key, floor)?;
+        }
         if let Some(user) = &applied.member
             && let Some(member) = scope.members.get(user)
         {
@@ -427,6 +437,8 @@ impl<'t> Tables<'t> {
         self.lines.remove((scope, old.cursor.get()))?;
         if old.is_live() {
             self.contents.remove((scope, old.content_hash.0))?;
+        } else {
+            self.tombstones.remove((scope, old.cursor.get()))?;
         }
         Ok(())
     }
@@ -434,9 +446,13 @@ impl<'t> Tables<'t> {
     fn put_entry(&mut self, scope: [u8; 16], id: MessageId, entry: &Entry) -> Result<()> {
         let id = id.0.into_bytes();
         self.ids.insert((scope, id), record::entry(entry).as_slice())?;
-        if entry.is_live() {
-            self.contents.insert((scope, entry.content_hash.0), id)?;
-        }
+        match entry.deleted_at {
+            None => self.contents.insert((scope, entry.content_hash.0), id)?.is_some(),
+            Some(at) => {
+                let (place, tombstone) = ((scope, entry.cursor.get()), (at.as_micros(), id));
+                self.tombstones.insert(place, tombstone)?.is_some()
+            }
+        };
         Ok(())
     }
 

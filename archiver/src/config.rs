@@ -72,7 +72,7 @@ impl ArchiverConfig {
     }
 }
 
-/// How long backups are kept.
+/// How long backups are kept, and tombstones.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Retention {
     /// Days that an incremental is kept; 0 is for ever. By kind of scope: 7,org=30,user=3
@@ -101,7 +101,15 @@ pub struct Retention {
         value_name = "DAYS"
     )]
     pub retention_on_demand_days: KeptDays,
+
+    /// Days that a tombstone is kept, which tells devices of a deletion; 0 is for ever. A device that was away for longer
+    /// finds out by a repair
+    #[arg(long, env = "CONTEXT_SYNC_TOMBSTONE_DAYS", default_value_t = 90, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=KeptDays::MAX as i64))]
+    pub tombstone_days: u32,
 }
+
+const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Days by the kind of a scope; 0 is for ever. `90`, or with exceptions `90,org=365`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +184,7 @@ impl Default for Retention {
             retention_incremental_days: KeptDays::all(7),
             retention_full_days: KeptDays::all(90).with(ScopeKind::Org, 365),
             retention_on_demand_days: KeptDays::all(0),
+            tombstone_days: 90,
         }
     }
 }
@@ -188,7 +197,6 @@ impl Retention {
         kind: ScopeKind,
         created_at: Timestamp,
     ) -> Option<Timestamp> {
-        const DAY_MICROS: i64 = 86_400_000_000;
         let kept = match backup_type {
             BackupType::Incremental => self.retention_incremental_days,
             BackupType::Full => self.retention_full_days,
@@ -196,6 +204,12 @@ impl Retention {
         };
         let days = kept.of(kind);
         (days > 0).then(|| created_at.plus_micros(i64::from(days) * DAY_MICROS))
+    }
+
+    /// When a message was deleted at the latest whose tombstone's time is over; `None`: it never is.
+    pub(crate) fn tombstones_before(&self, now: Timestamp) -> Option<Timestamp> {
+        let kept = i64::from(self.tombstone_days) * DAY_MICROS;
+        (kept > 0).then(|| now.plus_micros(-kept))
     }
 }
 
@@ -232,6 +246,22 @@ mod tests {
         assert_eq!(found.retention_incremental_days, founding.retention_incremental_days);
         assert_eq!(found.retention_full_days, founding.retention_full_days);
         assert_eq!(found.retention_on_demand_days, founding.retention_on_demand_days);
+        assert_eq!(found.tombstone_days, founding.tombstone_days);
+    }
+
+    #[test]
+    fn tombstones_are_kept_for_their_days_or_for_ever() {
+        let now = Timestamp::from_micros(100 * DAY_MICROS);
+        let before = |tombstone_days| {
+            let retention = Retention { tombstone_days, ..Retention::default() };
+            retention.tombstones_before(now).map(|at| at.as_micros() / DAY_MICROS)
+        };
+        // Before 1970 nothing was deleted.
+        assert_eq!([0, 1, 90, 36_500].map(before), [None, Some(99), Some(10), Some(0)]);
+        let parse =
+            |days| <Settings as clap::Parser>::try_parse_from(["", "--tombstone-days", days]);
+        assert_eq!(parse("0").unwrap().retention.tombstone_days, 0);
+        assert!(parse("36501").is_err() && parse("-1").is_err());
     }
 
     #[test]

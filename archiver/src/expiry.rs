@@ -1,4 +1,4 @@
-//! Retention: what is over its time is written down, then deleted, then said to have expired.
+//! Retention of backups: what is over its time is written down, then deleted, then said to have expired.
 //!
 //! The bucket's manifests say what there is: they are the truth, and outlive the catalogue. Backups are over in groups:
 //! the incrementals of a day, the fulls that a manifest is the last to list, each backup on demand. A group is a
@@ -23,15 +23,20 @@ use archive::{
 use eventlog::{EventLog, partition_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{
-    AboutBackup, BackupId, BackupType, Fact, LogId, Partition, ScopeKey, ScopeKind, ScopeRef,
-    Timestamp,
+    AboutBackup, BackupId, BackupType, Cursor, Fact, LogId, Partition, ScopeKey, ScopeKind,
+    ScopeRef, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
-    cache::Cache, clock::Clock, config::Retention, error::ArchiverError, facts::Facts,
-    measure::EXPIRED, upkeep::Expiring,
+    cache::{Cache, OldTombstones},
+    clock::Clock,
+    config::Retention,
+    error::ArchiverError,
+    facts::Facts,
+    measure::EXPIRED,
+    upkeep::Expiring,
 };
 
 /// Scopes whose newest full is read, or objects that are deleted, at the same time.
@@ -92,9 +97,21 @@ pub struct Summary {
     pub bytes: u64,
     /// Backups over their time that stay.
     pub stays: u64,
+    /// Tombstones that went, or would go.
+    pub tombstones: u64,
 }
 
-/// Who is told of each backup.
+/// Tombstones of a scope that are over their time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// `tenant/kind/name`.
+    pub scope: String,
+    /// The cursor of the last of them: the scope's floor, once they are gone.
+    pub up_to: Cursor,
+    pub tombstones: u64,
+}
+
+/// Who is told of each backup, and of tombstones.
 #[derive(Default)]
 pub(crate) struct Told {
     to: Option<mpsc::Sender<Expiring>>,
@@ -121,9 +138,17 @@ impl Told {
         // Who asked may have gone; what is due is due.
         let _ = to.send(Expiring::Overdue(overdue)).await;
     }
+
+    pub(crate) async fn tell_tombstones(&mut self, old: &OldTombstones) {
+        let tombstones = old.parts.iter().map(|part| part.count).sum();
+        self.summary.tombstones += tombstones;
+        let (Some(to), Some(last)) = (&self.to, old.parts.last()) else { return };
+        let (scope, up_to) = (old.scope.to_string(), last.up_to);
+        let _ = to.send(Expiring::Forgotten(Forgotten { scope, up_to, tombstones })).await;
+    }
 }
 
-/// Expires backups.
+/// Expires backups, and tombstones.
 pub(crate) struct Expiry {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) facts: Arc<dyn EventLog>,
@@ -182,6 +207,7 @@ impl Expiry {
     ) -> Result<Summary, ArchiverError> {
         let needed = self.needed().await?;
         let now = self.clock.now_by_log(self.log_time()?);
+        self.expire_tombstones(now, dry_run, told).await?;
         // What a lost log has left is over in its time too.
         let lineage = base::lineage(&self.archive, self.log.log_id()).await?;
         for partition in (0..self.log.partitions()).map(Partition::new) {

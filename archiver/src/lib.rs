@@ -3,7 +3,7 @@
 //! [`session`] reads the log and folds it into the [`cache`]; where an hour or a day of the log's time ends,
 //! [`sealing`] writes objects and the manifest that makes them a backup. All of it is a pure function of
 //! the log: killed anywhere and started again, or running twice at once, it ends with the same bytes.
-//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`]), and compares backups with the live rows ([`mod@drill`]);
+//! Beside that, [`upkeep`] deletes what is over its time ([`expiry`], [`tombstones`]), and compares backups with the live rows ([`mod@drill`]);
 //! [`segments`] uploads raw records until their hour is sealed, [`compaction`] puts the tables of a day that is over together,
 //! [`restoring`] executes restores, and [`facts`] says what was done. Where the log no longer reaches back, [`bootstrap`] makes
 //! the cache again from the archive ([`records`]: what the log or the segments have), and [`mod@gap`] goes on from the read model.
@@ -29,6 +29,7 @@ mod restoring;
 mod sealing;
 mod segments;
 mod session;
+mod tombstones;
 mod upkeep;
 mod workers;
 
@@ -45,8 +46,10 @@ pub use clock::Clock;
 pub use config::{ArchiverConfig, InvalidKeptDays, KeptDays, Retention, SegmentConfig};
 pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
-pub use expiry::{Fate, Overdue, Stays, Summary};
-pub use recovery::{Lost, Recovered, Recovering, Recovery, RecoveryError, lost};
+pub use expiry::{Fate, Forgotten, Overdue, Stays, Summary};
+pub use recovery::{
+    Lost, Recovered, Recovering, Recovery, RecoveryError, last_written, lost, lost_log,
+};
 pub use upkeep::{Expiring, Operator, Upkeep};
 
 use back_off::BackOff;

@@ -12,6 +12,7 @@ pub(crate) const GAPS: &str = "context_sync_archive_gaps_total";
 pub(crate) const SEGMENTS: &str = "context_sync_archive_segments_total";
 pub(crate) const DAMAGED: &str = "context_sync_backups_damaged_total";
 pub(crate) const EXPIRED: &str = "context_sync_backups_expired_total";
+pub(crate) const TOMBSTONES: &str = "context_sync_tombstones_expired_total";
 pub(crate) const DRILL_AGE: &str = "context_sync_drill_age_seconds";
 pub(crate) const DRILL_OK: &str = "context_sync_drill_ok";
 const LAG: &str = "context_sync_archive_lag_records";
@@ -43,11 +44,16 @@ pub(crate) fn describe() {
     metrics::describe_counter!(SEGMENTS, "Segments of raw records uploaded");
     metrics::describe_counter!(DAMAGED, "Backups that were read back and are not what was written");
     metrics::describe_counter!(EXPIRED, "Backups that were over their time and are deleted");
+    metrics::describe_counter!(
+        TOMBSTONES,
+        "Tombstones that were over their time and are forgotten"
+    );
     metrics::describe_gauge!(DRILL_AGE, seconds, "Since backups were last compared with the rows");
     metrics::describe_gauge!(DRILL_OK, "1 if all backups of the last drill agreed");
     // There from the start: the first time that one of them moves must be seen as a move.
     metrics::counter!(GAPS).absolute(0);
     metrics::counter!(DAMAGED).absolute(0);
+    metrics::counter!(TOMBSTONES).absolute(0);
     for backup_type in BackupType::ALL {
         metrics::counter!(EXPIRED, "type" => backup_type.as_str()).absolute(0);
     }

@@ -8,17 +8,18 @@
 mod lost_log;
 mod work;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use archive::{
     Archive, ArchiveError,
     base::{self, Owner},
     manifest::ManifestReader,
     period::HourLength,
-    unlisted::unlisted,
+    replay::Replay,
+    unlisted::{partitions, unlisted},
 };
 use eventlog::EventLog;
-use model::{LogId, Offset, Partition};
+use model::{LogId, Offset, Partition, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -31,6 +32,8 @@ pub struct Lost {
     pub log: LogId,
     /// How many it had; `None` if it was lost before its first hour was sealed: only manifests say it.
     pub partitions: Option<u32>,
+    /// The last partition of which anything is there.
+    pub last: Option<Partition>,
     /// How long its hours are; likewise.
     pub hours: Option<HourLength>,
 }
@@ -45,6 +48,8 @@ pub struct Recovery {
     /// Its log of facts, which the catalogue is made of.
     pub facts: Arc<dyn EventLog>,
     pub clock: Clock,
+    /// For how long the archive must have been given nothing of the lost log: else somebody archives it still.
+    pub quiet: Duration,
 }
 
 /// What a recovery says while it goes on; the last is `Done` or `Failed`.
@@ -105,6 +110,12 @@ pub enum RecoveryError {
         "log {0}, which --log names, is the archive's own: it is not lost, or its directory is still there"
     )]
     SameLog(LogId),
+    #[error(
+        "something of log {log} was archived {seconds} s ago: it lives still, or was lost (or its recovery stopped) just now. \
+         Stop every service of it, its archiver first, and recover it once nothing has come for {} s (--quiet-seconds)",
+        quiet.as_secs()
+    )]
+    StillArchived { log: LogId, seconds: u64, quiet: Duration },
     #[error("the new log has records already: it must be empty, and no service may run on it yet")]
     NotEmpty,
     #[error("the archive has something of the new log already, which no recovery wrote")]
@@ -113,6 +124,10 @@ pub enum RecoveryError {
         "the new log has {found} partitions, the lost one had {needed}: create it anew with --log-partitions {needed}"
     )]
     OtherPartitionCount { needed: u32, found: u32 },
+    #[error(
+        "the new log has {found} partitions, and there is something of partition {last} of the lost one: create the new log anew with --log-partitions, and as many as the lost one had"
+    )]
+    FewerPartitions { last: Partition, found: u32 },
     #[error(
         "scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions"
     )]
@@ -125,6 +140,19 @@ impl From<ArchiveError> for RecoveryError {
     fn from(error: ArchiveError) -> Self {
         Self::Archiver(error.into())
     }
+}
+
+/// A log that was lost, as far as the archive has it: nothing can be appended.
+///
+/// # Errors
+/// The archive cannot be read.
+pub async fn lost_log(
+    archive: &Archive,
+    log: LogId,
+    partitions: u32,
+) -> Result<Arc<dyn EventLog>, ArchiverError> {
+    let lost = lost_log::LostLog::find(archive, log, partitions).await?;
+    Ok(Replay::over(Arc::new(lost), archive.clone()))
 }
 
 /// The log to recover: the one named, or the only one that no other one goes on from.
@@ -150,13 +178,18 @@ pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, Recov
         }
     };
     let mut paths = archive.list(&format!("manifests/{log}")).await?.into_iter();
-    let first = paths.find(|(path, _)| path.contains("/hour/") || path.contains("/full/"));
+    let says =
+        |path: &str| ["/hour/", "/full/", "/on-demand/"].iter().any(|kind| path.contains(kind));
+    let first = paths.find(|(path, _)| says(path));
     let header = match first {
         Some((path, _)) => Some(ManifestReader::new(archive.fetch(&path).await?, &path)?.header),
         None => None,
     };
-    let partitions = header.as_ref().map(|header| header.partitions);
-    Ok(Lost { log, partitions, hours: header.map(|header| header.period_seconds) })
+    let count = header.as_ref().map(|header| header.partitions);
+    let mut seen = partitions(archive, "manifests", log).await?;
+    seen.append(&mut partitions(archive, "segments", log).await?);
+    let hours = header.map(|header| header.period_seconds);
+    Ok(Lost { log, partitions: count, last: seen.last().copied(), hours })
 }
 
 impl Lost {
@@ -184,7 +217,7 @@ impl Recovery {
 
     async fn recover(&self, say: &mpsc::Sender<Recovering>) -> Result<Recovered, RecoveryError> {
         self.check().await?;
-        for path in unlisted(&self.archive, self.log.partitions(), || {}).await? {
+        for path in unlisted(&self.archive, || {}).await? {
             self.archive.delete(&path).await?;
             tell(say, Recovering::Removed(path)).await?;
         }
@@ -221,6 +254,9 @@ impl Recovery {
         if let Some(needed) = self.lost.partitions.filter(|needed| *needed != found) {
             return Err(RecoveryError::OtherPartitionCount { needed, found });
         }
+        if let Some(last) = self.lost.last.filter(|last| last.get() >= found) {
+            return Err(RecoveryError::FewerPartitions { last, found });
+        }
         for partition in (0..found).map(Partition::new) {
             let bounds = self.log.bounds(partition).await.map_err(ArchiverError::from)?;
             if bounds.end > Offset::ZERO {
@@ -240,9 +276,36 @@ impl Recovery {
             Owner::GivenUpFor(other) if other != into => {
                 Err(RecoveryError::GivenUp { from, into: other })
             }
-            _ => Ok(()),
+            Owner::GivenUpFor(_) => Ok(()), // this recovery has begun
+            _ => self.check_quiet().await,
         }
     }
+
+    /// Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
+    async fn check_quiet(&self) -> Result<(), RecoveryError> {
+        let (log, quiet) = (self.lost.log, self.quiet);
+        let Some(at) = last_written(&self.archive, log).await? else { return Ok(()) };
+        let passed = self.clock.now().micros_since(at).max(0).unsigned_abs();
+        if u128::from(passed) >= quiet.as_micros() {
+            return Ok(());
+        }
+        Err(RecoveryError::StillArchived { log, seconds: passed / 1_000_000, quiet })
+    }
+}
+
+/// When something of a log was last archived.
+///
+/// # Errors
+/// The archive cannot be read.
+pub async fn last_written(
+    archive: &Archive,
+    log: LogId,
+) -> Result<Option<Timestamp>, ArchiveError> {
+    let mut last = None;
+    for folder in ["manifests", "segments"] {
+        last = last.max(archive.last_written(&format!("{folder}/{log}")).await?);
+    }
+    Ok(last)
 }
 
 async fn tell(say: &mpsc::Sender<Recovering>, line: Recovering) -> Result<(), RecoveryError> {

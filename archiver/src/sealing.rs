@@ -363,11 +363,11 @@ impl Sealer<'_> {
         scope: ScopeRef,
         wanted: Option<Wanted>,
     ) -> Result<ScopeLine, ArchiverError> {
-        let backup = match wanted {
-            Some(wanted) => Some(self.backup(view, scope, wanted).await?),
-            None => None,
-        };
-        Ok(view.scope_line(partition, scope, backup)?)
+        let mut line = view.scope_line(partition, scope, None)?;
+        if let Some(wanted) = wanted {
+            line.backup = Some(self.backup(view, scope, wanted, line.head).await?);
+        }
+        Ok(line)
     }
 
     async fn backup(
@@ -375,12 +375,13 @@ impl Sealer<'_> {
         view: &Arc<View>,
         scope: ScopeRef,
         wanted: Wanted,
+        head: Cursor,
     ) -> Result<BackupObject, ArchiverError> {
         let Wanted { id, backup_type, path, after } = wanted;
         let (view, scratch) = (view.clone(), self.archive.scratch().clone());
         let mut made = blocking(move || Made::new(&view, &scratch, scope, after)).await?;
         self.archive.create(&path, &mut made.object).await?;
-        let Made { object, lines, record_count, last } = made;
+        let Made { object, lines, record_count } = made;
         Ok(BackupObject {
             id,
             backup_type,
@@ -391,7 +392,8 @@ impl Sealer<'_> {
             lines,
             record_count,
             cursor_first: after.next(),
-            cursor_last: last,
+            // Its line may be of a tombstone that has expired.
+            cursor_last: head,
         })
     }
 
@@ -417,8 +419,6 @@ struct Made {
     object: Object,
     lines: u64,
     record_count: u64,
-    /// The scope's head.
-    last: Cursor,
 }
 
 impl Made {
@@ -429,9 +429,8 @@ impl Made {
         after: Cursor,
     ) -> Result<Self, ArchiverError> {
         let mut writer = LinesWriter::new(scratch);
-        let (mut live, mut last, mut failed) = (0, after, None);
-        view.lines(scope, after, |cursor, line| {
-            last = cursor;
+        let (mut live, mut failed) = (0, None);
+        view.lines(scope, after, |_, line| {
             live += u64::from(line.ends_with(LIVE));
             if let Err(error) = writer.push(line) {
                 failed.get_or_insert(error);
@@ -442,7 +441,7 @@ impl Made {
             return Err(error.into());
         }
         let lines = writer.lines;
-        Ok(Self { object: writer.finish()?, lines, record_count: live, last })
+        Ok(Self { object: writer.finish()?, lines, record_count: live })
     }
 }
 

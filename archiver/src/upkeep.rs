@@ -16,7 +16,7 @@ use crate::{
     cache::Cache,
     clock::Clock,
     drill::{DRILL_SCOPES, DrillError, Drilling, drill},
-    expiry::{Expiry, Overdue, Summary, Told},
+    expiry::{Expiry, Forgotten, Overdue, Summary, Told},
     measure::{DRILL_AGE, DRILL_OK},
     session::Session,
 };
@@ -55,6 +55,7 @@ enum Request {
 #[serde(rename_all = "snake_case")]
 pub enum Expiring {
     Overdue(Overdue),
+    Forgotten(Forgotten),
     /// The last.
     Done(Summary),
     /// The last: why it stopped.
@@ -168,8 +169,8 @@ impl Worker {
     /// Returns when to do it again.
     async fn expire(&self) -> Duration {
         match self.expiry.run(false, &mut Told::default()).await {
-            Ok(Summary { expired, bytes, stays }) => {
-                tracing::info!(expired, bytes, stays, "expired what is over its time");
+            Ok(Summary { expired, bytes, stays, tombstones }) => {
+                tracing::info!(expired, bytes, stays, tombstones, "expired what is over its time");
                 EXPIRE_EVERY
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 //! say is found out here, either in the command's own process, or in the one that holds an embedded log, which answers
 //! on its ops port.
 
+mod beginning;
 pub mod check;
 pub mod dead_letters;
 mod disk;
@@ -13,6 +14,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use archive::{Archive, ArchiveConfig};
 use eventlog::{EventLog, LogAddress, LogConfig};
 use readmodel::{DatabaseConfig, DatabaseRole, PgPool, connect::try_role, feed::Feed};
+use service::ops::Readiness;
 
 /// A part that cannot be asked, and why: a line for people.
 pub type Unasked = String;
@@ -30,6 +32,8 @@ pub struct Copies {
     pub archive: Option<Result<Archive, Unasked>>,
     /// Of the projector of this process.
     pub feed: Option<Arc<Feed>>,
+    /// Which roles of this process are ready; `None`: it is a command's.
+    pub readiness: Option<Readiness>,
     /// What is kept on this machine's disk, by what it is.
     pub disks: Vec<(String, PathBuf)>,
 }
@@ -73,7 +77,16 @@ impl Copies {
             .archive
             .as_ref()
             .map(|_| Archive::open(archive).map_err(|error| error.to_string()));
-        Self { log: events, facts, database: two, rows, archive, feed: None, disks: Vec::new() }
+        Self {
+            log: events,
+            facts,
+            database: two,
+            rows,
+            archive,
+            feed: None,
+            readiness: None,
+            disks: Vec::new(),
+        }
     }
 
     /// The log and the rows, which must be of each other.

@@ -6,15 +6,11 @@ pub mod git;
 use std::path::PathBuf;
 
 use clap::Args;
+use device::upload::{Delivered, Tally, Upload};
 
 use crate::{
     Failure,
-    device::{
-        connection::ConnectionArgs,
-        output::print,
-        progress::Progress,
-        upload::{Delivered, Tally, Upload},
-    },
+    device::{connection::ConnectionArgs, output::print, progress::Progress, table::of_tally},
 };
 use git::History;
 
@@ -37,7 +33,8 @@ pub async fn run(args: ImportArgs) -> Result<(), Failure> {
     let mut history = History::open(&args.git, None).await?;
     let progress = Progress::new("importing", "commits", Some(history.total));
     let client = args.connection.client(progress.notify())?;
-    let mut upload = Upload::new(&client, &args.connection.scope);
+    let requests = client.in_scope(&args.connection.scope);
+    let mut upload = Upload::new(&requests);
     let mut empty = 0;
     while let Some(commit) = history.next().await? {
         match commit.message()? {
@@ -72,7 +69,7 @@ fn report(tally: &Tally, empty: u64, json: bool) -> Result<(), Failure> {
             0 => String::new(),
             empty => format!("commits without a message, left out: {empty}\n"),
         };
-        let _ = print([format!("{}{note}", tally.table())])?;
+        let _ = print([format!("{}{note}", of_tally(tally))])?;
     }
     match tally.rejected {
         0 => Ok(()),

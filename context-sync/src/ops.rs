@@ -45,7 +45,7 @@ pub enum OpsCommand {
 The status is 0 if all is well, 1 if something is missing, damaged or contradicts, or if there is nothing: each is named.")]
     Verify(VerifyArgs),
 
-    /// Delete the backups that are over their time, as the archiver does every day
+    /// Expire the backups and tombstones that are over their time, as the archiver does every day
     #[command(after_help = "Examples:
   context-sync ops expire --dry-run                   what would go, and what stays though its time is over
   context-sync ops expire --ops-url http://archiver:9090 --json
@@ -119,11 +119,13 @@ The status is 0 if all is well or mended, 1 if --dry-run found that something di
 
     /// The log is lost, and the database with it: go on in a new log, from the archive alone
     #[command(after_help = "Examples:
-  context-sync ops recover --archive gs://backups --log kafka://new-kafka:9092
-  context-sync ops recover                            a development instance whose log/ is gone (stop it first)
+  context-sync ops recover --archive gs://backups --log kafka://new-kafka:9092           what would be done
+  context-sync ops recover --archive gs://backups --log kafka://new-kafka:9092 --yes     and does it
+  context-sync ops recover --yes                      a development instance whose log/ is gone (stop it first)
 
-No service of the lost log may still run. The new log must be empty, the archive whole: `context-sync ops verify` says so. Stopped,
-it goes on when it is started again. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
+No service of the lost log may still run: while it is archived, it is not given up. The new log must be empty, the archive whole:
+`context-sync ops verify` says so. Stopped, it goes on when it is started again. What messages were before (their histories)
+is not recovered. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
 on up to what was archived, a minute before the end at most; beyond it they get SYNC_001, and push again what they have.")]
     Recover(Box<RecoverArgs>),
 }

@@ -206,7 +206,13 @@ pub fn start(
         // Elsewhere operators go to log and database themselves, with rights of their own.
         let is_local = listeners.ops.local_addr().is_ok_and(|address| address.ip().is_loopback());
         if exclusive || is_local {
-            ops = ops.merge(routes::copies(copies(&settings, logs.as_ref(), &archive, &feed)));
+            ops = ops.merge(routes::copies(copies(
+                &settings,
+                logs.as_ref(),
+                &archive,
+                &feed,
+                &readiness,
+            )));
         }
     }
     if has(Role::Archiver)
@@ -283,6 +289,7 @@ fn copies(
     logs: Option<&Logs>,
     archive: &Option<Archive>,
     feed: &Arc<Feed>,
+    readiness: &Readiness,
 ) -> Copies {
     let database = DatabaseConfig { database_connections: 2, ..settings.database.clone() };
     let rows = readmodel::pool_seldom_used(&database, DatabaseRole::Projector);
@@ -303,6 +310,7 @@ fn copies(
         rows: rows.map_err(|error| error.to_string()),
         archive: archive.clone().map(Ok),
         feed: Some(feed.clone()),
+        readiness: Some(readiness.clone()),
         disks,
     }
 }

@@ -158,7 +158,14 @@ struct EmbeddedLog {
 pub(crate) async fn open(config: &LogConfig, dir: &Path) -> Result<Arc<dyn EventLog>, OpenError> {
     let options = Options::new(config);
     let path = dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || open_dir(options, &path)).await;
+    let must_exist = config.log_must_exist;
+    let opened = tokio::task::spawn_blocking(move || {
+        if must_exist && !list_segments(&path).is_ok_and(|segments| !segments.is_empty()) {
+            return Err(OpenError::Missing { log: format!("embedded log in {}", path.display()) });
+        }
+        open_dir(options, &path)
+    })
+    .await;
     let log = opened.map_err(|error| OpenError::Storage {
         path: dir.to_owned(),
         reason: error.to_string(),

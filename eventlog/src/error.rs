@@ -115,7 +115,7 @@ pub enum OpenError {
     #[error("{log} has records but no log_id: {reason}")]
     NoLogId { log: String, reason: String },
     /// It must exist, and does not.
-    #[error("there is no {log}: name another --log or --log-topic-prefix")]
+    #[error("there is no {log}: name another --log, --log-topic-prefix or --log-dir")]
     Missing { log: String },
     #[error("--kafka-property {name} is refused: {reason}")]
     Property { name: String, reason: String },

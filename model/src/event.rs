@@ -83,6 +83,10 @@ pub enum Action {
         code: RestoreFailure,
         detail: String,
     },
+    /// Tombstones up to this cursor are old enough to be forgotten.
+    TombstonesExpired {
+        up_to: Cursor,
+    },
 }
 
 /// One valid message of a push, with its place in the request.
@@ -156,7 +160,8 @@ impl Command {
             | Action::BackupRequested { .. }
             | Action::RestoreChunk(_)
             | Action::RestoreCompleted { .. }
-            | Action::RestoreFailed { .. } => {}
+            | Action::RestoreFailed { .. }
+            | Action::TombstonesExpired { .. } => {}
             Action::RestoreRequested { source, .. } if source.tenant != self.scope.tenant => {
                 return Err(Unappliable::OtherTenant);
             }
@@ -203,6 +208,7 @@ impl Action {
             Self::RestoreChunk(_) => "restore_chunk",
             Self::RestoreCompleted { .. } => "restore_completed",
             Self::RestoreFailed { .. } => "restore_failed",
+            Self::TombstonesExpired { .. } => "tombstones_expired",
         }
     }
 }

@@ -82,6 +82,8 @@ pub struct Applied {
     pub member: Option<UserId>,
     /// A restore, as it stands now, if the command was about one.
     pub restore: Option<RestoreRecord>,
+    /// The floor, if the command raised it: the tombstones up to it are gone.
+    pub floor: Option<Cursor>,
 }
 
 /// A message that took the next cursor. Its new entry is in the scope.
@@ -95,8 +97,17 @@ pub struct Changed {
     pub is_new: bool,
 }
 
-/// What a command names: all that folding it may read or write, beside the scope's heading and, rarely,
-/// [`Touched::again`].
+/// What some commands made of a scope, for those who loaded it before them ([`Scope::overlay`]).
+#[derive(Clone, Debug)]
+pub struct Later {
+    /// The heading after them, and what they changed.
+    pub scope: Scope,
+    /// Messages that they changed and that are no more: the tombstones have expired.
+    pub gone: Vec<MessageId>,
+}
+
+/// What a command names: all that folding it may read or write, beside the scope's heading, tombstones that
+/// expire, which are only let go of, and, rarely, [`Touched::again`].
 #[derive(Clone, Debug, Default)]
 pub struct Touched {
     pub messages: Vec<MessageId>,
@@ -122,7 +133,8 @@ impl Touched {
             | Action::BackupRequested { .. }
             | Action::RestoreRequested { .. }
             | Action::RestoreCompleted { .. }
-            | Action::RestoreFailed { .. } => {}
+            | Action::RestoreFailed { .. }
+            | Action::TombstonesExpired { .. } => {}
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => {
                 touched.users.push(user.clone());
             }
@@ -214,12 +226,25 @@ impl Scope {
         part
     }
 
+    /// What commands that changed these have made of the scope.
+    pub fn later(
+        &self,
+        messages: impl IntoIterator<Item = MessageId>,
+        users: impl IntoIterator<Item = UserId>,
+        commands: impl IntoIterator<Item = CommandId>,
+    ) -> Later {
+        let (there, gone): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|id| self.messages.contains_key(id));
+        Later { scope: self.part(there, users, commands), gone }
+    }
+
     /// Brings this part of an earlier state up to a later one. `later` has the later heading, and all
     /// that changed in between.
-    pub fn overlay(&mut self, later: &Self) {
+    pub fn overlay(&mut self, later: &Later) {
+        let Later { scope: later, gone } = later;
         self.heading = later.heading.clone();
         // First every content is let go of, then each is taken again: they may have changed hands.
-        for id in later.messages.keys() {
+        for id in later.messages.keys().chain(gone) {
             if let Some(old) = self.messages.remove(id)
                 && self.live.get(&old.content_hash) == Some(id)
             {
@@ -229,6 +254,7 @@ impl Scope {
         for (id, entry) in &later.messages {
             self.insert(*id, entry.clone());
         }
+        self.forget_tombstones();
         self.members.extend(later.members.iter().map(|(user, member)| (user.clone(), *member)));
         self.commands.extend(later.commands.iter().map(|(id, known)| (*id, known.clone())));
     }
@@ -240,11 +266,13 @@ impl Scope {
         if let Some(known) = self.known(command.id) {
             let outcome = known.outcome.clone();
             let changes = Vec::new();
-            return Ok(Applied { outcome, repeated: true, changes, member: None, restore: None });
+            let (member, restore, floor) = (None, None, None);
+            return Ok(Applied { outcome, repeated: true, changes, member, restore, floor });
         }
         let mut changes = Vec::new();
         let mut member = None;
         let mut restore = None;
+        let before = self.heading.floor;
         let verdict = match &command.action {
             Action::MessagesPushed { changes: pushed, rejected } => {
                 self.push(command, pushed, rejected, &mut changes)
@@ -253,6 +281,7 @@ impl Scope {
             Action::MemberSet { user, role } => self.set_member(command, user, *role, &mut member),
             Action::MemberRemoved { user } => self.remove_member(command, user, &mut member),
             Action::BackupRequested { backup } => self.back_up(command, *backup),
+            Action::TombstonesExpired { up_to } => self.expire_tombstones(*up_to),
             other => {
                 let step = self.restore(command, other, &mut changes);
                 restore = step.1;
@@ -267,7 +296,8 @@ impl Scope {
         });
         let known = KnownCommand { folded_at: self.heading.clock, outcome: outcome.clone() };
         self.commands.insert(command.id, known);
-        Ok(Applied { outcome, repeated: false, changes, member, restore })
+        let floor = Some(self.heading.floor).filter(|floor| *floor > before);
+        Ok(Applied { outcome, repeated: false, changes, member, restore, floor })
     }
 
     fn known(&self, id: CommandId) -> Option<&KnownCommand> {
@@ -346,6 +376,9 @@ impl Scope {
     fn write_with_id(&mut self, id: MessageId, write: &Write) -> Status {
         let version = self.version_of(write);
         let Some(old) = self.messages.get(&id).cloned() else {
+            if self.was_forgotten(write) {
+                return Status::Stale;
+            }
             self.put(id, write, version, version.updated_at);
             return Status::Created;
         };
@@ -391,7 +424,7 @@ impl Scope {
     }
 
     /// What the writer had seen: nothing, if the cursor it names was never given out.
-    fn base(&self, base_cursor: Option<Cursor>) -> Cursor {
+    pub(crate) fn base(&self, base_cursor: Option<Cursor>) -> Cursor {
         base_cursor.filter(|base| *base <= self.heading.head).unwrap_or(Cursor::ZERO)
     }
 
@@ -472,7 +505,8 @@ impl Scope {
             | Action::ScopeCreated
             | Action::MemberSet { .. }
             | Action::MemberRemoved { .. }
-            | Action::BackupRequested { .. } => (Verdict::RestoreStep, None),
+            | Action::BackupRequested { .. }
+            | Action::TombstonesExpired { .. } => (Verdict::RestoreStep, None),
         }
     }
 

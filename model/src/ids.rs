@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{backup::BackupType, hash::ContentHash, scope::ScopeKey};
+use crate::{backup::BackupType, cursor::Cursor, hash::ContentHash, scope::ScopeKey};
 
 /// The namespace of every UUIDv5 that Context Sync derives. The names under it are parts joined by
 /// `/`, the first saying what is named; `schemas/vectors/ids.json` publishes examples.
@@ -148,6 +148,18 @@ impl CommandId {
     /// The id of a command that carries an Idempotency-Key: a retry has the same one.
     pub fn of_key(scope: &ScopeKey, kind: &str, actor: &UserId, key: &str) -> Self {
         Self(derived(&format!("command/{scope}/{kind}/{actor}/{key}")))
+    }
+
+    /// The id of the expiry of tombstones up to a cursor: whoever finds them old says the same.
+    pub fn of_expiry(scope: &ScopeKey, up_to: Cursor) -> Self {
+        Self(derived(&format!("command/{scope}/tombstones-expired/{up_to}")))
+    }
+}
+
+impl UserId {
+    /// Who wants what the archiver appends of itself.
+    pub fn archiver() -> Self {
+        Self("context-sync:archiver".into())
     }
 }
 

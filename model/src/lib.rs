@@ -24,13 +24,14 @@ pub mod restore;
 pub mod role;
 pub mod scope;
 pub mod time;
+mod tombstones;
 
 pub use backup::{AboutBackup, BackupRecord, BackupType, DrillFailure, DrillRecord, Fact};
 pub use cursor::{Cursor, InvalidCursor};
 pub use event::{
     Action, Change, Command, Event, PushedChange, Rejected, RulesVersion, Unappliable, Write,
 };
-pub use fold::{Applied, Changed, Heading, KnownCommand, Member, Scope, Touched};
+pub use fold::{Applied, Changed, Heading, KnownCommand, Later, Member, Scope, Touched};
 pub use hash::{BodyHash, ContentHash, Digest, Item, RequestHash, Version};
 pub use history::{Past, PastResult};
 pub use ids::{

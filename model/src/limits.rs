@@ -38,5 +38,8 @@ pub const UPDATED_AT_AHEAD_MAX_MICROS: i64 = 5 * 60 * 1_000_000;
 /// How long a command id is known to the fold: 24 hours, in microseconds.
 pub const COMMAND_KNOWN_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
+/// Tombstones that one event lets go of, at most: a projector deletes their rows in one statement.
+pub const TOMBSTONES_EXPIRED_MAX: usize = 10_000;
+
 /// How long the row of an outcome is kept: longer than it is known, so that deleting it never decides.
 pub const OUTCOME_KEPT_MICROS: i64 = 26 * 3_600 * 1_000_000;

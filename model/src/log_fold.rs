@@ -104,6 +104,9 @@ impl LogFold {
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.messages.insert(changed.id, message);
         }
+        if let Some(floor) = applied.floor {
+            folded.messages.retain(|_, m| m.entry.is_live() || m.entry.cursor > floor);
+        }
         Ok(applied)
     }
 }

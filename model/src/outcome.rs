@@ -46,6 +46,10 @@ pub enum Verdict {
     RestoreEnded {
         restore: RestoreId,
     },
+    /// The floor as it stands now, whether this raised it or not.
+    TombstonesExpired {
+        floor: Cursor,
+    },
     Refused(Refusal),
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Event, MessageId, Offset, Partition, PartitionClock, RestoreId,
-    Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId, Verdict, history,
-    log_fold::images,
+    Applied, Command, CommandId, Cursor, Event, Later, MessageId, Offset, Partition,
+    PartitionClock, RestoreId, Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId,
+    Verdict, history, log_fold::images,
 };
 use readmodel::{
     dead_letters::{DeadLetter, DeadLetterKind},
@@ -20,28 +20,28 @@ use sha2::{Digest as _, Sha256};
 use crate::record::Decoded;
 
 /// Records in the order of their partitions, and the positions before and after them.
-pub(crate) struct Batch {
+pub struct Batch {
     /// Those beyond `times` are not folded: see `unknown_rules`.
     records: Vec<Decoded>,
     /// The log's time at each record that is folded.
     times: Vec<Timestamp>,
-    pub(crate) advances: Vec<Advance>,
+    pub advances: Vec<Advance>,
     /// A record asks for rules that this build does not know; it and what follows is not folded.
-    pub(crate) unknown_rules: Option<UnknownRules>,
+    pub unknown_rules: Option<UnknownRules>,
 }
 
 /// Scopes that a batch changed: their headings after it, and what it changed in them.
-pub(crate) type Parts = HashMap<ScopeKey, Scope>;
+pub type Parts = HashMap<ScopeKey, Later>;
 
 /// What a batch comes to.
-pub(crate) struct Folded {
-    pub(crate) writes: Writes,
-    pub(crate) committed: Committed,
-    pub(crate) changed: Parts,
+pub struct Folded {
+    pub writes: Writes,
+    pub committed: Committed,
+    pub changed: Parts,
 }
 
 /// SHA-256 of a record's key and value, to recognise the log by.
-pub(crate) fn record_hash(key: &[u8], value: &[u8]) -> [u8; 32] {
+pub fn record_hash(key: &[u8], value: &[u8]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update((key.len() as u64).to_be_bytes());
     hasher.update(key);
@@ -50,7 +50,7 @@ pub(crate) fn record_hash(key: &[u8], value: &[u8]) -> [u8; 32] {
 }
 
 impl Batch {
-    pub(crate) fn new(records: Vec<Decoded>, positions: &BTreeMap<Partition, Position>) -> Self {
+    pub fn new(records: Vec<Decoded>, positions: &BTreeMap<Partition, Position>) -> Self {
         let mut clocks: HashMap<Partition, PartitionClock> = HashMap::new();
         let mut times = Vec::with_capacity(records.len());
         let mut unknown_rules = None;
@@ -75,26 +75,26 @@ impl Batch {
     }
 
     /// Records that were parked, each at the log's time there. The positions are past them already.
-    pub(crate) fn of_parked(records: Vec<Decoded>, times: Vec<Timestamp>) -> Self {
+    pub fn of_parked(records: Vec<Decoded>, times: Vec<Timestamp>) -> Self {
         Self { records, times, advances: Vec::new(), unknown_rules: None }
     }
 
     /// How many records are folded.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.times.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
 
     /// All records, as they were given.
-    pub(crate) fn into_records(self) -> Vec<Decoded> {
+    pub fn into_records(self) -> Vec<Decoded> {
         self.records
     }
 
     /// The records that are folded.
-    pub(crate) fn folded(&self) -> &[Decoded] {
+    pub fn folded(&self) -> &[Decoded] {
         &self.records[..self.times.len()]
     }
 
@@ -106,7 +106,7 @@ impl Batch {
     }
 
     /// What must be loaded to fold the batch.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         for command in self.commands() {
             wanted.add(&command.scope, command.id, Touched::by(command));
@@ -115,7 +115,7 @@ impl Batch {
     }
 
     /// What must be loaded besides, now that the rest is: mostly nothing.
-    pub(crate) fn wanted_besides(&self, loaded: &Loaded) -> Wanted {
+    pub fn wanted_besides(&self, loaded: &Loaded) -> Wanted {
         let written: HashSet<_> = self.commands().flat_map(Touched::written).collect();
         let mut wanted = Wanted::default();
         for command in self.commands() {
@@ -130,7 +130,7 @@ impl Batch {
     }
 
     /// Folds the batch into what was loaded.
-    pub(crate) fn fold(&self, loaded: Loaded) -> Folded {
+    pub fn fold(&self, loaded: Loaded) -> Folded {
         let mut work = Work { loaded, ..Work::default() };
         for (record, time) in self.folded().iter().zip(&self.times) {
             work.fold(record, *time);
@@ -139,7 +139,7 @@ impl Batch {
     }
 
     /// The database refuses this one record: it waits for an operator, and its scope with it.
-    pub(crate) fn park(&self, reason: &str) -> Folded {
+    pub fn park(&self, reason: &str) -> Folded {
         let mut work = Work::default();
         for (record, time) in self.folded().iter().zip(&self.times) {
             work.dead_letter(record, *time, DeadLetterKind::Parked, reason.to_owned());
@@ -198,6 +198,8 @@ struct Work {
     /// Messages that had no row before the batch.
     created: HashSet<(ScopeRef, MessageId)>,
     replaced: HashSet<(ScopeRef, MessageId)>,
+    /// Tombstones up to these cursors are gone.
+    floors: HashMap<ScopeRef, Cursor>,
     history: Vec<PastImage>,
     members: HashMap<(ScopeRef, UserId), MemberImage>,
     outcomes: HashMap<CommandId, OutcomeImage>,
@@ -269,6 +271,12 @@ impl Work {
             let image = MessageImage::new(reference, key.tenant.clone(), message);
             self.messages.insert(place, image);
         }
+        if let Some(floor) = applied.floor {
+            self.floors.insert(reference, floor);
+            self.messages.retain(|(scope, _), image| {
+                *scope != reference || image.entry.is_live() || image.entry.cursor > floor
+            });
+        }
         if let Some(user) = &applied.member
             && let Some(member) = scope.members.get(user)
         {
@@ -324,7 +332,7 @@ impl Work {
     }
 
     fn finish(self, advances: &[Advance]) -> Folded {
-        let Self { loaded, scopes, messages, replaced, members, outcomes, .. } = self;
+        let Self { loaded, scopes, messages, replaced, floors, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
         let history = self.history;
         let mut committed = self.committed;
@@ -333,7 +341,7 @@ impl Work {
         for (key, in_scope) in scopes {
             let Some(scope) = loaded.scopes.get(&key) else { continue };
             let InScope { reference, messages, users, commands } = in_scope;
-            changed.insert(key.clone(), scope.part(messages, users, commands));
+            changed.insert(key.clone(), scope.later(messages, users, commands));
             // A team that was never created has no row, whoever asked something of it.
             if scope.heading.exists {
                 committed.scopes.push((reference, scope.heading.clone()));
@@ -348,6 +356,7 @@ impl Work {
             scopes: headings,
             members: members.into_values().collect(),
             replaced: replaced.into_iter().collect(),
+            floors: floors.into_iter().collect(),
             messages,
             history,
             outcomes: outcomes.into_values().collect(),

@@ -6,7 +6,7 @@
 //! ends the process. [`rebuild`] does the same beside the live rows, and puts what comes of it in their place.
 
 mod adopting;
-mod batch;
+pub mod batch;
 mod catalogue;
 mod config;
 mod epochs;
@@ -16,7 +16,7 @@ mod measure;
 pub mod parked;
 mod projecting;
 mod rebuild;
-mod record;
+pub mod record;
 mod session;
 
 use std::{sync::Arc, time::Duration};

@@ -72,7 +72,7 @@ pub enum Rebuilding {
 /// How a scope differs. What is of the live rows is before what they should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// `tenant/kind/name`, or the scope's reference where neither has its name.
+    /// `tenant/kind/name`, or the scope's reference where neither has its name; of what a tenant has, the tenant.
     pub scope: String,
     pub problem: String,
 }
@@ -83,6 +83,9 @@ pub struct Rebuilt {
     /// How many were compared, and how many of them differ.
     pub scopes: u64,
     pub differing: u64,
+    /// Tenants of which the rows say that they have more or less than it is: quotas are compared with that.
+    #[serde(default)]
+    pub tenants: u64,
     /// The rebuilt rows have taken the live ones' place.
     pub swapped: bool,
     /// It went on with what an earlier rebuild left.
@@ -117,6 +120,8 @@ pub enum RebuildError {
         "the tables were in use all the time; try again when there is less to do, it goes on from here"
     )]
     Busy,
+    #[error("there is no scope {0}, in the rows or by the log")]
+    UnknownScope(ScopeKey),
     #[error("--cut-log is for a whole read model, not for one scope")]
     CutScope,
 }

@@ -5,9 +5,13 @@ use eventlog::Record;
 use model::{Action, Event, Place, Timestamp, event::Unappliable, log_fold::check_key};
 use schemas::Undecodable;
 
+/// An expiry of tombstones deletes rows by one range, 10,000 at most: it counts as so many changes, so that a batch
+/// has a few of them, not thousands.
+const EXPIRY_CHANGES: usize = 100;
+
 /// Why a record is no event. It becomes a dead letter, the same in every copy.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
+pub enum Unusable {
     #[error("the record does not decode: {0}")]
     Undecodable(#[from] Undecodable),
     #[error("the event does not apply: {0}")]
@@ -16,16 +20,16 @@ pub(crate) enum Unusable {
 
 /// A record and the event in it.
 #[derive(Debug)]
-pub(crate) struct Decoded {
-    pub(crate) place: Place,
-    pub(crate) append_time: Timestamp,
-    pub(crate) key: Bytes,
-    pub(crate) value: Bytes,
-    pub(crate) event: Result<Event, Unusable>,
+pub struct Decoded {
+    pub place: Place,
+    pub append_time: Timestamp,
+    pub key: Bytes,
+    pub value: Bytes,
+    pub event: Result<Event, Unusable>,
 }
 
 impl Decoded {
-    pub(crate) fn new(record: Record) -> Self {
+    pub fn new(record: Record) -> Self {
         let place = record.place();
         let event = decode(&record.key, &record.value);
         let Record { append_time, key, value, .. } = record;
@@ -33,7 +37,7 @@ impl Decoded {
     }
 
     /// Of a scope that is not folded: its time passes, and rules change.
-    pub(crate) fn elsewhere(record: Record) -> Self {
+    pub fn elsewhere(record: Record) -> Self {
         let event = match schemas::decode(&record.value) {
             Ok(event @ Event::RulesChanged { .. }) => event,
             _ => Event::Tick,
@@ -44,7 +48,7 @@ impl Decoded {
     }
 
     /// How many messages it may change.
-    pub(crate) fn changes(&self) -> usize {
+    pub fn changes(&self) -> usize {
         match &self.event {
             Ok(Event::Command(command)) => match &command.action {
                 Action::MessagesPushed { changes, rejected } => changes.len() + rejected.len(),
@@ -55,6 +59,7 @@ impl Decoded {
                 | Action::RestoreRequested { .. }
                 | Action::RestoreCompleted { .. }
                 | Action::RestoreFailed { .. } => 1,
+                Action::TombstonesExpired { .. } => EXPIRY_CHANGES,
                 Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },
             Ok(Event::Tick | Event::RulesChanged { .. }) | Err(_) => 0,
@@ -62,7 +67,7 @@ impl Decoded {
     }
 
     /// Of key and value.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.key.len() + self.value.len()
     }
 }

@@ -54,6 +54,15 @@ pub async fn kept(
     Ok(base.map_or(Kept::NOTHING, |base| Kept { base: Some(Cursor::from_i64(base)) }))
 }
 
+/// Whether the log goes on from another one: then its first record is not the beginning.
+pub(crate) const IS_RECOVERED: &str =
+    "select exists (select from epochs e join source s on s.log_id <> e.log_id)";
+
+/// As [`IS_RECOVERED`] (the projector's role).
+pub async fn is_recovered(pool: &PgPool) -> Result<bool, ReadModelError> {
+    Ok(sqlx::query_scalar(IS_RECOVERED).fetch_one(pool).await?)
+}
+
 /// An epoch that begins, and what it keeps of the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEpoch {

@@ -41,8 +41,9 @@ pub enum ReadModelError {
 
     /// The rows were folded from a different log; going on would mix two histories.
     #[error(
-        "the read model was built from log {stored}, this log is {found}: \
-         give the read model a database of its own, or drop its schema to rebuild it from this log"
+        "the read model was built from log {stored}, this log is {found}: name the log that it is of (--log, \
+         --log-topic-prefix, --log-dir), or the database that is of this log. If {stored} is lost, `context-sync ops \
+         recover` goes on from its archive"
     )]
     OtherLog { stored: LogId, found: LogId },
 

@@ -5,6 +5,7 @@ use model::{
     Timestamp,
 };
 use sqlx::{PgConnection, PgPool, Row};
+use uuid::Uuid;
 
 use crate::{
     access::{AccessQuery, set_tenant, standing},
@@ -62,8 +63,13 @@ pub(crate) async fn insert_history(
     Ok(())
 }
 
+/// What the rows of a message's past versions are found by.
+pub fn history_key(scope: ScopeRef, id: MessageId) -> Uuid {
+    id_key(scope, &id)
+}
+
 /// Where a version became past: the record, and which of its changes. Greater is later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PastPlace {
     pub offset: Offset,
     pub change: u32,
@@ -162,7 +168,7 @@ pub async fn history(
     Ok((standing, History { current, past, has_more }))
 }
 
-fn past_row(row: &sqlx::postgres::PgRow) -> Result<PastRow, ReadModelError> {
+pub(crate) fn past_row(row: &sqlx::postgres::PgRow) -> Result<PastRow, ReadModelError> {
     let damaged =
         |what: &str| ReadModelError::Damaged(format!("a past version's {what} is unknown"));
     let result: &str = row.try_get("result")?;

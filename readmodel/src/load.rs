@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use model::{
-    BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Member,
-    MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, Timestamp, Touched, UserId,
-    Version,
+    BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Later, Member,
+    MessageId, RestoreId, Role, RunningRestore, Scope, ScopeKey, ScopeRef, Timestamp, Touched,
+    UserId, Version,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -67,6 +67,24 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// The scopes, and of each the commands that may be known.
+    pub fn scopes(&self) -> &HashMap<ScopeKey, HashSet<CommandId>> {
+        &self.scopes
+    }
+
+    /// Whether a message's row is to be loaded.
+    pub fn has_message(&self, scope: ScopeRef, id: &MessageId, entry: &Entry) -> bool {
+        self.messages.contains(&id_key(scope, id))
+            || entry.is_live() && self.contents.contains(&content_key(scope, &entry.content_hash))
+    }
+
+    /// Whether a member's row is to be loaded.
+    pub fn has_user(&self, scope: ScopeRef, user: &UserId) -> bool {
+        self.users.contains(&(scope.0, user.clone()))
+    }
+}
+
 /// The touched part of every scope that a batch names, as the rows have it.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -78,7 +96,7 @@ pub struct Loaded {
 impl Loaded {
     /// Brings what was loaded up to a later state: `later` has the headings of the scopes that changed
     /// in between, and all that changed in them.
-    pub fn overlay(&mut self, later: &HashMap<ScopeKey, Scope>) {
+    pub fn overlay(&mut self, later: &HashMap<ScopeKey, Later>) {
         for (key, later) in later {
             if let Some(scope) = self.scopes.get_mut(key) {
                 scope.overlay(later);

@@ -5,7 +5,7 @@ mod compare;
 mod kept;
 mod swap;
 
-pub use compare::{Comparing, ScopeDifference, Sums};
+pub use compare::{Comparing, ScopeDifference, Sums, TenantDifference};
 pub use kept::{Cursors, DifferingScope};
 
 use model::{LogId, RulesVersion, ScopeKey};
@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
+    epochs::IS_RECOVERED,
     error::ReadModelError,
     projection::{Position, check_source, positions_of},
 };
@@ -99,12 +100,12 @@ impl Rebuild {
         if !locked {
             return Err(ReadModelError::RebuildRuns);
         }
-        let (config, mark) = (config.clone(), mark(&mut owner).await?);
+        let (config, mark) = (config.clone(), mark(&mut owner, &extent).await?);
         Ok(Self { owner, config, extent, mark, is_holding: false })
     }
 
     /// Makes the second set of tables, or goes on with the one that an earlier rebuild left, if that is of this
-    /// version and not of one scope. True if it goes on.
+    /// version, and of the same scope. True if it goes on.
     pub async fn prepare(&mut self, anew: bool) -> Result<bool, ReadModelError> {
         // Of a rebuild that was killed after its swap.
         self.drop_replaced().await?;
@@ -115,8 +116,8 @@ impl Rebuild {
                 .bind(schema)
                 .fetch_one(&mut self.owner)
                 .await?;
-        self.mark = mark(&mut self.owner).await?;
-        if !anew && self.extent == Extent::All && found.as_ref() == Some(&self.mark) {
+        self.mark = mark(&mut self.owner, &self.extent).await?;
+        if !anew && found.as_ref() == Some(&self.mark) {
             return Ok(true);
         }
         let make = [
@@ -140,8 +141,7 @@ impl Rebuild {
 
     /// Whether the log goes on from another one: then its first record is not the beginning.
     pub async fn is_recovered(&mut self) -> Result<bool, ReadModelError> {
-        let query = "select exists (select from epochs e join source s on s.log_id <> e.log_id)";
-        Ok(sqlx::query_scalar(query).fetch_one(&mut self.owner).await?)
+        Ok(sqlx::query_scalar(IS_RECOVERED).fetch_one(&mut self.owner).await?)
     }
 
     /// How far one of the two sets is folded.
@@ -185,9 +185,13 @@ impl Rebuild {
     }
 }
 
-/// What the tables are: of which migration, folded by which rules.
-async fn mark(owner: &mut PgConnection) -> Result<String, ReadModelError> {
+/// What the tables are: of which migration, folded by which rules, and of which scope if not of all.
+async fn mark(owner: &mut PgConnection, extent: &Extent) -> Result<String, ReadModelError> {
     let version = "select max(version) from _sqlx_migrations";
     let migration: i64 = sqlx::query_scalar(version).fetch_one(owner).await?;
-    Ok(format!("migration {migration}, rules {}", RulesVersion::CURRENT.0))
+    let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+    if let Extent::Scope(scope) = extent {
+        mark.push_str(&format!(", scope {}", scope.reference().0));
+    }
+    Ok(mark)
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use model::{
     CommandId, Cursor, Entry, Heading, LogId, Member, MessageId, Offset, Outcome, Partition,
-    ScopeKey, ScopeRef, UserId, limits::OUTCOME_KEPT_MICROS,
+    ScopeKey, ScopeRef, TenantId, UserId, limits::OUTCOME_KEPT_MICROS,
 };
 use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use crate::{
     config::DatabaseConfig,
     connect,
     error::ReadModelError,
+    history::{PastPlace, PastRow, past_row},
     load::{entry, heading, member},
     outcomes::outcome,
     projection::{Position, check_source, positions},
@@ -187,6 +188,61 @@ impl Snapshot {
             })
         };
         rows.iter().map(row).collect()
+    }
+
+    /// The next past versions of the partition after one, with their keys ([`history_key`]) and scopes; none at the end.
+    /// `only`: of one scope.
+    pub async fn history(
+        &mut self,
+        after: Option<(Uuid, PastPlace)>,
+        only: Option<ScopeRef>,
+    ) -> Result<Vec<(Uuid, ScopeRef, PastRow)>, ReadModelError> {
+        let (key, place) =
+            after.unwrap_or((Uuid::nil(), PastPlace { offset: Offset::ZERO, change: 0 }));
+        let rows = sqlx::query(
+            "select id_key, scope, partition, record_offset, change, result, won_by, decided_at_us, json
+             from message_history
+             where (id_key, record_offset, change) > ($1, $2, $3) and partition = $4 and ($5 is null or scope = $5)
+             order by id_key, record_offset, change limit $6",
+        )
+        .bind(key)
+        .bind(place.offset.as_i64())
+        .bind(place.change as i32)
+        .bind(self.position.partition.get() as i32)
+        .bind(only.map(|scope| scope.0))
+        .bind(MESSAGES_AT_ONCE)
+        .fetch_all(&mut self.connection)
+        .await?;
+        let row = |row: &PgRow| {
+            let (key, scope) = (row.try_get("id_key")?, row.try_get("scope")?);
+            Ok((key, ScopeRef(scope), past_row(row)?))
+        };
+        rows.iter().map(row).collect()
+    }
+
+    /// What tenants have that is not what their scopes sum up to, as it is kept for quotas, of all partitions: live
+    /// messages and their bytes, and those of the scopes. `only`: of one tenant.
+    pub async fn wrong_usage(
+        &mut self,
+        only: Option<&TenantId>,
+    ) -> Result<Vec<(String, [i64; 2], [i64; 2])>, ReadModelError> {
+        let rows = sqlx::query_as::<_, (String, i64, i64, i64, i64)>(
+            "select tenant_id, coalesce(u.count, 0), coalesce(u.bytes, 0), coalesce(s.count, 0), coalesce(s.bytes, 0)
+             from (select tenant_id, sum(live_count)::bigint as count, sum(live_bytes)::bigint as bytes
+                   from tenant_usage group by tenant_id) u
+                 full join (select tenant_id, sum(live_count)::bigint as count, sum(live_bytes)::bigint as bytes
+                            from scopes group by tenant_id) s using (tenant_id)
+             where (coalesce(u.count, 0) <> coalesce(s.count, 0) or coalesce(u.bytes, 0) <> coalesce(s.bytes, 0))
+                 and ($1 is null or tenant_id = $1)
+             order by tenant_id",
+        )
+        .bind(only.map(TenantId::as_str))
+        .fetch_all(&mut self.connection)
+        .await?;
+        let sums = |(tenant, count, bytes, of_count, of_bytes)| {
+            (tenant, [count, bytes], [of_count, of_bytes])
+        };
+        Ok(rows.into_iter().map(sums).collect())
     }
 
     /// Gives the connection back. Dropping it does too, some time later.

@@ -17,6 +17,8 @@ pub struct ReadModelStanding {
     pub catalogue: Option<Offset>,
     /// When the last drill was, and whether all agreed.
     pub drill: Option<(Timestamp, bool)>,
+    /// Where none was: what the first backup shows.
+    pub undrilled_since: Option<Timestamp>,
     pub restores: Vec<RunningRow>,
     /// Of its tables and their indexes.
     pub bytes: u64,
@@ -53,6 +55,16 @@ pub async fn standing(pool: &PgPool) -> Result<ReadModelStanding, ReadModelError
     )
     .fetch_one(pool)
     .await?;
+    let drill = crate::drill::newest(pool).await?;
+    let undrilled_since: Option<i64> = match drill {
+        Some(_) => None,
+        None => sqlx::query_scalar(
+            "select (extract(epoch from min(created_at)) * 1000000)::bigint from context_backups
+                 where status = 'completed'",
+        )
+        .fetch_one(pool)
+        .await?,
+    };
     let running =
         |(id, scope, mode, restored, skipped, deleted): (Uuid, String, String, i64, i64, i64)| {
             RunningRow {
@@ -68,7 +80,8 @@ pub async fn standing(pool: &PgPool) -> Result<ReadModelStanding, ReadModelError
         source: source.map(|(log, epoch)| (LogId(log), Epoch(epoch))),
         positions: positions(pool).await?,
         catalogue: catalogue.and_then(Offset::from_i64),
-        drill: crate::drill::newest(pool).await?,
+        drill,
+        undrilled_since: undrilled_since.map(Timestamp::from_micros),
         restores: restores.into_iter().map(running).collect(),
         bytes: bytes.unsigned_abs(),
     })

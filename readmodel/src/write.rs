@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use model::{
-    BackupId, CommandId, Entry, Heading, Member, Message, MessageId, Offset, Outcome, Partition,
-    RestoreCounts, RestoreRecord, RestoreStatus, ScopeKey, ScopeRef, TenantId, Timestamp, UserId,
+    BackupId, CommandId, Cursor, Entry, Heading, Member, Message, MessageId, Offset, Outcome,
+    Partition, RestoreCounts, RestoreRecord, RestoreStatus, ScopeKey, ScopeRef, TenantId,
+    Timestamp, UserId,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -24,6 +25,8 @@ pub struct Writes {
     pub members: Vec<MemberImage>,
     /// Messages whose rows are there already: they are deleted, then inserted at their new cursors.
     pub replaced: Vec<(ScopeRef, MessageId)>,
+    /// Scopes whose tombstones up to a cursor have expired: their rows are deleted.
+    pub floors: Vec<(ScopeRef, Cursor)>,
     pub messages: Vec<MessageImage>,
     pub history: Vec<PastImage>,
     pub outcomes: Vec<OutcomeImage>,
@@ -166,6 +169,7 @@ impl Writes {
         notify: bool,
     ) -> Result<(), ReadModelError> {
         let one_statement = self.replaced.is_empty()
+            && self.floors.is_empty()
             && self.history.is_empty()
             && self.members.is_empty()
             && self.backups.is_empty()
@@ -175,7 +179,8 @@ impl Writes {
             return self.write(connection, advances, notify).await;
         }
         let mut transaction = connection.begin().await?;
-        if !self.replaced.is_empty() || !self.history.is_empty() {
+        let deletes = !self.replaced.is_empty() || !self.floors.is_empty();
+        if deletes || !self.history.is_empty() {
             fence(&mut transaction, advances).await?;
         }
         self.commit_in(&mut transaction, advances, notify).await?;
@@ -196,6 +201,10 @@ impl Writes {
         }
         if !self.replaced.is_empty() {
             self.delete_replaced(transaction).await?;
+        }
+        // Before what is there again under the same ids.
+        if !self.floors.is_empty() {
+            self.delete_tombstones(transaction).await?;
         }
         self.write(transaction, advances, notify).await?;
         if !self.members.is_empty() {
@@ -243,6 +252,22 @@ impl Writes {
             "delete from messages m using unnest($1::uuid[]) as d (id_key) where m.id_key = d.id_key",
         )
         .bind(keys)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// By an expression: a condition on `scope` itself would let the planner read the scope by its primary key
+    /// (docs/decisions/0005-rows.md).
+    async fn delete_tombstones(&self, connection: &mut PgConnection) -> Result<(), ReadModelError> {
+        sqlx::query(
+            "delete from messages m using unnest($1::uuid[], $2::bigint[]) as e (scope, floor)
+             where m.deleted_at_us is not null
+                 and (case when m.deleted_at_us is not null then m.scope end) = e.scope
+                 and m.cursor <= e.floor",
+        )
+        .bind(each(&self.floors, |(scope, _)| scope.0))
+        .bind(each(&self.floors, |(_, floor)| floor.as_i64()))
         .execute(connection)
         .await?;
         Ok(())

@@ -8,6 +8,7 @@
 mod facts;
 mod restores;
 pub mod segment;
+mod tombstones;
 mod wire;
 
 use std::sync::LazyLock;
@@ -59,6 +60,7 @@ enum Kind {
     RestoreChunk,
     RestoreCompleted,
     RestoreFailed,
+    TombstonesExpired,
     Tick,
     RulesChanged,
     BackupCompleted,
@@ -87,7 +89,7 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 12]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
@@ -99,6 +101,7 @@ static SCHEMAS: LazyLock<[EventSchema; 11]> = LazyLock::new(|| {
         event_schema!(Kind::RestoreChunk, "restore-chunk.v1"),
         event_schema!(Kind::RestoreCompleted, "restore-completed.v1"),
         event_schema!(Kind::RestoreFailed, "restore-failed.v1"),
+        event_schema!(Kind::TombstonesExpired, "tombstones-expired.v1"),
         event_schema!(Kind::Tick, "tick.v1"),
         event_schema!(Kind::RulesChanged, "rules-changed.v1"),
     ]
@@ -164,6 +167,8 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
             .write(&restores::RestoreCompleted::new(command, *restore, *from)),
         Action::RestoreFailed { restore, from, code, detail } => schema(Kind::RestoreFailed)
             .write(&restores::RestoreFailed::new(command, *restore, *from, *code, detail)),
+        Action::TombstonesExpired { up_to } => schema(Kind::TombstonesExpired)
+            .write(&tombstones::TombstonesExpired::new(command, *up_to)),
     }
 }
 
@@ -184,6 +189,9 @@ pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
             schema.read::<restores::RestoreCompleted>(body)?.into_command()?
         }
         Kind::RestoreFailed => schema.read::<restores::RestoreFailed>(body)?.into_command()?,
+        Kind::TombstonesExpired => {
+            schema.read::<tombstones::TombstonesExpired>(body)?.into_command()?
+        }
         Kind::Tick => {
             schema.read::<wire::Tick>(body)?;
             return Ok(Event::Tick);

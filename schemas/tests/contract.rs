@@ -113,6 +113,13 @@ fn samples() -> Vec<(&'static str, Event)> {
                 },
             ),
         ),
+        (
+            "tombstones-expired.v1",
+            command(
+                "acme/team/platform",
+                Action::TombstonesExpired { up_to: Cursor::new(12_345).unwrap() },
+            ),
+        ),
         ("tick.v1", Event::Tick),
         ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
     ]
@@ -309,7 +316,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn damaged_bytes_never_panic(kind in 0usize..11, at in 0usize..400, to: u8, cut in 0usize..400) {
+    fn damaged_bytes_never_panic(kind in 0usize..12, at in 0usize..400, to: u8, cut in 0usize..400) {
         let mut bytes = encode(&samples()[kind].1).unwrap();
         let length = bytes.len();
         bytes[at % length] = to;

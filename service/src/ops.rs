@@ -8,7 +8,7 @@ use ::http::header::CONTENT_TYPE;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::problem::Problem;
@@ -75,7 +75,7 @@ impl Readiness {
 }
 
 /// One component's state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Component {
     /// Its name.
     pub name: String,

@@ -6,7 +6,7 @@ use archive::{
     Archive,
     verify::{Sample, verify},
 };
-use archiver::{Archiver, Clock, Expiring, Operator, Upkeep};
+use archiver::{Archiver, Clock, Expiring, Operator, Summary, Upkeep};
 use model::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -30,14 +30,14 @@ fn now() -> Timestamp {
 }
 
 /// An archiver beside the cluster's other roles, so many days later.
-struct Later {
+pub(crate) struct Later {
     operator: Operator,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Later {
-    fn start(cluster: &Cluster, days: i64) -> Self {
+    pub(crate) fn start(cluster: &Cluster, days: i64) -> Self {
         let clock = Clock::new(move || now().plus_micros(days * DAY));
         let (upkeep, operator) = Upkeep::new(clock, None);
         let settings = &cluster.settings;
@@ -56,20 +56,20 @@ impl Later {
         Self { operator, shutdown, task }
     }
 
-    /// What is over its time goes; how many backups that were.
-    async fn expire(&self) -> u64 {
+    /// What is over its time goes; how much that was.
+    pub(crate) async fn expire(&self) -> Summary {
         let mut said = self.operator.expire(false).await;
         while let Some(line) = said.recv().await {
             match line {
-                Expiring::Overdue(_) => {}
-                Expiring::Done(summary) => return summary.expired,
+                Expiring::Overdue(_) | Expiring::Forgotten(_) => {}
+                Expiring::Done(summary) => return summary,
                 Expiring::Failed(error) => panic!("{error}"),
             }
         }
         panic!("the archiver stopped");
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }

@@ -9,9 +9,9 @@ use std::{
 
 use context_sync::{
     demo::{history, people::Person},
-    device::batches::Outgoing,
     import::git::History,
 };
+use device::batches::Outgoing;
 use serde_json::Value;
 
 use crate::corpus::{self, Random};

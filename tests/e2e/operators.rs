@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     backups::back_up,
     client::{Reply, USER, contents, say, team},
-    cluster::{Cluster, LogKind},
+    cluster::{ALL, Cluster, LogKind},
     crash::{free_port, run},
     database::Database,
     equation::{caught_up, eventually},
@@ -18,25 +18,25 @@ use crate::{
 
 /// What a command said, and its status.
 #[derive(Debug)]
-struct Said {
-    status: i32,
-    lines: Vec<String>,
-    error: String,
+pub(crate) struct Said {
+    pub(crate) status: i32,
+    pub(crate) lines: Vec<String>,
+    pub(crate) error: String,
 }
 
 impl Said {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let text = self.lines.join("\n");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The objects of an answer that has one a line.
-    fn objects(&self) -> Vec<Value> {
+    pub(crate) fn objects(&self) -> Vec<Value> {
         self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-async fn said(args: &[&str]) -> Said {
+pub(crate) async fn said(args: &[&str]) -> Said {
     let output = run(args).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said {
@@ -47,13 +47,13 @@ async fn said(args: &[&str]) -> Said {
 }
 
 /// Runs `ops …` against the cluster, with `--json`.
-async fn ops(cluster: &Cluster, args: &[&str]) -> Said {
+pub(crate) async fn ops(cluster: &Cluster, args: &[&str]) -> Said {
     let port = format!("--ops-url={}", cluster.node.ops_url);
     said(&[&["ops"][..], args, &[&port, "--json"]].concat()).await
 }
 
 /// The flags of a command that goes to Kafka, Postgres and the archive itself.
-fn flags(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn flags(cluster: &Cluster) -> Vec<String> {
     let log = &cluster.settings.log;
     let LogAddress::Kafka { brokers } = &log.log else { panic!("only Kafka") };
     vec![
@@ -64,7 +64,7 @@ fn flags(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-async fn ops_with(args: &[&str], flags: &[String]) -> Said {
+pub(crate) async fn ops_with(args: &[&str], flags: &[String]) -> Said {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     said(&[&["ops"][..], args, &flags].concat()).await
 }
@@ -245,7 +245,9 @@ async fn a_parked_scope_serves_pulls_until_it_is_retried(cluster: &mut Cluster) 
 async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.create_team("web", &[("bob", "member")]).await;
-    ann.push(&team("web"), &[say("one"), say("two"), say("three")]).await.ok();
+    let pushed = ann.push(&team("web"), &[say("one"), say("two"), say("three")]).await.ok();
+    let edit = json!({"id": pushed["results"][0]["id"], "type": "decision", "content": "uno", "base_cursor": 1});
+    ann.push(&team("web"), &[edit]).await.ok();
     ann.push(USER, &[say("mine")]).await.ok();
     append(cluster, "acme/user/ann", b"no event".to_vec()).await;
     let well = ops(cluster, &["check"]).await;
@@ -268,7 +270,9 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
         create table scopes_before as select * from scopes;
         create table members_before as select * from members;
         create table letters_before as select * from dead_letters;
-        create table outcomes_before as select * from outcomes";
+        create table outcomes_before as select * from outcomes;
+        create table history_before as select * from message_history;
+        create table usage_before as select * from tenant_usage";
     sqlx::raw_sql(keep).execute(&cluster.pool).await.unwrap();
     for (change, problem, has_scope) in [
         ("update messages set json = replace(json, 'two', 'TWO')", "the JSON of message", true),
@@ -283,6 +287,14 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
         ("delete from members where user_id = 'bob'", "member bob has no row", true),
         ("delete from outcomes", "has no row", false),
         ("delete from dead_letters", "no dead letter either", false),
+        ("update message_history set json = json || ' '", "is not so by the log", true),
+        ("update message_history set won_by = won_by + 1", "is not so by the log", true),
+        ("delete from message_history", "has no row", true),
+        (
+            "update tenant_usage set live_bytes = live_bytes + 1",
+            "what quotas are compared with is",
+            false,
+        ),
     ] {
         sql(cluster, change).await;
         let found = ops(cluster, &["check"]).await;
@@ -298,10 +310,13 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
             delete from scopes; insert into scopes select * from scopes_before;
             delete from members; insert into members select * from members_before;
             delete from dead_letters; insert into dead_letters select * from letters_before;
-            delete from outcomes; insert into outcomes select * from outcomes_before";
+            delete from outcomes; insert into outcomes select * from outcomes_before;
+            delete from message_history; insert into message_history select * from history_before;
+            delete from tenant_usage; insert into tenant_usage select * from usage_before";
         sqlx::raw_sql(undo).execute(&cluster.pool).await.unwrap();
     }
-    let drop = "drop table before, scopes_before, members_before, letters_before, outcomes_before";
+    let drop = "drop table before, scopes_before, members_before, letters_before, outcomes_before,
+        history_before, usage_before";
     sql(cluster, drop).await;
     assert_eq!(ops(cluster, &["check"]).await.status, 0);
     let none = ops(cluster, &["check", "--scope=acme/team/none"]).await;
@@ -446,6 +461,46 @@ async fn what_is_archived_is_in_the_status_and_in_a_trace(cluster: &mut Cluster)
     assert!(status["catalogue"]["projected"].as_u64().unwrap() > 0, "{status}");
     let disks = status["disks"].as_array().unwrap();
     assert!(disks.iter().any(|disk| disk["what"] == "archive" && disk["bytes"].as_u64() > Some(0)));
+    let full = ops(cluster, &["status", "--disk-free-bytes-min=18446744073709551615"]).await;
+    assert!(full.status == 1 && full.lines.join("").contains("bytes are free"), "{full:?}");
+    what_is_not_archived_is_a_problem_and_a_tick_is_none(cluster).await;
+}
+
+async fn what_is_not_archived_is_a_problem_and_a_tick_is_none(cluster: &mut Cluster) {
+    let strict = ["status", "--archived-seconds-max=0"];
+    // A partition where nothing comes is well for as long as it likes: all that is in no hour is a tick.
+    eventually("nothing but ticks is unarchived", async || {
+        let said = ops(cluster, &strict).await;
+        let is_old = |own: &Value| own["archived_seconds"].as_u64() > Some(1);
+        let has_aged = said.json()["partitions"].as_array().unwrap().iter().any(is_old);
+        (said.status == 0 && has_aged).then_some(())
+    })
+    .await;
+    // The archiver is gone, and of some partitions there is no hour at all.
+    cluster.restart(ALL).await;
+    for user in ["bob", "cy", "dan", "eve", "fay", "gil", "hal"] {
+        cluster.device(user).push(USER, &[say("one")]).await.ok();
+    }
+    let said = eventually("what is not archived has aged", async || {
+        let said = ops(cluster, &strict).await;
+        let aged =
+            |own: &Value| own["archived"].is_null() && own["unarchived_seconds"].as_u64() > Some(0);
+        said.json()["partitions"].as_array().unwrap().iter().any(aged).then_some(said)
+    })
+    .await;
+    assert!(said.status == 1 && said.lines.join("").contains("is in no archived hour"), "{said:?}");
+    let raw = ["status", "--segments-seconds-max=1"];
+    eventually("nor is it there raw", async || {
+        let said = ops(cluster, &raw).await;
+        (said.status == 1 && said.lines.join("").contains("not even raw")).then_some(())
+    })
+    .await;
+    if cluster.kind == LogKind::Kafka {
+        let said = ops_with(&["status"], &flags(cluster)).await;
+        let unasked = &said.json()["unasked"][0];
+        assert_eq!((said.status, &unasked["part"]), (3, &json!("archive")), "{said:?}");
+        assert!(unasked["why"].as_str().unwrap().contains("none is named"), "{unasked}");
+    }
 }
 
 /// A command goes to log and database itself, says what it cannot reach, or that it may not, and changes nothing.
@@ -519,6 +574,10 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
         assert!(refused.status == 3 && refused.error.contains("belong together"), "{refused:?}");
     }
     assert_eq!(ops_with(&["check"], &empty).await.status, 3);
+    // Nobody projects anything into it.
+    let waits = ops_with(&["status", "--waiting-seconds-max=0"], &empty).await;
+    let problem = waits.json()["problems"][0].as_str().unwrap_or_default().to_owned();
+    assert!(waits.status == 1 && problem.contains("3 records are not projected"), "{waits:?}");
     // No process: an embedded log is asked through the one that holds it.
     let nobody =
         said(&["ops", "status", &format!("--ops-url=http://127.0.0.1:{}", free_port())]).await;

@@ -1,20 +1,24 @@
 //! `ops rebuild` while devices push and pull; and epochs, where cursors say something else afterwards.
 
-use std::path::Path;
+use std::{path::Path, process::Stdio};
 
 use archive::Archive;
 use projector::{Projector, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::feed::Feed;
 use serde_json::{Value, json};
 use service::ops::Readiness;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::mpsc,
+};
 
 use crate::{
     client::{Device, Reply, USER, contents, say, statuses, team},
     cluster::{ARCHIVING, Cluster, LogKind},
-    crash::load::Load,
+    crash::{binary, load::Load},
     database::Database,
-    equation::eventually,
+    equation::{DEADLINE, eventually},
+    operators::{flags, ops_with, said},
     recovering::sealed,
     replica::Replica,
 };
@@ -264,4 +268,74 @@ async fn a_rebuild_that_nobody_listens_to_stops() {
     })
     .await;
     cluster.finish().await;
+}
+
+/// As an operator types it: in a process of its own, beside a cluster that runs, and in one of the cluster's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_is_asked_for_refused_stopped_and_gone_on_with() {
+    let cluster = Cluster::start(LogKind::Kafka).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &["one", "two", "three"].map(say)).await.ok();
+    let own = flags(&cluster);
+    let here = async |args: &[&str], flags: &[String]| {
+        let said = ops_with(&[&["rebuild", "--here"], args].concat(), flags).await;
+        let done = said.objects().pop().map(|last| last["done"].clone()).unwrap_or_default();
+        (said, done)
+    };
+    let (well, done) = here(&["--dry-run"], &own).await;
+    assert_eq!((well.status, &done["scopes"], &done["differing"]), (0, &json!(1), &json!(0)));
+    // What is mistyped is not made: it is not there the second time either.
+    let mut typo = own.clone();
+    typo[1] = format!("--log-topic-prefix=no-such-{}", uuid::Uuid::new_v4().simple());
+    for _ in 0..2 {
+        let (none, _) = here(&["--dry-run"], &typo).await;
+        assert!(none.status == 1 && none.error.contains("there is no topic no-such-"), "{none:?}");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("typo");
+    let (log, database) = (format!("--log-dir={}", directory.display()), own[2].clone());
+    let (none, _) = here(&["--log=embedded", &log], &[database]).await;
+    assert!(none.status == 1 && none.error.contains("there is no embedded log in"), "{none:?}");
+    assert!(!directory.exists());
+    let (none, _) = here(&["--scope=acme/user/nobody", "--dry-run"], &own).await;
+    assert!(none.status == 1 && none.error.contains("no scope acme/user/nobody"), "{none:?}");
+
+    let damage = "update messages set json = replace(json, 'two', 'TWO')";
+    sqlx::query(damage).execute(&cluster.pool).await.unwrap();
+    let (wrong, done) = here(&["--dry-run"], &own).await;
+    assert_eq!((wrong.status, &done["differing"]), (1, &json!(1)), "{wrong:?}");
+    // Somebody reads for long: the swap waits, and Ctrl-C ends it.
+    let mut reading = cluster.pool.begin().await.unwrap();
+    let lock = "lock table messages in access share mode";
+    sqlx::query(lock).execute(&mut *reading).await.unwrap();
+    let error = stopped_once_compared(&own).await;
+    assert!(error.contains("started again, it goes on"), "{error}");
+    reading.rollback().await.unwrap();
+    assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "TWO", "three"], "as it was");
+    let (mended, done) = here(&[], &own).await;
+    assert_eq!(mended.status, 0, "{mended:?}");
+    let of = |key: &str| done[key].clone();
+    assert_eq!(["resumed", "swapped", "differing"].map(of), [json!(true), json!(true), json!(1)]);
+    assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "two", "three"]);
+    let port = format!("--ops-url={}", cluster.node.ops_url);
+    let asked = said(&["ops", "rebuild", &port, "--dry-run"]).await;
+    let well = "well: the rows of 1 scopes are what the log comes to";
+    assert_eq!((asked.status, asked.lines), (0, vec![well.to_owned()]));
+    cluster.finish().await;
+}
+
+/// Interrupts a rebuild that waits for the tables; what it says.
+async fn stopped_once_compared(flags: &[String]) -> String {
+    let mut command = tokio::process::Command::new(binary());
+    command.args(["ops", "rebuild", "--here"]).args(flags);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut rebuilding = command.spawn().unwrap();
+    let mut lines = BufReader::new(rebuilding.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("compared") {}
+    let interrupt = ["-INT".to_owned(), rebuilding.id().unwrap().to_string()];
+    assert!(std::process::Command::new("kill").args(interrupt).status().unwrap().success());
+    let ended = tokio::time::timeout(DEADLINE, rebuilding.wait_with_output()).await;
+    let ended = ended.expect("it ends").unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    String::from_utf8_lossy(&ended.stderr).into_owned()
 }

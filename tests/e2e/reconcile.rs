@@ -4,9 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use context_sync::device::{
     client::{Client, Server},
+    scope::Scope,
+};
+use device::{
     drift::{Mended, Mending},
     replica::Replica,
-    scope::Scope,
 };
 use model::{Cursor, DeviceId, Epoch, Item};
 use reqwest::{Method, header::CONTENT_TYPE};
@@ -36,7 +38,7 @@ both_logs! {
     a_fetch_has_at_most_4_mib,
 }
 
-async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
+pub(crate) async fn reconcile(device: &Device, scope: &str, body: Value) -> Reply {
     Reply::of(device.request(Method::POST, &format!("{scope}/reconcile")).json(&body)).await
 }
 
@@ -46,12 +48,12 @@ async fn fetch(device: &Device, scope: &str, ids: &[Value]) -> Reply {
 }
 
 /// What a device would send of what it holds.
-fn claim(replica: &Replica) -> Value {
+pub(crate) fn claim(replica: &Replica) -> Value {
     let claim = replica.claim();
     json!({"cursor": claim.cursor, "epoch": replica.epoch, "count": claim.count, "digest": claim.digest})
 }
 
-fn gist(answer: &Value) -> (&str, &str, u64) {
+pub(crate) fn gist(answer: &Value) -> (&str, &str, u64) {
     let text = |key: &str| answer[key].as_str().unwrap();
     (text("status"), text("action"), answer["cursor"].as_u64().unwrap())
 }
@@ -62,15 +64,15 @@ pub(crate) fn own_client(device: &Device) -> Client {
     server.client(Secret::new(device.token.clone()), DeviceId::new(&device.device).unwrap())
 }
 
-async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
+pub(crate) async fn mend(device: &Device, scope: &Scope, replica: &mut Replica) -> Mended {
     let client = own_client(device);
-    let mut mending = Mending::new(&client, scope, replica);
+    let mut mending = Mending::new(client.in_scope(scope), replica);
     mending.run().await.unwrap();
     mending.mended
 }
 
 /// Says that the replica is the scope.
-async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
+pub(crate) async fn assert_in_sync(device: &Device, scope: &str, replica: &Replica) {
     let answer = reconcile(device, scope, claim(replica)).await.ok();
     assert_eq!(gist(&answer), ("in_sync", "none", replica.cursor.get()), "{answer}");
     assert_eq!(
@@ -100,7 +102,7 @@ async fn what_a_scope_has_lost_is_kept_until_it_has_it_again(cluster: &mut Clust
     replica.apply(pulled(77, 4, "lost")).unwrap();
     replica.cursor = Cursor::new(4).unwrap();
     let client = own_client(&ann);
-    let mut mending = Mending::new(&client, &Scope::User, &mut replica);
+    let mut mending = Mending::new(client.in_scope(&Scope::User), &mut replica);
     let error = mending.run().await.unwrap_err().to_string();
     assert!(error.contains("scope_messages_max"), "{error}");
     let (mended, left) = (mending.mended, mending.left);

@@ -21,6 +21,7 @@ use crate::{
     client::{Device, Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
     equation::eventually,
+    operators::{ops, said},
     replica::Replica,
 };
 
@@ -133,11 +134,8 @@ async fn lose(cluster: &mut Cluster, loss: u32) {
         (&early.replica.digest, &early.replica.messages)
     );
     // A retry of before gets its first answer.
-    let mut again = None;
-    if loss == 0 {
-        again = Some(ann.push_once(USER, "a key", &[say("once")]).await.ok());
-    }
-    assert!(again.is_none_or(|again| again["synced"] == 1 && again["cursor"] == 1));
+    let again = ann.push_once(USER, "a key", &[say("once")]).await.ok();
+    assert_eq!((&again["synced"], &again["cursor"]), (&json!(1), &json!(1)), "{again}");
     let page = ann.pull(&web, "limit=1000").await.ok();
     let id = |place: usize| once["results"][place]["id"].clone();
     let edited = page["messages"].as_array().unwrap().iter().find(|m| m["id"] == id(0)).unwrap();
@@ -145,12 +143,18 @@ async fn lose(cluster: &mut Cluster, loss: u32) {
 
     // Devices push again what was lost, and all converge.
     ann.push(&web, &[say(&format!("{loss}: lost")), say(&format!("{loss}: lost too"))]).await.ok();
-    ann.push(&web, &[say(&format!("{loss}: after"))]).await.ok();
+    let after = ann.push(&web, &[say(&format!("{loss}: after"))]).await.ok();
     let mut early = early;
     early.replica.catch_up(&bob, &web, 100).await;
     replica.catch_up(&ann, &web, 100).await;
     assert_eq!((early.replica.cursor, replica.cursor), (base + 3, base + 3));
     assert_eq!(early.replica.messages, replica.messages);
+
+    // To operators it is one history: what was lost is told out of the archive.
+    let checked = ops(cluster, &["check"]).await;
+    let sums = checked.objects().pop().unwrap();
+    assert_eq!((checked.status, &sums["scopes"], &sums["only_rows"]), (0, &json!(2), &json!([])));
+    check_traces(cluster, old, [&pushed, &once, &after]).await;
 
     // Backups of before are there, and can be restored; new ones go on.
     let id = backup["id"].as_str().unwrap();
@@ -180,6 +184,34 @@ async fn lose(cluster: &mut Cluster, loss: u32) {
     assert_eq!(base::owner(&archive, old).await.unwrap(), Owner::GivenUpFor(recovered.log));
 }
 
+/// A push of five and one that edits the first and deletes the second, on the lost log; and one on this log.
+async fn check_traces(cluster: &Cluster, lost: LogId, [pushed, edited, after]: [&Value; 3]) {
+    let trace = async |id: &Value| {
+        let traced = ops(cluster, &["trace", id.as_str().unwrap()]).await;
+        assert_eq!(traced.status, 0, "{traced:?}");
+        let trace = traced.json();
+        assert_eq!(trace["is_cut"], false, "{trace}");
+        trace
+    };
+    let old = trace(&pushed["push_id"]).await;
+    let step = &old["steps"][0];
+    assert_eq!((&step["state"], &step["log_id"]), (&json!("recovered"), &json!(lost.to_string())));
+    assert!(step["outcome"].as_str().unwrap().starts_with("pushed: 5 synced"), "{step}");
+    assert!(step["archived_hour"].is_string(), "{step}");
+    assert_eq!(step["messages"][0]["replaced_at"], edited["results"][0]["cursor"], "{step}");
+    assert_ne!(old["backups"], json!([]));
+    let message = trace(&pushed["results"][0]["id"]).await;
+    let steps = message["steps"].as_array().unwrap();
+    let of = |step: &Value| step["messages"][0]["cursor"].clone();
+    let cursors = [pushed, edited].map(|push| push["results"][0]["cursor"].clone());
+    assert_eq!(steps.iter().map(of).collect::<Vec<_>>(), cursors, "{message}");
+    let new = trace(&after["push_id"]).await;
+    let step = &new["steps"][0];
+    let (state, log) = (json!("projected"), json!(cluster.node.log.log_id().to_string()));
+    assert_eq!((&step["state"], &step["log_id"]), (&state, &log));
+    assert!(step["outcome"].as_str().unwrap().starts_with("pushed: 1 synced"), "{step}");
+}
+
 /// What the log folds to, where the log is all there is.
 async fn fold_of(cluster: &Cluster, loss: u32) -> Option<LogFold> {
     match loss {
@@ -203,6 +235,7 @@ async fn recover(settings: &Settings, dir: &Path, old: LogId) -> Recovered {
             log: logs.events.clone(),
             facts: facts.clone(),
             clock: Clock::system(),
+            quiet: Duration::ZERO,
         };
         let (say, mut said) = mpsc::channel(1);
         let running = tokio::spawn(recovery.run(say));
@@ -312,7 +345,8 @@ async fn a_new_log_on_an_old_bucket_is_refused() {
     let into = async |log: std::sync::Arc<dyn EventLog>| {
         let (config, clock) = (cluster.settings.archiver.clone(), Clock::system());
         let (archive, lost, facts) = (archive.clone(), found.clone(), log.clone());
-        let recovery = Recovery { config, archive, lost, log, facts, clock };
+        let quiet = Duration::from_secs(180);
+        let recovery = Recovery { config, archive, lost, log, facts, clock, quiet };
         let (say, mut said) = mpsc::channel(64);
         recovery.run(say).await;
         match said.recv().await {
@@ -322,8 +356,64 @@ async fn a_new_log_on_an_old_bucket_is_refused() {
     };
     let reason = into(cluster.node.log.clone()).await;
     assert!(reason.contains("it is not lost"), "{reason}");
+    // Nor while it is archived.
+    let reason = into(other.clone()).await;
+    assert!(reason.contains("it lives still"), "{reason}");
+    assert_eq!(base::owner(&archive, found.log).await.unwrap(), Owner::Ours);
     other.append("acme/user/ann".into(), "x".into()).await.unwrap();
     let reason = into(other.clone()).await;
     assert!(reason.contains("must be empty"), "{reason}");
     cluster.finish().await;
+}
+
+/// As an operator types it: asked first, refused while the log lives, and then done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_given_up_only_if_it_is_said_so_and_it_is_lost() {
+    let bucket = tempfile::tempdir().unwrap();
+    let flag = format!("--archive=file://{}", bucket.path().display());
+    let mut cluster = Cluster::start_archiving_to(LogKind::Embedded, &[&flag]).await;
+    let ann = cluster.device("ann");
+    let pushed = ann.push(USER, &[say("one"), say("two")]).await.ok();
+    let archive = Archive::open(&cluster.settings.archive).unwrap();
+    sealed(&archive, cluster.node.log.as_ref()).await;
+    let old = cluster.node.log.log_id();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    let cache = format!("--archive-cache={}", path("cache"));
+    let into = format!("--log-dir={}", path("new"));
+    let recover = async |args: &[&str]| said(&[&["ops", "recover"], args].concat()).await;
+    // A mistyped archive is none, and is not made.
+    let typo = format!("--archive=file://{}", path("typo"));
+    let none = recover(&[&typo, &into, "--yes"]).await;
+    assert!(none.status == 1 && none.error.contains("typo is missing"), "{none:?}");
+    let which = recover(&[&flag, "--yes"]).await;
+    assert!(which.status == 1 && which.error.contains("name the new log"), "{which:?}");
+    let asked = recover(&[&flag, &into, &cache]).await;
+    let text = asked.lines.join(" ");
+    assert!(asked.status == 1 && text.contains("add --yes"), "{asked:?}");
+    assert!(text.contains(&old.to_string()) && text.contains(&path("new")), "{text}");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing is made");
+    let lives = recover(&[&flag, &into, &cache, "--yes"]).await;
+    assert!(lives.status == 1 && lives.error.contains("it lives still"), "{lives:?}");
+    assert_eq!(base::owner(&archive, old).await.unwrap(), Owner::Ours);
+
+    let mut done = Value::Null;
+    cluster
+        .lose_all_but_the_archive(async |_, dir: &Path| {
+            let into = format!("--log-dir={}", dir.display());
+            let flags = [flag.as_str(), &into, &cache, "--yes", "--quiet-seconds=0", "--json"];
+            let recovered = recover(&flags).await;
+            assert_eq!(recovered.status, 0, "{recovered:?}");
+            done = recovered.objects().pop().unwrap()["done"].clone();
+        })
+        .await;
+    let new = cluster.node.log.log_id().to_string();
+    assert_eq!((&done["from"], &done["log"]), (&json!(old.to_string()), &json!(new)));
+    let page = cluster.device("ann").pull(USER, "").await.ok();
+    assert_eq!((contents(&page).len(), &page["head"]), (2, &pushed["cursor"]));
+    // Nothing is to be recovered from the one that was given up.
+    let again = format!("--from={old}");
+    let late = recover(&[&flag, &into, &cache, &again, "--yes", "--quiet-seconds=0"]).await;
+    assert!(late.status == 1 && late.error.contains("goes on in log"), "{late:?}");
+    cluster.node.stop().await;
 }

@@ -48,8 +48,7 @@ async fn pull(device: &Device) -> (Vec<Held>, usize) {
         let page = device.pull(USER, &format!("cursor={cursor}&limit=1000")).await.ok();
         bytes += page.to_string().len();
         for message in page["messages"].as_array().unwrap() {
-            let raw = serde_json::from_value::<context_sync::device::wire::Pulled>(message.clone())
-                .unwrap();
+            let raw = serde_json::from_value::<device::wire::Pulled>(message.clone()).unwrap();
             held.push(Held::new(raw.id, raw.version().unwrap()));
         }
         cursor = page["cursor"].as_u64().unwrap();

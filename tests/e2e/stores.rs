@@ -14,6 +14,7 @@ use crate::{
     client::{Device, Reply, USER, contents, say},
     cluster::{Cluster, LogKind},
     equation::eventually,
+    operators::ops,
     restores::{counts, delete_all, restore, restoring, three},
 };
 
@@ -48,6 +49,10 @@ async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
     })
     .await;
     assert_eq!(archiver["ready"], json!(false));
+    let status = ops(&cluster, &["status"]).await.json();
+    let problems = status["problems"].as_array().unwrap();
+    let names_it = |own: &Value| own.as_str().unwrap().starts_with("archiver is not ready: ");
+    assert!(problems.iter().any(names_it), "{status}");
     let waits = ann.get(&format!("{USER}/backups/{before}")).await;
     assert_ne!(waits.body["status"], json!("completed"));
 

@@ -9,18 +9,23 @@ use archive::{
     verify::{Sample, verify},
 };
 use archiver::{Archiver, ArchiverConfig, Clock, Retention, SegmentConfig, Upkeep};
+use context_sync::copies::{
+    Copies,
+    check::{CheckQuery, Checking, Sums},
+    trace::{Trace, Tracing},
+};
 use eventlog::EventLog;
 use model::{
-    Action, BackupId, BackupType, Command, CommandId, DeviceId, Event, Limits, LogFold, Message,
-    MessageId, OrgRole, Partition, PushedChange, RequestHash, RestoreCounts, RestoreId,
+    Action, BackupId, BackupType, Change, Command, CommandId, DeviceId, Event, Limits, LogFold,
+    Message, MessageId, OrgRole, Partition, PushedChange, RequestHash, RestoreCounts, RestoreId,
     RestoreMode, RestoreStatus, Role, ScopeKey, ScopeKind, Timestamp, UserId, draft::parse_change,
     log_fold::FoldedScope,
 };
 use projector::{Projector, ProjectorConfig};
-use readmodel::feed::Feed;
+use readmodel::{DatabaseRole, feed::Feed};
 use serde_json::{Value, json};
 use service::ops::Readiness;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -437,10 +442,83 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
     assert!(own.count() > 10, "users with messages of their own");
     shutdown.cancel();
     projecting.await.unwrap().unwrap();
+    operators_see_what_retention_removed(&log, &archive, &database).await;
 
     let backups = shown::check(&archive, &log, READ_ONE_OF).await;
     let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!((report.problems, report.orphans), (vec![], vec![]));
     println!("{} records, {backups} backups, {} objects", log.all().len(), report.objects);
     assert!(backups > 100, "{backups} backups");
+}
+
+/// Of a log that has lost its beginning, operators' questions are answered out of the archive.
+async fn operators_see_what_retention_removed(
+    log: &Arc<SimulatedLog>,
+    archive: &Archive,
+    database: &Database,
+) {
+    let mut copies = Copies {
+        log: Ok(log.clone()),
+        facts: None,
+        database: database.config.clone(),
+        rows: Ok(database.role(DatabaseRole::Projector)),
+        archive: Some(Ok(archive.clone())),
+        feed: None,
+        readiness: None,
+        disks: Vec::new(),
+    };
+    let message = log.all().iter().find_map(|record| {
+        let Ok(Event::Command(command)) = schemas::decode(&record.value) else { return None };
+        if command.scope != team() {
+            return None;
+        }
+        let Action::MessagesPushed { changes, .. } = &command.action else { return None };
+        let Change::Write(write) = &changes.first()?.change else { return None };
+        Some(MessageId::of_content(&team(), &write.content_hash))
+    });
+    let message = message.unwrap().0;
+    let before = traced(&copies, message).await.unwrap();
+    assert!(before.steps[0].outcome.as_ref().unwrap().starts_with("pushed:"), "{before:?}");
+    for partition in (0..log.partitions()).map(Partition::new) {
+        log.cut(partition, log.bounds(partition).await.unwrap().end.get() - 1);
+    }
+    let sums = checked(&copies).await;
+    assert!(sums.is_well() && sums.only_rows.is_empty() && sums.messages > 100, "{sums:?}");
+    let after = traced(&copies, message).await.unwrap();
+    assert_eq!((&after.steps, after.is_cut), (&before.steps, false));
+    // Without the archive nobody can tell.
+    copies.archive = None;
+    let sums = checked(&copies).await;
+    assert_eq!(sums.only_rows.len(), 1);
+    let why = traced(&copies, message).await.unwrap_err();
+    assert!(why.contains("no event of it can be read any more"), "{why}");
+}
+
+async fn checked(copies: &Copies) -> Sums {
+    let query = CheckQuery { scope: Some(team()), sample: Sample::ALL };
+    match last(async |say| copies.check(&query, &say).await).await {
+        Checking::Done(sums) => sums,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn traced(copies: &Copies, id: Uuid) -> Result<Trace, String> {
+    match last(async |say| copies.trace(id, &say).await).await {
+        Tracing::Found(trace) => Ok(*trace),
+        Tracing::Failed(why) => Err(why),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The last thing that is said.
+async fn last<T>(asked: impl AsyncFnOnce(mpsc::Sender<T>)) -> T {
+    let (say, mut told) = mpsc::channel(16);
+    let listen = async {
+        let mut last = None;
+        while let Some(line) = told.recv().await {
+            last = Some(line);
+        }
+        last.unwrap()
+    };
+    tokio::join!(asked(say), listen).1
 }

@@ -40,6 +40,7 @@ impl Tables<'_> {
         self.ids.retain_in((scope, [0; 16])..=(scope, [0xff; 16]), |_, _| false)?;
         self.contents.retain_in((scope, [0; 32])..=(scope, [0xff; 32]), |_, _| false)?;
         self.lines.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
+        self.tombstones.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
         self.members.retain_in((scope, "")..=(scope, LAST_NAME), |_, _| false)?;
         self.fulls.remove(scope)?;
         Ok(())

@@ -114,10 +114,15 @@ impl<'a> Work<'a> {
         let newest = newest_hour(&self.of.archive, self.of.lost.log, partition).await?;
         let newest = newest.map(|(_, header)| header);
         let hour = newest.as_ref().and_then(|header| length.hour_named(&header.period));
-        // The new log's time goes on where the lost one's last hour ends: no hour is of both.
-        let clock = hour.map_or(Timestamp::EPOCH, |hour| length.end(hour));
+        let before = base::open(&self.of.archive, self.of.lost.log, partition).await?;
+        let before = before.map(|manifest| manifest.header);
+        // The new log's time goes on where the lost one's last hour ends, or where the lost one itself began, if nothing
+        // came since: no hour is of both.
+        let begun = before.as_ref().map_or(Timestamp::EPOCH, |before| before.clock);
+        let clock = hour.map_or(begun, |hour| length.end(hour));
         let name = path::base_name(length, length.hour_of(clock), log);
-        let commands = self.write_commands(partition, &name, newest.as_ref()).await?;
+        let last = newest.or(before).map(|header| header.clock);
+        let commands = self.write_commands(partition, &name, last).await?;
         let header = Header {
             format: FORMAT,
             kind: Kind::Full,
@@ -165,7 +170,7 @@ impl<'a> Work<'a> {
         let path = path::base_manifest(log, partition, &name);
         let manifest = sealer.write_manifest(&path, &header, lines).await?;
         sealer.facts.completed(manifest, &path, clock, |_| true).await?;
-        Ok((count, newest.map(|header| header.clock)))
+        Ok((count, last))
     }
 
     /// Writes what became of the commands of a day before the lost log's end.
@@ -173,10 +178,10 @@ impl<'a> Work<'a> {
         &mut self,
         partition: Partition,
         name: &str,
-        newest: Option<&Header>,
+        last: Option<Timestamp>,
     ) -> Result<Option<TableFile>, RecoveryError> {
-        let Some(newest) = newest else { return Ok(None) };
-        let known_from = newest.clock.as_micros() - OUTCOME_KEPT_MICROS;
+        let Some(last) = last else { return Ok(None) };
+        let known_from = last.as_micros() - OUTCOME_KEPT_MICROS;
         let names = Names::list(&self.of.archive, self.of.lost.log, partition).await?;
         let mut hours = Vec::new();
         for path in names.hours().rev() {

@@ -38,7 +38,7 @@ const SHOP: &str = "tenants/acme/projects/shop";
 const ORG: &str = "tenants/acme/org";
 
 /// Midnight, so many days after New Year 2026.
-fn midnight(day: i64) -> Timestamp {
+pub(crate) fn midnight(day: i64) -> Timestamp {
     at("2026-01-01T00:00:00Z").plus_micros(day * DAY)
 }
 
@@ -55,7 +55,7 @@ fn backups(bench: &Bench) -> BTreeSet<String> {
 fn overdue(said: &[Expiring]) -> Vec<&Overdue> {
     let overdue = said.iter().filter_map(|line| match line {
         Expiring::Overdue(overdue) => Some(overdue),
-        Expiring::Done(_) | Expiring::Failed(_) => None,
+        Expiring::Forgotten(_) | Expiring::Done(_) | Expiring::Failed(_) => None,
     });
     overdue.collect()
 }
@@ -65,14 +65,14 @@ fn gone(said: &[Expiring]) -> BTreeSet<String> {
     gone.map(|overdue| overdue.path.clone()).collect()
 }
 
-fn summary(said: &[Expiring]) -> Summary {
+pub(crate) fn summary(said: &[Expiring]) -> Summary {
     match said.last() {
         Some(Expiring::Done(summary)) => *summary,
         other => panic!("{other:?}"),
     }
 }
 
-async fn is_well(bench: &Bench) {
+pub(crate) async fn is_well(bench: &Bench) {
     let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.orphans, [""; 0]);

@@ -27,6 +27,7 @@ mod segments;
 mod shown;
 mod simulated_log;
 mod table;
+mod tombstones;
 mod unreliable;
 mod verifying;
 mod weeks;

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use archiver::{ArchiverError, SegmentConfig};
+use archiver::{
+    ArchiverConfig, ArchiverError, Clock, Recovering, Recovery, Retention, SegmentConfig, lost,
+};
 use bytes::Bytes;
 use eventlog::EventLog;
-use model::{Event, Partition, Timestamp};
+use model::{Event, LogId, Partition, Timestamp};
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
 };
+use tokio::sync::mpsc;
 
 use crate::{
     bench::{Bench, open},
@@ -200,4 +203,37 @@ async fn a_hole_ends_an_archiver_that_has_no_read_model() {
         assert_eq!((*found, needed.get(), begins.get()), (partition, sealed, start), "{error}");
         assert_eq!(bench.objects(), before);
     }
+}
+
+/// Lost before its first hour was sealed, a log has said nowhere how many partitions it had: but no fewer than have something.
+#[tokio::test]
+async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
+    let bench = Bench::new(2);
+    let log = LogId(uuid::Uuid::new_v4());
+    let segment = bench.folder.join(format!("segments/{log}/partition=7/0.avro"));
+    std::fs::create_dir_all(segment.parent().unwrap()).unwrap();
+    std::fs::write(&segment, b"raw").unwrap();
+    let before = bench.objects();
+    let lost = lost(&bench.archive, None).await.unwrap();
+    assert_eq!((lost.log, lost.partitions, lost.last), (log, None, Some(Partition::new(7))));
+    let recovery = Recovery {
+        config: ArchiverConfig {
+            archive_hour_seconds: archive::period::HourLength::REAL,
+            archive_cache: Some(bench.dir.path().join("another cache")),
+            segments: SegmentConfig::default(),
+            archive_drill_hours: 0,
+            retention: Retention::default(),
+        },
+        archive: bench.archive.clone(),
+        lost,
+        log: bench.log.clone(),
+        facts: bench.facts.clone(),
+        clock: Clock::system(),
+        quiet: std::time::Duration::ZERO,
+    };
+    let (say, mut said) = mpsc::channel(16);
+    recovery.run(say).await;
+    let Some(Recovering::Failed(error)) = said.recv().await else { panic!("not refused") };
+    assert!(error.contains("has 2 partitions, and there is something of partition 7"), "{error}");
+    assert_eq!(bench.objects(), before);
 }

@@ -6,7 +6,7 @@ mod rows;
 
 use std::collections::HashMap;
 
-use archive::verify::Sample;
+use archive::{Archive, verify::Sample};
 use eventlog::{EventLog, partition_of};
 use model::{Offset, Partition, ScopeKey, ScopeRef};
 use readmodel::{
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Sender;
 
 use super::{Copies, Unasked};
-use fold::{PartitionFold, Read};
+use fold::{PartitionFold, Read, Unfolded};
 use rows::Rows;
 
 /// Differences of one scope that are named, at most.
@@ -63,7 +63,7 @@ pub struct Sums {
     /// Scopes whose events wait; they are compared up to there.
     pub parked: Vec<String>,
     pub differ: u64,
-    /// Partitions whose log does not begin at 0 any more: of those, only the rows were looked at.
+    /// Partitions that have lost records which the archive does not have either: of those, only the rows were looked at.
     pub only_rows: Vec<u32>,
 }
 
@@ -127,6 +127,8 @@ impl Copies {
 
     async fn check_all(&self, query: &CheckQuery, say: &Sender<Checking>) -> Result<Sums, Unasked> {
         let (log, rows) = self.of_each_other().await?;
+        let recovered = self.of_recovered(rows).await?;
+        let log = self.reaching_back(log);
         let log = log.as_ref();
         let mut sums = Sums::default();
         for partition in query.partitions(log.partitions()) {
@@ -134,7 +136,7 @@ impl Copies {
             let stands = positions(rows).await.map_err(in_database)?;
             let target = stands.iter().find(|(p, _)| *p == partition).map_or(Offset::ZERO, |p| p.1);
             let parked = parked_in(rows, partition).await.map_err(in_database)?;
-            let folded = self.fold(log, partition, target, &parked, query, say).await?;
+            let folded = fold(log, recovered, partition, target, &parked, query, say).await?;
             self.compare(log, partition, folded, parked, query, say, &mut sums).await?;
             sums.partitions += 1;
             if say.is_closed() {
@@ -145,33 +147,6 @@ impl Copies {
             return Err(format!("there is no scope {scope}"));
         }
         Ok(sums)
-    }
-
-    /// Folds a partition up to an offset; `None` if the log has lost its beginning.
-    async fn fold(
-        &self,
-        log: &dyn EventLog,
-        partition: Partition,
-        to: Offset,
-        parked: &HashMap<ScopeRef, Offset>,
-        query: &CheckQuery,
-        say: &Sender<Checking>,
-    ) -> Result<Option<(PartitionFold, Read)>, Unasked> {
-        let in_log = |error| format!("the log: {error}");
-        let bounds = log.bounds(partition).await.map_err(in_log)?;
-        if bounds.start > Offset::ZERO {
-            return Ok(None);
-        }
-        if to > bounds.end {
-            return Err(format!(
-                "partition {partition} ends at offset {}, the rows are at {to}: this is another log, or it was cut",
-                bounds.end
-            ));
-        }
-        let mut read = Read::begin(log, partition).map_err(in_log)?;
-        let mut fold = PartitionFold::default();
-        fold.up_to(&mut read, to, parked, query, say).await?;
-        Ok(Some((fold, read)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the two sides, and whom to tell")]
@@ -192,10 +167,7 @@ impl Copies {
                 .map_err(in_database)?;
         let parked = snapshot.parked().await.map_err(in_database)?;
         let fold = match folded {
-            None => {
-                sums.only_rows.push(partition.get());
-                None
-            }
+            None => None,
             Some((mut fold, mut read)) => {
                 let at = snapshot.position.next_offset;
                 if at < read.next {
@@ -203,13 +175,61 @@ impl Copies {
                         "partition {partition} went back while it was checked; check again"
                     ));
                 }
-                fold.up_to(&mut read, at, &parked, query, say).await?;
-                Some(fold)
+                match fold.up_to(&mut read, at, &parked, query, say).await {
+                    Ok(()) => Some(fold),
+                    Err(Unfolded::Hole) => None,
+                    Err(Unfolded::Failed(why)) => return Err(why),
+                }
             }
         };
+        if fold.is_none() {
+            sums.only_rows.push(partition.get());
+        }
         let mut rows = Rows { snapshot, before, parked, query, say, sums };
-        let compared = rows.compare(fold.as_ref(), partition, log.partitions()).await;
+        let mut compared = rows.compare(fold.as_ref(), partition, log.partitions()).await;
+        if compared.is_ok() && rows.sums.partitions == 0 {
+            compared = rows.compare_usage().await;
+        }
         rows.snapshot.end().await;
         compared.map_err(in_database)
+    }
+}
+
+/// Folds a partition up to an offset; `None` if records of it can be read nowhere. `recovered`: the archive that it
+/// begins with.
+async fn fold(
+    log: &dyn EventLog,
+    recovered: Option<&Archive>,
+    partition: Partition,
+    to: Offset,
+    parked: &HashMap<ScopeRef, Offset>,
+    query: &CheckQuery,
+    say: &Sender<Checking>,
+) -> Result<Option<(PartitionFold, Read)>, Unasked> {
+    let in_log = |error| format!("the log: {error}");
+    let bounds = log.bounds(partition).await.map_err(in_log)?;
+    if bounds.start > Offset::ZERO {
+        return Ok(None);
+    }
+    if to > bounds.end {
+        return Err(format!(
+            "partition {partition} ends at offset {}, the rows are at {to}: this is another log, or it was cut",
+            bounds.end
+        ));
+    }
+    let mut read = Read::begin(log, partition).map_err(in_log)?;
+    let mut fold = match recovered {
+        Some(archive) => PartitionFold::of_recovered(archive, log.log_id(), partition, query)
+            .await
+            .map_err(|error| format!("the archive: {error}"))?
+            .ok_or_else(|| {
+                format!("the archive: it has nothing that partition {partition} begins with")
+            })?,
+        None => PartitionFold::of_nothing(),
+    };
+    match fold.up_to(&mut read, to, parked, query, say).await {
+        Ok(()) => Ok(Some((fold, read))),
+        Err(Unfolded::Hole) => Ok(None),
+        Err(Unfolded::Failed(why)) => Err(why),
     }
 }

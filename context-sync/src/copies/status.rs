@@ -1,26 +1,43 @@
 //! How everything stands: positions, lag, ages, dead letters, restores, drills, disk.
 
+mod judging;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use archive::history::newest_hour;
+use archive::{
+    Archive, ArchiveError,
+    history::newest_hour,
+    segment::{self, SegmentReader},
+};
+use eventlog::{EventLog, LogError, ReadLimit};
+use futures_util::future::join_all;
 use model::{LogId, Offset, Partition, Place, Timestamp};
 use readmodel::{PgPool, dead_letters::ParkedScope, standing};
 use serde::{Deserialize, Serialize};
+use service::ops::Component;
 
 use super::{Copies, Unasked, disk, disk::Disk};
 
+const DATABASE: &str = "database";
 /// How long one part may take to answer.
 const PART_WITHIN: Duration = Duration::from_secs(10);
+/// Ticks are small, and few stand in a row.
+const READ: ReadLimit = ReadLimit { records_max: 64, bytes_max: 64 << 10 };
+const READ_WAIT: Duration = Duration::from_millis(500);
 
 /// From when on something is a problem.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusLimits {
     /// Seconds that the oldest event which is not projected may wait.
     pub waiting_seconds: u64,
-    /// Seconds since the end of the last hour that is archived.
+    /// Seconds that the oldest event which is in no sealed hour may be on the log.
     pub archived_seconds: u64,
-    /// Hours since the last drill.
+    /// Seconds that the oldest event which is not archived at all, not even raw, may be there; 0: as long as it likes.
+    pub segments_seconds: u64,
+    /// Hours since the last drill, or since the first backup; 0: no drill is needed.
     pub drill_hours: u64,
+    /// Bytes that are free on each disk.
+    pub disk_free_bytes: u64,
 }
 
 /// How everything stands. What could not be asked is `null`, and named in `unasked`.
@@ -33,11 +50,15 @@ pub struct Status {
     pub partitions: Vec<PartitionStatus>,
     pub catalogue: Option<CatalogueStatus>,
     pub drill: Option<DrillStatus>,
+    /// Where no drill was ever done: since the first backup.
+    pub undrilled_seconds: Option<u64>,
     pub dead_letters: Option<DeadLettersStatus>,
     /// The restores that run; `null` if they could not be asked for.
     pub restores: Option<Vec<RestoreStatus>>,
     pub database_bytes: Option<u64>,
     pub disks: Vec<Disk>,
+    /// The roles of the process that was asked; `null`: no process was.
+    pub components: Option<Vec<Component>>,
     /// What needs an operator.
     pub problems: Vec<String>,
     pub unasked: Vec<UnaskedPart>,
@@ -56,6 +77,8 @@ pub struct PartitionStatus {
     pub partition: u32,
     pub log_start: Option<u64>,
     pub log_end: Option<u64>,
+    /// From where on its records can be read, out of the archive where the log does not have them.
+    pub readable: Option<u64>,
     pub projected: Option<u64>,
     /// Records that are not projected.
     pub lag: Option<u64>,
@@ -67,6 +90,12 @@ pub struct PartitionStatus {
     pub archived_hour: Option<String>,
     /// Since that hour ended.
     pub archived_seconds: Option<u64>,
+    /// Since the log took the first event that is in no sealed hour.
+    pub unarchived_seconds: Option<u64>,
+    /// Up to where its records are in the archive, in hours or raw.
+    pub segmented: Option<u64>,
+    /// Since the log took the first event that is in neither: lost, if log and database are.
+    pub unsegmented_seconds: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -113,7 +142,8 @@ impl Copies {
             let problem = format!("the database is of log {rows}, this log is {log}");
             status.problems.push(problem);
         }
-        if log.is_none() || log == of_log {
+        let is_asked = status.unasked.iter().all(|part| part.part != DATABASE);
+        if is_asked && (of_log.is_none() || log == of_log) {
             self.read_waiting(&mut status, now).await;
         }
         if let Some(log) = log.or(of_log) {
@@ -124,6 +154,7 @@ impl Copies {
             disks.iter().map(|(what, path)| disk::measure(what, path)).collect()
         });
         status.disks = measured.await.unwrap_or_default();
+        status.components = self.readiness.as_ref().map(|own| own.components());
         status.judge(limits);
         status
     }
@@ -161,7 +192,7 @@ impl Copies {
         let of = match read {
             Ok(of) => of,
             Err(why) => {
-                status.unasked("database", why);
+                status.unasked(DATABASE, why);
                 return None;
             }
         };
@@ -172,15 +203,19 @@ impl Copies {
         of
     }
 
-    /// How far the read model is behind, and for how long the first event has been waiting.
+    /// How far the read model is behind, and for how long the first event has been waiting. One that has no position has
+    /// everything before it.
     async fn read_waiting(&self, status: &mut Status, now: Timestamp) {
         let Ok(log) = &self.log else { return };
+        let log = self.reaching_back(log);
         for own in &mut status.partitions {
-            let (Some(end), Some(next)) = (own.log_end, own.projected) else { continue };
+            let Some(end) = own.log_end else { continue };
+            let partition = Partition::new(own.partition);
+            own.readable = within(log.bounds(partition)).await.ok().map(|b| b.start.get());
+            let Some(next) = own.projected.or(own.readable) else { continue };
             own.lag = Some(end.saturating_sub(next));
             let Some(offset) = Offset::new(next).filter(|_| end > next) else { continue };
-            let place = Place { partition: Partition::new(own.partition), offset };
-            if let Ok(Some(first)) = within(log.read_one(place)).await {
+            if let Ok(Some(first)) = within(log.read_one(Place { partition, offset })).await {
                 own.waiting_seconds = Some(seconds_since(now, first.append_time));
             }
         }
@@ -188,26 +223,100 @@ impl Copies {
 
     async fn read_archive(&self, status: &mut Status, log: LogId, now: Timestamp) {
         let archive = match &self.archive {
+            // One that was never named has told the catalogue nothing.
+            None if status.catalogue.as_ref().is_some_and(|own| own.projected > 0) => {
+                let why = "none is named, and the catalogue is of one: name it with --archive";
+                return status.unasked("archive", why.to_owned());
+            }
             None => return,
             Some(Ok(archive)) => archive,
             Some(Err(why)) => return status.unasked("archive", why.clone()),
         };
-        for own in 0..status.partitions.len() {
-            let partition = Partition::new(status.partitions[own].partition);
-            match within(newest_hour(archive, log, partition)).await {
-                Ok(None) => {}
-                Ok(Some((_, header))) => {
-                    let length = header.period_seconds;
-                    let end = length.hour_named(&header.period).map(|hour| length.end(hour));
-                    let own = &mut status.partitions[own];
-                    own.archived = Some(header.next_offset.get());
-                    own.archived_hour = Some(header.period);
-                    own.archived_seconds = end.map(|end| seconds_since(now, end));
-                }
-                Err(why) => return status.unasked("archive", why),
-            }
+        let partitions = status.partitions.iter_mut();
+        let asking = partitions.map(|own| self.read_archived(archive, log, own, now));
+        let failed = join_all(asking).await.into_iter().find_map(Result::err);
+        if let Some(why) = failed {
+            status.unasked("archive", why);
         }
     }
+
+    /// How far a partition is archived, and how old the first event is that is not.
+    async fn read_archived(
+        &self,
+        archive: &Archive,
+        log: LogId,
+        own: &mut PartitionStatus,
+        now: Timestamp,
+    ) -> Result<(), Unasked> {
+        let partition = Partition::new(own.partition);
+        if let Some((_, header)) = within(newest_hour(archive, log, partition)).await? {
+            let length = header.period_seconds;
+            let end = length.hour_named(&header.period).map(|hour| length.end(hour));
+            own.archived = Some(header.next_offset.get());
+            own.archived_hour = Some(header.period);
+            own.archived_seconds = end.map(|end| seconds_since(now, end));
+        }
+        let sealed = own.archived.unwrap_or(0);
+        let raw = within(segmented(archive, log, partition)).await?;
+        own.segmented = raw.map(Offset::get).max(own.archived);
+        let (Ok(log), Some(bounds)) = (&self.log, own.log_start.zip(own.log_end)) else {
+            return Ok(());
+        };
+        // An answer that does not come was said of the log already.
+        let first = async |from: u64| {
+            let from = Offset::new(from.max(bounds.0)).unwrap_or(Offset::MAX);
+            let found = within(first_event(log.as_ref(), partition, from, bounds.1)).await;
+            found.ok().flatten()
+        };
+        let Some((offset, since)) = first(sealed).await else { return Ok(()) };
+        own.unarchived_seconds = Some(seconds_since(now, since));
+        let raw = match own.segmented {
+            Some(segmented) if offset.get() < segmented => first(segmented).await,
+            _ => Some((offset, since)),
+        };
+        own.unsegmented_seconds = raw.map(|(_, since)| seconds_since(now, since));
+        Ok(())
+    }
+}
+
+/// Where the last segment ends, if there is one.
+async fn segmented(
+    archive: &Archive,
+    log: LogId,
+    partition: Partition,
+) -> Result<Option<Offset>, ArchiveError> {
+    let names = segment::list(archive, log, partition).await?;
+    let Some(last) = names.last() else { return Ok(None) };
+    match archive.fetch(&last.path).await {
+        Ok(object) => Ok(Some(SegmentReader::new(object, &last.path)?.next_offset)),
+        // Its hour was sealed meanwhile.
+        Err(ArchiveError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first record in a range that is of a scope, and when the log took it. Ticks only make time pass: they wait in
+/// an hour that nothing ends until something comes.
+async fn first_event(
+    log: &dyn EventLog,
+    partition: Partition,
+    from: Offset,
+    end: u64,
+) -> Result<Option<(Offset, Timestamp)>, LogError> {
+    let mut next = from;
+    if next.get() >= end {
+        return Ok(None);
+    }
+    let mut reader = log.reader(&[(partition, from)])?;
+    while next.get() < end {
+        for record in reader.next(READ, READ_WAIT).await? {
+            if !record.key.is_empty() {
+                return Ok(Some((record.offset, record.append_time)));
+            }
+            next = record.offset.next();
+        }
+    }
+    Ok(None)
 }
 
 async fn read_rows(
@@ -227,6 +336,7 @@ async fn read_rows(
         well,
         seconds: seconds_since(now, at),
     });
+    status.undrilled_seconds = standing.undrilled_since.map(|at| seconds_since(now, at));
     status.database_bytes = Some(standing.bytes);
     let restore = |r: standing::RunningRow| RestoreStatus {
         restore_id: r.id.to_string(),
@@ -259,55 +369,6 @@ impl Status {
     fn unasked(&mut self, part: &str, why: Unasked) {
         self.unasked.push(UnaskedPart { part: part.to_owned(), why });
     }
-
-    /// Names what needs an operator.
-    fn judge(&mut self, limits: StatusLimits) {
-        for own in &self.partitions {
-            let partition = own.partition;
-            if let (Some(lag), Some(waiting)) = (own.lag, own.waiting_seconds)
-                && waiting > limits.waiting_seconds
-            {
-                self.problems.push(format!(
-                    "partition {partition}: {lag} records are not projected, the first has waited for {waiting} s"
-                ));
-            }
-            if let (Some(end), Some(next)) = (own.log_end, own.projected)
-                && next > end
-            {
-                self.problems.push(format!(
-                    "partition {partition}: {next} is projected, but the log ends at {end}: it was cut, or is another"
-                ));
-            }
-            if let Some(seconds) = own.archived_seconds
-                && seconds > limits.archived_seconds
-            {
-                self.problems.push(format!(
-                    "partition {partition}: the last archived hour ended {seconds} s ago"
-                ));
-            }
-        }
-        if let Some(drill) = &self.drill {
-            if !drill.well {
-                self.problems
-                    .push("the last drill found backups that are not what is live".to_owned());
-            }
-            let hours = drill.seconds / 3_600;
-            if hours > limits.drill_hours {
-                self.problems.push(format!("the last drill was {hours} hours ago"));
-            }
-        }
-        if let Some(letters) = &self.dead_letters {
-            if letters.refused > 0 {
-                self.problems.push(format!("{} dead letters are refused records", letters.refused));
-            }
-            for parked in &letters.parked {
-                self.problems.push(format!(
-                    "{}: {} events are parked since {}, pulls show what was before",
-                    parked.scope, parked.events, parked.place
-                ));
-            }
-        }
-    }
 }
 
 /// What a part says within its time.
@@ -333,61 +394,6 @@ fn seconds_since(now: Timestamp, then: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LIMITS: StatusLimits =
-        StatusLimits { waiting_seconds: 60, archived_seconds: 7_500, drill_hours: 48 };
-
-    fn judged(change: impl FnOnce(&mut Status)) -> Vec<String> {
-        let mut status = Status::default();
-        let own = status.partition(Partition::new(3));
-        (own.log_end, own.projected, own.lag) = (Some(9), Some(9), Some(0));
-        (own.archived, own.archived_seconds) = (Some(5), Some(7_500));
-        status.drill = Some(DrillStatus { at: String::new(), well: true, seconds: 48 * 3_600 });
-        status.dead_letters = Some(DeadLettersStatus { refused: 0, parked: Vec::new() });
-        change(&mut status);
-        status.judge(LIMITS);
-        status.problems
-    }
-
-    #[test]
-    fn what_is_within_its_limits_is_no_problem_and_what_is_not_is_named() {
-        assert_eq!(judged(|_| {}), [""; 0]);
-        let waiting = |seconds| {
-            move |status: &mut Status| {
-                let own = status.partition(Partition::new(3));
-                (own.lag, own.waiting_seconds) = (Some(4), Some(seconds));
-            }
-        };
-        assert_eq!(judged(waiting(60)), [""; 0]);
-        assert!(judged(waiting(61))[0].contains("partition 3: 4 records"));
-        let parked = ParkedScope {
-            scope: "acme/user/ann".to_owned(),
-            place: "3-1".to_owned(),
-            reason: "bug".to_owned(),
-            events: 2,
-        };
-        for (change, problem) in [
-            (
-                Box::new(|s: &mut Status| s.partition(Partition::new(3)).log_end = Some(8))
-                    as Box<dyn FnOnce(&mut Status)>,
-                "it was cut, or is another",
-            ),
-            (
-                Box::new(|s| s.partition(Partition::new(3)).archived_seconds = Some(7_501)),
-                "7501 s ago",
-            ),
-            (Box::new(|s| s.drill.as_mut().unwrap().well = false), "not what is live"),
-            (Box::new(|s| s.drill.as_mut().unwrap().seconds = 49 * 3_600), "49 hours ago"),
-            (Box::new(|s| s.dead_letters.as_mut().unwrap().refused = 1), "1 dead letters"),
-            (
-                Box::new(|s| s.dead_letters.as_mut().unwrap().parked = vec![parked]),
-                "acme/user/ann: 2 events",
-            ),
-        ] {
-            let problems = judged(change);
-            assert!(problems.len() == 1 && problems[0].contains(problem), "{problems:?}");
-        }
-    }
 
     #[test]
     fn partitions_stand_in_their_order() {

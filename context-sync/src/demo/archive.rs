@@ -8,6 +8,7 @@ use archive::{
     table::{EventFiles, RecordVerdict, StoredEvent},
     verify::{Sample, verify},
 };
+use device::wire::{self, Pulled};
 use model::{Digest, RestoreMode, Status, UserId, Verdict};
 use serde_json::{json, value::RawValue};
 
@@ -21,7 +22,6 @@ use crate::{
     device::{
         client::{Client, backups::Backup},
         progress::Progress,
-        wire::{self, Pulled},
     },
 };
 

@@ -2,6 +2,10 @@
 
 use std::collections::HashSet;
 
+use device::{
+    upload::{Delivered, Tally, Upload},
+    wire,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::{ContentHash, Role, Status};
 
@@ -12,13 +16,7 @@ use super::{
 };
 use crate::{
     Failure,
-    device::{
-        client::Client,
-        progress::Progress,
-        scope::Scope,
-        upload::{Delivered, Tally, Upload},
-        wire,
-    },
+    device::{client::Client, progress::Progress, scope::Scope},
 };
 
 /// Authors who push at the same time.
@@ -68,7 +66,8 @@ async fn push_all<'a>(
     expected: &[Status],
     progress: &Progress,
 ) -> Result<Tally, Failure> {
-    let mut upload = Upload::new(client, scope);
+    let requests = client.in_scope(scope);
+    let mut upload = Upload::new(&requests);
     for message in people.into_iter().flat_map(|person| &person.messages) {
         if let Some(delivered) = upload.add(message.clone()).await? {
             check(&delivered, expected, progress)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use model::ContentHash;
 
-use crate::device::batches::Outgoing;
+use device::batches::Outgoing;
 
 /// Characters of an e-mail address' hash that tell namesakes apart.
 const HASH_CHARS: usize = 8;

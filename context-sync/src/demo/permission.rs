@@ -2,18 +2,17 @@
 
 use std::fmt::Debug;
 
+use device::{
+    problem::{ClientError, Problem},
+    wire::{PullFrom, PullPage},
+};
 use model::Role;
 use serde_json::json;
 
 use super::{must, world::World};
 use crate::{
     Failure,
-    device::{
-        client::{Client, PullFrom},
-        problem::{ClientError, Problem},
-        scope::Scope,
-        wire::PullPage,
-    },
+    device::{client::Client, scope::Scope},
 };
 
 const PERMISSION_DENIED: &str = "SYNC_005";

@@ -1,7 +1,9 @@
 //! Messages for where there is no history to tell.
 
 use super::{history::Told, people::People};
-use crate::{Failure, device::batches::Outgoing};
+use device::batches::Outgoing;
+
+use crate::Failure;
 
 /// Author, type and content.
 pub const MESSAGES: [(&str, &str, &str); 12] = [

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use device::wire::{PullFrom, PullPage, Pulled};
 use model::{ContentHash, DeviceId};
 use serde::Deserialize;
 use service::{Secret, auth::OrgRole};
@@ -11,10 +12,9 @@ use crate::{
     Failure,
     dev::Instance,
     device::{
-        client::{Client, PullFrom, Server},
+        client::{Client, Server},
         output,
         scope::Scope,
-        wire::{PullPage, Pulled},
     },
 };
 

@@ -5,18 +5,19 @@ pub mod repair;
 
 use std::{sync::Arc, time::Duration};
 
-use model::{CommandId, DeviceId, Epoch, PushAnswer};
+use device::{
+    Requests,
+    problem::{ClientError, Problem},
+    retry::{self, RetryPolicy},
+    wire::{Fetched, PullFrom, PullPage, PushBody, PushStatus, Reconciled},
+};
+use model::{CommandId, DeviceId, Epoch, Item, PushAnswer, reconcile::Claim};
 use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use service::Secret;
 
-use super::{
-    problem::{ClientError, Problem},
-    retry::{self, RetryPolicy},
-    scope::Scope,
-    wire::{PullPage, PushBody, PushStatus},
-};
+use super::scope::Scope;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long an answer may take, beyond what a long poll asks for.
@@ -48,15 +49,11 @@ pub struct Client {
     retry: RetryPolicy,
 }
 
-/// Where a pull begins and how much it brings.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PullFrom {
-    pub cursor: u64,
-    pub limit: u32,
-    /// Seconds to wait for something newer.
-    pub wait: u64,
-    /// That the cursor is of, if it is known.
-    pub epoch: Option<Epoch>,
+/// A device in one scope.
+#[derive(Clone, Copy)]
+pub struct InScope<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
 }
 
 struct Call<'a> {
@@ -88,7 +85,7 @@ impl Server {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("context-sync/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(ClientError::Setup)?;
+            .map_err(|error| ClientError::Setup(error.into()))?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), notify })
     }
 
@@ -99,10 +96,30 @@ impl Server {
 }
 
 impl Client {
+    /// The same device, as patient as the policy says.
+    pub fn retrying(self, retry: RetryPolicy) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// Its requests about one scope.
+    pub fn in_scope<'a>(&'a self, scope: &'a Scope) -> InScope<'a> {
+        InScope { client: self, scope }
+    }
+
     /// Pushes messages, each the JSON text of one, and waits for their outcome. However often it is
     /// retried, nothing is applied twice.
     pub async fn push(
         &self,
+        scope: &Scope,
+        messages: impl IntoIterator<Item = &RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
+        self.push_under(uuid::Uuid::new_v4().to_string(), scope, messages).await
+    }
+
+    /// As [`Client::push`]; nothing is applied twice for a day, whoever sends it again under this Idempotency-Key.
+    pub async fn push_under(
+        &self,
+        key: String,
         scope: &Scope,
         messages: impl IntoIterator<Item = &RawValue>,
     ) -> Result<PushAnswer, ClientError> {
@@ -114,7 +131,7 @@ impl Client {
                 path: &path,
                 body: Some(serde_json::to_vec(&body).map_err(ClientError::Request)?),
                 media: JSON,
-                key: Some(uuid::Uuid::new_v4().to_string()),
+                key: Some(key),
                 within: ANSWER_WITHIN,
             })
             .await?;
@@ -241,9 +258,35 @@ impl Client {
 
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
         if error.is_builder() {
-            return ClientError::Setup(error.without_url());
+            return ClientError::Setup(error.without_url().into());
         }
         ClientError::Unreachable { url: self.server.url.clone(), cause: innermost(&error) }
+    }
+}
+
+impl Requests for InScope<'_> {
+    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+        self.client.push_under(key, self.scope, messages).await
+    }
+
+    async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {
+        self.client.pull(self.scope, from).await
+    }
+
+    async fn reconcile(
+        &self,
+        claim: &Claim,
+        epoch: Option<Epoch>,
+    ) -> Result<Reconciled, ClientError> {
+        self.client.reconcile(self.scope, claim, epoch).await
+    }
+
+    async fn compare(&self, frame: Vec<u8>) -> Result<Vec<u8>, ClientError> {
+        self.client.compare(self.scope, frame).await
+    }
+
+    async fn fetch(&self, items: &[Item]) -> Result<Fetched, ClientError> {
+        self.client.fetch(self.scope, items).await
     }
 }
 

@@ -1,14 +1,13 @@
 //! `context-sync pull`: the messages of a scope, from a cursor.
 
 use clap::Args;
+use device::wire::{PullFrom, PullPage, Pulled};
 
 use super::{
-    client::PullFrom,
     connection::ConnectionArgs,
     output::{self, Reader, print},
     progress::Progress,
     table::Table,
-    wire::{PullPage, Pulled},
 };
 use crate::Failure;
 

@@ -3,15 +3,18 @@
 use std::io::{self, BufRead, IsTerminal, stdin};
 
 use clap::Args;
+use device::{
+    batches::Outgoing,
+    upload::{Delivered, Upload},
+};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::{
-    batches::Outgoing,
     connection::ConnectionArgs,
     output::{self, Reader, print},
     progress::Progress,
-    upload::{Delivered, Upload},
+    table::of_tally,
 };
 use crate::Failure;
 
@@ -58,7 +61,8 @@ pub async fn run(args: PushArgs) -> Result<(), Failure> {
     let progress = Progress::new("pushing", "messages", total);
     let client = args.connection.client(progress.notify())?;
     let mut shown = Shown { progress: &progress, json: args.json, rejections: 0 };
-    let mut upload = Upload::new(&client, &args.connection.scope);
+    let requests = client.in_scope(&args.connection.scope);
+    let mut upload = Upload::new(&requests);
     let mut bad_lines = 0;
     loop {
         match source.next().await? {
@@ -75,7 +79,7 @@ pub async fn run(args: PushArgs) -> Result<(), Failure> {
     tally.rejected += bad_lines;
     progress.finish(format!("sent {} messages", tally.messages()));
     if !args.json {
-        let _ = print([tally.table()])?;
+        let _ = print([of_tally(&tally)])?;
     }
     match tally.rejected {
         0 => Ok(()),

@@ -33,7 +33,7 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     let client = args.connection.client(progress.notify())?;
     let store = Store::of(&args.store, &args.connection)?;
     let replica = store.load()?;
-    let waiting = store.waiting()?;
+    let waiting = store.outbox.waiting()?;
     let claim = replica.claim();
     let told = client.reconcile(&args.connection.scope, &claim, replica.epoch).await?;
     progress.clear();

@@ -1,15 +1,15 @@
 //! Where a device keeps a scope: its replica, and the messages that wait to be pushed.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
+    fs::{self, File, TryLockError},
+    io,
+    path::PathBuf,
 };
 
 use clap::Args;
-use serde_json::value::RawValue;
+use device::{drift::Left, replica::Replica};
 
-use super::{batches::Outgoing, connection::ConnectionArgs, drift::Left, replica::Replica};
+use super::{connection::ConnectionArgs, outbox::Outbox, scope::Scope};
 use crate::Failure;
 
 /// Which file.
@@ -25,32 +25,58 @@ pub struct StoreArgs {
 #[derive(Clone, Debug)]
 pub struct Store {
     pub replica: PathBuf,
+    pub outbox: Outbox,
     /// Of which user and scope the messages are.
     whose: String,
 }
 
-/// Messages that wait, taken out of the outbox so that others can be added meanwhile.
-#[derive(Default)]
-pub struct Waiting {
-    pub messages: Vec<Outgoing>,
-    /// What is wrong with each line that is no JSON.
-    pub bad: Vec<String>,
+/// Held while one process brings the files to what the scope is.
+pub struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is not yet another program has it open too.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Store {
     pub fn of(args: &StoreArgs, connection: &ConnectionArgs) -> Result<Self, Failure> {
         let (tenant, user) = connection.claims()?;
-        let scope = connection.scope.to_string();
         let replica = match &args.replica {
             Some(path) => path.clone(),
             None => {
                 let device = connection.device()?;
                 let user =
                     connection.data_dir.join("devices").join(tenant.as_str()).join(user.as_str());
-                user.join(device.as_str()).join(format!("{}.jsonl", scope.replace('/', "-")))
+                user.join(device.as_str()).join(file_name(&connection.scope))
             }
         };
-        Ok(Self { replica, whose: format!("{tenant}/{user} {scope}") })
+        let whose = format!("{tenant}/{user} {}", connection.scope);
+        Ok(Self { outbox: Outbox::beside(&replica), replica, whose })
+    }
+
+    /// Keeps other processes from the files.
+    ///
+    /// # Errors
+    /// One has them already.
+    pub fn hold(&self) -> Result<Held, Failure> {
+        let path = self.replica.with_extension("lock");
+        let unusable = |error: io::Error| -> Failure {
+            format!("{} cannot be used: {error}", path.display()).into()
+        };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(unusable)?;
+        }
+        let file = File::create(&path).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Held(file)),
+            Err(TryLockError::WouldBlock) => {
+                let file = self.replica.display();
+                Err(format!("another sync of {file} is at work: let it end, then try again").into())
+            }
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
     }
 
     /// Reads the replica.
@@ -75,121 +101,39 @@ impl Store {
         Ok(replica.save(&self.replica)?)
     }
 
-    /// Lines that wait to be pushed, and where they are added.
-    pub fn outbox(&self) -> PathBuf {
-        self.replica.with_extension("outbox.jsonl")
-    }
-
-    /// Lines that are being pushed: not acknowledged yet.
-    fn sending(&self) -> PathBuf {
-        self.replica.with_extension("sending.jsonl")
-    }
-
-    /// Lines that were rejected, for somebody to look at.
-    pub fn rejected(&self) -> PathBuf {
-        self.replica.with_extension("rejected.jsonl")
-    }
-
-    /// How many messages wait.
-    pub fn waiting(&self) -> Result<u64, Failure> {
-        let mut count = 0;
-        for path in [self.sending(), self.outbox()] {
-            count += lines(&read(&path)?).count() as u64;
-        }
-        Ok(count)
-    }
-
-    /// Takes what waits; it stays on disk until [`Store::acknowledged`]. What was taken before and never
-    /// acknowledged comes first: pushed twice, it is kept once.
-    pub fn take(&self) -> Result<Waiting, Failure> {
-        let (outbox, sending) = (self.outbox(), self.sending());
-        if outbox.exists() {
-            if sending.exists() {
-                append(&sending, &read(&outbox)?)?;
-                remove(&outbox)?;
-            } else {
-                fs::rename(&outbox, &sending).map_err(|e| unusable(&outbox, &e))?;
-            }
-        }
-        let mut waiting = Waiting::default();
-        for (number, line) in lines(&read(&sending)?) {
-            let origin = format!("line {number}");
-            match serde_json::from_str::<&RawValue>(line) {
-                Ok(json) => waiting.messages.push(Outgoing { origin, json: json.to_owned() }),
-                Err(error) => waiting.bad.push(format!("{origin}: no JSON: {error}")),
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// All that was taken has an outcome. If some of it was rejected, the lines are kept for somebody to look at.
-    pub fn acknowledged(&self, some_rejected: bool) -> Result<(), Failure> {
-        let sending = self.sending();
-        if some_rejected {
-            append(&self.rejected(), &read(&sending)?)?;
-        }
-        remove(&sending)
-    }
-
     /// Keeps what a mending left: what is owed waits to be pushed, what was refused is for somebody to look at.
     pub fn keep(&self, left: &Left) -> Result<(), Failure> {
-        for (path, messages) in [(self.outbox(), &left.owed), (self.rejected(), &left.refused)] {
-            if !messages.is_empty() {
-                let lines: Vec<&str> = messages.iter().map(|message| message.get()).collect();
-                append(&path, &lines.join("\n"))?;
-            }
-        }
-        Ok(())
+        self.outbox.add(&left.owed)?;
+        self.outbox.reject(&left.refused)
     }
 
     /// Forgets the messages: the user is no member any more.
     pub fn purge(&self) -> Result<(), Failure> {
-        remove(&self.replica)
+        match fs::remove_file(&self.replica) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("{} cannot be deleted: {error}", self.replica.display()).into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..)
-        .zip(text.lines())
-        .map(|(number, line)| (number, line.trim()))
-        .filter(|(_, line)| !line.is_empty())
-}
-
-fn unusable(path: &Path, error: &io::Error) -> Failure {
-    format!("{} cannot be used: {error}", path.display()).into()
-}
-
-/// Nothing, if there is no file.
-fn read(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    match fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
-        Ok(_) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(text),
-        Err(error) => Err(unusable(path, &error)),
-    }
-}
-
-fn append(path: &Path, text: &str) -> Result<(), Failure> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    // The last line there may have no end; empty lines are passed over.
-    let text = format!("\n{}\n", text.trim_end());
-    file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(|error| unusable(path, &error))
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(path, &error)),
-        _ => Ok(()),
-    }
+/// A file of its own for each scope: a dot in the name would make it one of those beside another's.
+fn file_name(scope: &Scope) -> String {
+    format!("{}.jsonl", scope.to_string().replace('/', "-").replace('.', "%2E"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use serde_json::value::RawValue;
+
     use super::*;
 
     fn store(directory: &Path, whose: &str) -> Store {
-        Store { replica: directory.join("user.jsonl"), whose: whose.to_owned() }
+        let replica = directory.join("user.jsonl");
+        Store { outbox: Outbox::beside(&replica), replica, whose: whose.to_owned() }
     }
 
     #[test]
@@ -204,23 +148,24 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_stays_until_it_is_acknowledged() {
+    fn no_scope_s_files_are_those_beside_another_s() {
+        let file = |scope: &str| file_name(&scope.parse().unwrap());
+        assert_eq!(
+            (file("user"), file("team/web")),
+            ("user.jsonl".into(), "team-web.jsonl".into())
+        );
+        assert_eq!(file("team/web.outbox"), "team-web%2Eoutbox.jsonl");
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let store = store(directory.path(), "acme/ann user");
-        assert_eq!((store.waiting().unwrap(), store.take().unwrap().messages.len()), (0, 0));
-        fs::write(store.outbox(), "{\"n\": 1}\n\n{\"n\": 2}").unwrap();
-        assert_eq!(store.waiting().unwrap(), 2);
-        assert_eq!(store.take().unwrap().messages.len(), 2);
-        // It was not acknowledged, and more was added meanwhile.
-        fs::write(store.outbox(), "{\"n\": 3}\nnonsense\n").unwrap();
-        let waiting = store.take().unwrap();
-        let texts: Vec<&str> = waiting.messages.iter().map(|m| m.json.get()).collect();
-        assert_eq!(texts, ["{\"n\": 1}", "{\"n\": 2}", "{\"n\": 3}"]);
-        assert!(waiting.bad[0].starts_with("line 5: no JSON"), "{:?}", waiting.bad);
-        store.acknowledged(true).unwrap();
-        assert_eq!(store.waiting().unwrap(), 0);
-        assert_eq!(lines(&read(&store.rejected()).unwrap()).count(), 4);
-        store.acknowledged(false).unwrap();
+        let store = store(&directory.path().join("deep"), "acme/ann user");
+        let held = store.hold().unwrap();
+        let error = store.hold().err().unwrap().to_string();
+        assert!(error.contains("another sync of"), "{error}");
+        drop(held);
+        store.hold().unwrap();
     }
 
     #[test]
@@ -232,12 +177,11 @@ mod tests {
             numbers.iter().map(json).collect()
         };
         store.keep(&Left::default()).unwrap();
-        assert!(!store.outbox().exists() && !store.rejected().exists());
-        fs::write(store.outbox(), "{\"n\": 1}").unwrap();
+        assert!(!store.outbox.path().exists() && !store.outbox.rejected().exists());
+        fs::write(store.outbox.path(), "{\"n\": 1}").unwrap();
         store.keep(&Left { owed: messages(&[2, 3]), refused: messages(&[4]) }).unwrap();
-        let waiting: Vec<String> =
-            store.take().unwrap().messages.iter().map(|m| m.json.get().to_owned()).collect();
-        assert_eq!(waiting, ["{\"n\": 1}", "{\"n\": 2}", "{\"n\": 3}"]);
-        assert_eq!(read(&store.rejected()).unwrap().trim(), "{\"n\": 4}");
+        assert_eq!(store.outbox.waiting().unwrap(), 3);
+        let refused = fs::read_to_string(store.outbox.rejected()).unwrap();
+        assert_eq!(refused.trim(), "{\"n\": 4}");
     }
 }

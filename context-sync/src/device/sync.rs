@@ -1,19 +1,22 @@
 //! `context-sync sync`: pushes what waits, pulls what is new, and mends what has drifted.
 
 use clap::Args;
+use device::{
+    drift::{DriftError, Left, Mended, Mending},
+    problem::ClientError,
+    replica::Replica,
+    upload::{Tally, Upload},
+};
 use serde_json::json;
 
 use super::{
     client::Client,
     connection::ConnectionArgs,
-    drift::{DriftError, Left, Mended, Mending},
     output::{self, print},
     progress::Progress,
-    replica::Replica,
     scope::Scope,
     store::{Store, StoreArgs},
     table::Table,
-    upload::{Tally, Upload},
 };
 use crate::Failure;
 
@@ -35,10 +38,11 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let client = args.connection.client(progress.notify())?;
     let store = Store::of(&args.store, &args.connection)?;
     let scope = &args.connection.scope;
+    let _held = store.hold()?;
     let mut replica = store.load()?;
     let pushed =
         push(&client, scope, &store, &progress).await.map_err(|error| purged(error, &store))?;
-    let mut mending = Mending::new(&client, scope, &mut replica);
+    let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
     let Mending { mended, left, .. } = mending;
     // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
@@ -53,8 +57,8 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     match pushed.rejected {
         0 => Ok(()),
         rejected => Err(format!(
-            "{rejected} messages were rejected; the lines that they were among are in {}",
-            store.rejected().display()
+            "{rejected} messages were rejected: they are in {}",
+            store.outbox.rejected().display()
         )
         .into()),
     }
@@ -67,23 +71,27 @@ async fn push(
     store: &Store,
     progress: &Progress,
 ) -> Result<Tally, Failure> {
-    let waiting = store.take()?;
-    waiting.bad.iter().for_each(|why| progress.note(why));
-    let mut upload = Upload::new(client, scope);
-    let mut delivered = Vec::new();
-    for message in waiting.messages {
-        delivered.extend(upload.add(message).await?);
+    let requests = client.in_scope(scope);
+    let mut upload = Upload::new(&requests);
+    for mut sending in store.outbox.take()? {
+        while let Some(push) = sending.next_push()? {
+            push.bad.iter().for_each(|bad| progress.note(&bad.why));
+            upload.tally.rejected += push.bad.len() as u64;
+            let mut rejected = Vec::new();
+            if !push.messages.is_empty() {
+                let delivered = upload.deliver(push.key.clone(), &push.messages).await?;
+                delivered.rejections.iter().for_each(|why| progress.note(why));
+                rejected = delivered.rejected;
+            }
+            sending.acknowledged(&push, &rejected)?;
+        }
+        sending.end()?;
     }
-    delivered.extend(upload.finish().await?);
-    delivered.iter().flat_map(|push| &push.rejections).for_each(|why| progress.note(why));
-    let mut tally = upload.tally;
-    tally.rejected += waiting.bad.len() as u64;
-    store.acknowledged(tally.rejected > 0)?;
-    Ok(tally)
+    Ok(upload.tally)
 }
 
 fn note_refused(left: &Left, store: &Store, progress: &Progress) {
-    let (refused, file) = (left.refused.len(), store.rejected());
+    let (refused, file) = (left.refused.len(), store.outbox.rejected());
     if refused > 0 {
         progress.note(&format!(
             "the scope has lost {refused} messages that were here, and does not take them from you: they are in {}",
@@ -99,7 +107,7 @@ fn is_purge(error: &DriftError) -> bool {
 
 /// Whoever was removed from a scope keeps nothing of it.
 fn purged(error: Failure, store: &Store) -> Failure {
-    let client = error.downcast_ref::<super::problem::ClientError>();
+    let client = error.downcast_ref::<ClientError>();
     let purge = client.and_then(|error| error.problem()).is_some_and(|problem| problem.purge)
         || error.downcast_ref::<DriftError>().is_some_and(is_purge);
     if !purge {

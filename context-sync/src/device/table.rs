@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use device::upload::Tally;
+
 /// Longer cells are cut: a line should fit a terminal.
 const CELL_CHARS: usize = 72;
 const GAP: &str = "  ";
@@ -34,6 +36,16 @@ impl Table {
         };
         self.rows.iter().all(|row| row.get(column).is_some_and(is_number))
     }
+}
+
+/// What became of messages.
+pub fn of_tally(tally: &Tally) -> Table {
+    let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
+    let cursor = tally.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
+    let [pushes, synced, skipped, rejected] =
+        [tally.pushes, tally.synced, tally.skipped, tally.rejected].map(|n| n.to_string());
+    table.row([pushes, synced, skipped, rejected, cursor]);
+    table
 }
 
 /// A cell as it is shown: one line, not too long, nothing that is no text.

@@ -3,7 +3,7 @@
 use model::Limits;
 use serde_json::json;
 
-use crate::device::batches::Outgoing;
+use device::batches::Outgoing;
 
 /// The type of the messages that commits become.
 pub const MESSAGE_TYPE: &str = "decision";

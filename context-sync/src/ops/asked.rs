@@ -22,13 +22,22 @@ pub(super) struct StatusAsked {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub waiting_seconds_max: u64,
 
-    /// … if the last archived hour ended longer ago than this, in seconds
+    /// … if one is older than this and in no archived hour, in seconds
     #[arg(long, default_value_t = 7_500, value_name = "SECONDS")]
     pub archived_seconds_max: u64,
 
-    /// … if the last drill was longer ago than this, in hours
+    /// … if one is older than this and not in the archive at all, not even raw, in seconds; 0: the archiver is set to
+    /// write no segments
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub segments_seconds_max: u64,
+
+    /// … if the last drill, or the first backup if there was none, was longer ago than this, in hours; 0: no drills
     #[arg(long, default_value_t = 48, value_name = "HOURS")]
     pub drill_hours_max: u64,
+
+    /// … if fewer bytes than this are free on a disk
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub disk_free_bytes_min: u64,
 }
 
 impl StatusAsked {
@@ -36,7 +45,9 @@ impl StatusAsked {
         StatusLimits {
             waiting_seconds: self.waiting_seconds_max,
             archived_seconds: self.archived_seconds_max,
+            segments_seconds: self.segments_seconds_max,
             drill_hours: self.drill_hours_max,
+            disk_free_bytes: self.disk_free_bytes_min,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `ops expire`: what is over its time goes, or would go.
+//! `ops expire`: backups and tombstones that are over their time go, or would go.
 
 use std::process::ExitCode;
 
-use archiver::{Expiring, Fate, Overdue, Summary};
+use archiver::{Expiring, Fate, Forgotten, Overdue, Summary};
 use clap::Args;
 
 use super::port::PortArgs;
@@ -17,7 +17,7 @@ pub struct ExpireArgs {
     #[arg(long)]
     dry_run: bool,
 
-    /// Print a JSON object a backup, and the sums last
+    /// Print a JSON object a backup, and one a scope's tombstones, and the sums last
     #[arg(long)]
     json: bool,
 }
@@ -35,6 +35,10 @@ pub(super) async fn run(args: ExpireArgs) -> Result<ExitCode, Failure> {
             Expiring::Overdue(backup) => {
                 rows += 1;
                 table.row(cells(&backup, args.dry_run));
+            }
+            Expiring::Forgotten(forgotten) => {
+                rows += 1;
+                table.row(tombstones(&forgotten, args.dry_run));
             }
             Expiring::Done(_) if args.json => return Ok(ExitCode::SUCCESS),
             Expiring::Done(summary) => {
@@ -61,8 +65,16 @@ fn cells(backup: &Overdue, dry_run: bool) -> [String; 5] {
     [of, scope, period.to_owned(), backup.size_bytes.to_string(), what]
 }
 
+fn tombstones(forgotten: &Forgotten, dry_run: bool) -> [String; 5] {
+    let Forgotten { scope, up_to, tombstones } = forgotten;
+    let what = format!("{tombstones} {}", if dry_run { "would go" } else { "gone" });
+    ["tombstones".to_owned(), scope.clone(), format!("to cursor {up_to}"), "-".to_owned(), what]
+}
+
 fn sums(summary: Summary, dry_run: bool) -> String {
-    let Summary { expired, bytes, stays } = summary;
+    let Summary { expired, bytes, stays, tombstones } = summary;
     let went = if dry_run { "would go" } else { "went" };
-    format!("{expired} backups with {bytes} bytes {went}; {stays} over their time stay")
+    format!(
+        "{expired} backups with {bytes} bytes and {tombstones} tombstones {went}; {stays} backups over their time stay"
+    )
 }

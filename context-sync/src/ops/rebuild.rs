@@ -80,9 +80,11 @@ pub(super) async fn run(args: RebuildArgs) -> Result<ExitCode, Failure> {
 /// In this process, which opens the log itself.
 async fn rebuild_here(args: RebuildArgs, mut shown: Shown) -> Result<ExitCode, Failure> {
     let shutdown = service::shutdown::on_signals()?;
-    let log = eventlog::open(&args.log, &args.log_dir).await?;
+    // A mistyped name is no new log.
+    let existing = eventlog::LogConfig { log_must_exist: true, ..args.log };
+    let log = eventlog::open(&existing, &args.log_dir).await?;
     let archive = match args.archive.archive {
-        Some(_) => Some(Archive::open(&args.archive)?),
+        Some(_) => Some(Archive::open_existing(&args.archive)?),
         None => None,
     };
     let (config, database, feed) = (args.projector, args.database, Feed::new(false));
@@ -143,7 +145,7 @@ impl Shown {
                 if !self.json {
                     println!("{}", sums(&rebuilt));
                 }
-                let is_well = rebuilt.differing == 0 || !self.dry_run;
+                let is_well = rebuilt.differing + rebuilt.tenants == 0 || !self.dry_run;
                 return Ok(Some(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }));
             }
             Rebuilding::Failed(error) => {
@@ -160,10 +162,13 @@ impl Shown {
         }
         if self.step.as_ref().is_none_or(|(own, ..)| *own != doing) {
             self.end_step();
-            self.step = Some((doing, Progress::new(doing, unit, Some(of)), 0));
+            self.step = Some((doing, Progress::new(doing, unit, None), 0));
         }
         if let Some((_, progress, shown)) = &mut self.step {
-            progress.set_total(of);
+            // Before something is done nobody knows how long it takes.
+            if done > 0 {
+                progress.set_total(of);
+            }
             progress.add(done.saturating_sub(*shown));
             *shown = done.max(*shown);
         }
@@ -177,9 +182,15 @@ impl Shown {
 }
 
 fn sums(rebuilt: &Rebuilt) -> String {
-    let Rebuilt { scopes, differing, swapped, resumed, epoch } = rebuilt;
+    let Rebuilt { scopes, differing, tenants, swapped, resumed, epoch } = rebuilt;
     let mut text = match (swapped, differing) {
-        (false, 0) => format!("well: the rows of {scopes} scopes are what the log comes to"),
+        (false, 0) if *tenants == 0 => {
+            format!("well: the rows of {scopes} scopes are what the log comes to")
+        }
+        (false, 0) => format!(
+            "wrong: the rows of {scopes} scopes are what the log comes to, but not what {tenants} tenants have; without \
+             --dry-run it is mended"
+        ),
         (false, _) => format!(
             "wrong: the rows of {differing} of {scopes} scopes are not what the log comes to; without --dry-run they are mended"
         ),

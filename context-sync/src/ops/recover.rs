@@ -1,11 +1,11 @@
 //! `ops recover`: a log that was lost goes on in a new one, from the archive alone.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use archive::{Archive, ArchiveConfig};
-use archiver::{ArchiverConfig, Clock, Recovered, Recovering, Recovery, lost};
+use archiver::{ArchiverConfig, Clock, Lost, Recovered, Recovering, Recovery, last_written, lost};
 use clap::Args;
-use eventlog::LogConfig;
+use eventlog::{LogAddress, LogConfig};
 use model::LogId;
 use tokio::sync::mpsc;
 
@@ -13,6 +13,7 @@ use crate::{
     Failure,
     dev::data_dir::DataDir,
     device::{output, progress::Progress},
+    serve::shown,
 };
 
 #[derive(Args, Debug)]
@@ -25,7 +26,7 @@ pub struct RecoverArgs {
     #[command(flatten)]
     log: LogConfig,
 
-    /// Directory of an embedded log [default: log in --data-dir]
+    /// Directory of an embedded log; it must be named if --archive is [default: log in --data-dir]
     #[arg(long, env = "CONTEXT_SYNC_LOG_DIR")]
     log_dir: Option<PathBuf>,
 
@@ -40,6 +41,15 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "LOG_ID", value_parser = log_id)]
     from: Option<LogId>,
 
+    /// Refuse if the archive was given something of the lost log within so many seconds: then it lives still. A log that
+    /// is busy is archived every --archive-segment-seconds
+    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    quiet_seconds: u64,
+
+    /// Do it. Without this it is only said what would be done
+    #[arg(long)]
+    yes: bool,
+
     /// Print a JSON object a step, and what it came to last
     #[arg(long)]
     json: bool,
@@ -52,19 +62,35 @@ fn log_id(text: &str) -> Result<LogId, String> {
 
 pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
     let data_dir = DataDir::new(&args.data_dir);
+    let is_of_instance = args.archive.archive.is_none();
+    let is_embedded = args.log.log == LogAddress::Embedded;
+    if !is_of_instance && is_embedded && args.log_dir.is_none() {
+        let which = "name the new log: --log kafka://…, or --log-dir for an embedded one";
+        return Err(which.into());
+    }
     args.archive.archive.get_or_insert_with(|| data_dir.archive());
-    let archive = Archive::open(&args.archive)?;
+    let archive = Archive::open_existing(&args.archive)?;
     let lost = lost(&archive, args.from).await?;
+    let dir = args.log_dir.unwrap_or_else(|| data_dir.log());
+    if !args.yes {
+        let into = match is_embedded {
+            true => format!("the embedded log in {}", shown(&dir)),
+            false => format!("{}, topics {}.…", args.log.log, args.log.log_topic_prefix),
+        };
+        return ask(&archive, &lost, &into).await;
+    }
+    let _lock = if is_of_instance { Some(data_dir.lock()?) } else { None };
     let mut log = args.log;
     log.log_partitions = log.log_partitions.or(lost.partitions);
-    let dir = args.log_dir.unwrap_or_else(|| data_dir.log());
     let events = eventlog::open(&log, &dir).await?;
     let lost = lost.into(&archive, events.log_id()).await?;
     let facts = eventlog::open_backups(&log, &dir.join("backups")).await?;
     let mut config = args.archiver;
     config.archive_hour_seconds = lost.hours.unwrap_or(config.archive_hour_seconds);
+    config.archive_cache.get_or_insert_with(|| data_dir.path().join("archiver"));
     let (log, clock) = (events.clone(), Clock::system());
-    let recovery = Recovery { config, archive, lost, log, facts: facts.clone(), clock };
+    let quiet = Duration::from_secs(args.quiet_seconds);
+    let recovery = Recovery { config, archive, lost, log, facts: facts.clone(), clock, quiet };
     let (say, mut said) = mpsc::channel(16);
     let recovering = tokio::spawn(recovery.run(say));
     let mut shown = Shown { json: args.json, bar: None };
@@ -78,6 +104,20 @@ pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
     facts.close().await?;
     events.close().await?;
     ended.unwrap_or_else(|| Err("the recovery ended without a word".into()))
+}
+
+/// Says what would be done: a log that is given up stays so.
+async fn ask(archive: &Archive, lost: &Lost, into: &str) -> Result<ExitCode, Failure> {
+    let log = lost.log;
+    let last = match last_written(archive, log).await? {
+        Some(at) => format!("it was last archived at {at}"),
+        None => "nothing of it is archived".to_owned(),
+    };
+    println!(
+        "log {log} would be given up for good, and go on in {into}; {last}.\n\
+         Make sure that no service of it runs any more, ingest, projector or archiver: then add --yes"
+    );
+    Ok(ExitCode::FAILURE)
 }
 
 struct Shown {
@@ -143,7 +183,8 @@ fn sums(recovered: &Recovered) -> String {
         None => "which had no events".to_owned(),
     };
     format!(
-        "recovered: log {log} goes on from log {from}, {until}: {scopes} scopes, {backups} backups.\n\
+        "recovered: log {log} goes on from log {from}, {until}: {scopes} scopes, {backups} backups; \
+         histories of messages begin anew.\n\
          Now migrate an empty database, and start the services on this log and this archive."
     )
 }

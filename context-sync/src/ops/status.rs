@@ -48,8 +48,16 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
 fn print(status: &Status) {
     let unknown = || "unknown".to_owned();
     println!("{}  log {}", status.at, status.log_id.clone().unwrap_or_else(unknown));
-    let headers =
-        ["PARTITION", "LOG END", "PROJECTED", "LAG", "WAITING", "ARCHIVED", "LAST HOUR", "ENDED"];
+    let headers = [
+        "PARTITION",
+        "LOG END",
+        "PROJECTED",
+        "LAG",
+        "WAITING",
+        "ARCHIVED",
+        "LAST HOUR",
+        "UNARCHIVED",
+    ];
     let mut table = Table::new(headers);
     for own in &status.partitions {
         table.row(cells(own));
@@ -58,6 +66,9 @@ fn print(status: &Status) {
     if let Some(catalogue) = &status.catalogue {
         let behind = catalogue.lag.map_or_else(unknown, |lag| lag.to_string());
         println!("catalogue     {} facts, {behind} behind", catalogue.projected);
+    }
+    if status.partitions.iter().all(|own| own.archived.is_none() && own.segmented.is_none()) {
+        println!("archive       none is named, or it has nothing");
     }
     println!("last drill    {}", drill(status));
     match &status.dead_letters {
@@ -105,18 +116,16 @@ fn print(status: &Status) {
 
 fn cells(own: &PartitionStatus) -> [String; 8] {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-    let age = |seconds: Option<u64>| {
-        seconds.map_or_else(|| "-".to_owned(), |s| format!("{} ago", duration(s)))
-    };
+    let age = |seconds: Option<u64>| seconds.map_or_else(|| "-".to_owned(), duration);
     [
         own.partition.to_string(),
         number(own.log_end),
         number(own.projected),
         number(own.lag),
-        own.waiting_seconds.map_or_else(|| "-".to_owned(), duration),
+        age(own.waiting_seconds),
         number(own.archived),
         own.archived_hour.clone().unwrap_or_else(|| "-".to_owned()),
-        age(own.archived_seconds),
+        age(own.unarchived_seconds),
     ]
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Failure,
-    copies::trace::{Trace, TraceStep, Tracing},
+    copies::trace::{RECOVERED, Trace, TraceStep, Tracing},
     device::table::shown,
 };
 
@@ -66,8 +66,8 @@ fn print(trace: &Trace) {
     println!("{} {}  tenant {}  scope {}", trace.what, trace.id, trace.tenant, trace.scope);
     if trace.is_cut {
         println!(
-            "the log has lost its beginning: older events are not shown, nor what became of these; \
-             the outcome stands beside each event in the archive's Parquet (docs/analytics.md)"
+            "the log has lost records that the archive does not have: some events are not shown, nor what became of \
+             those without an outcome"
         );
     }
     for step in &trace.steps {
@@ -101,7 +101,10 @@ fn print_step(step: &TraceStep) {
         step.org_role,
         step.bytes
     );
-    let state = step.state.as_deref().unwrap_or("unknown");
+    let state = match step.state.as_deref() {
+        Some(RECOVERED) => format!("{RECOVERED} from log {}, which was lost", step.log_id),
+        state => state.unwrap_or("unknown").to_owned(),
+    };
     println!("    {state}: {}", shown(step.outcome.as_deref().unwrap_or("no outcome")));
     for message in &step.messages {
         let cursor = message.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());

@@ -18,6 +18,8 @@ pub(crate) struct Auditor {
     /// The n-th made the cursor n + 1.
     changes: Vec<Happened>,
     roles: Vec<(UserId, Option<Role>)>,
+    /// Tombstones that one of these says have expired are as if they had never been.
+    expiries: Vec<usize>,
 }
 
 #[derive(Clone)]
@@ -65,6 +67,9 @@ impl Auditor {
             Action::BackupRequested { .. } => {
                 let needed = if command.scope.kind.has_members() { 2 } else { 1 };
                 (rank >= needed).then_some(()).ok_or(())?;
+            }
+            Action::TombstonesExpired { up_to } => {
+                self.expiries.push(self.changes.len().min(up_to.get() as usize));
             }
             Action::MessagesPushed { changes, rejected } => {
                 (rank >= 1).then_some(()).ok_or(())?;
@@ -117,7 +122,12 @@ impl Auditor {
     /// The cursor of an id's last change, and that change.
     fn last(&self, id: MessageId) -> Option<(usize, Happened)> {
         let place = self.changes.iter().rposition(|change| change.id == id)?;
-        Some((place + 1, self.changes[place].clone()))
+        let last = self.changes[place].clone();
+        (last.live || !self.has_expired(place + 1)).then_some((place + 1, last))
+    }
+
+    fn has_expired(&self, cursor: usize) -> bool {
+        self.expiries.iter().any(|up_to| cursor <= *up_to)
     }
 
     /// The live message that says this.
@@ -158,6 +168,7 @@ impl Auditor {
         let mut new = Happened { id, live: true, content, body: write.body_hash, at };
         let base = write.base_cursor.map_or(0, |base| base.get() as usize);
         let status = match self.last(id) {
+            None if write.id.is_some() && base > 0 && self.has_expired(base) => Status::Stale,
             None => Status::Created,
             Some((_, last)) if !last.live && at > last.at => Status::Revived,
             Some((_, last)) if !last.live => Status::Stale,

@@ -34,6 +34,12 @@ fn history(log: &[Record]) -> (LogFold, HashMap<(ScopeKey, MessageId), Versions>
             .unwrap_or_default();
         let Ok(applied) = fold.apply_command(command, *time) else { continue };
         given_out += applied.changes.len() as u64;
+        // Of what is forgotten, what came before says nothing any more.
+        let left = &fold.scopes[&command.scope].messages;
+        for id in before.keys().filter(|id| applied.floor.is_some() && !left.contains_key(*id)) {
+            let past = versions.remove(&(command.scope.clone(), *id)).unwrap_or_default();
+            given_out -= 1 + past.len() as u64;
+        }
         let past = past(&fold.scopes[&command.scope].scope, command, &applied);
         check_given_way(&applied.outcome.verdict, applied.repeated, &past);
         for Past { id, result, won_by, json, .. } in past {

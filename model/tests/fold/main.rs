@@ -7,6 +7,7 @@
 mod auditor;
 mod digest;
 mod draft;
+mod forgotten;
 mod history;
 mod log;
 mod message;

@@ -1,16 +1,18 @@
 //! The part of a state that some commands touch: folding them needs no more, which the projector relies on.
 
 use model::{
-    Applied, Changed, Command, Outcome, Scope, ScopeKey, Touched, Unappliable, UserId,
-    log_fold::FoldedScope,
+    Applied, Changed, Command, Cursor, Later, Outcome, Scope, ScopeKey, Touched, Unappliable,
+    UserId, log_fold::FoldedScope,
 };
 
-pub(crate) type Gist<'a> = Option<(&'a Outcome, bool, &'a [Changed], Option<&'a UserId>)>;
+pub(crate) type Gist<'a> =
+    Option<(&'a Outcome, bool, &'a [Changed], Option<&'a UserId>, Option<Cursor>)>;
 
 /// What folding a command did, to compare.
 pub(crate) fn gist(applied: &Result<Applied, Unappliable>) -> Gist<'_> {
     let applied = applied.as_ref().ok()?;
-    Some((&applied.outcome, applied.repeated, &applied.changes, applied.member.as_ref()))
+    let Applied { outcome, repeated, changes, member, floor, .. } = applied;
+    Some((outcome, *repeated, changes, member.as_ref(), *floor))
 }
 
 /// What a projector would load for some commands, out of the whole state.
@@ -24,7 +26,7 @@ pub(crate) struct Loads<'a> {
     /// For [`Touched::again`]: as `first`, or after the commit.
     pub(crate) second: Option<&'a FoldedScope>,
     /// What the commands before changed.
-    pub(crate) changed: Option<&'a Scope>,
+    pub(crate) changed: Option<&'a Later>,
 }
 
 impl Loads<'_> {

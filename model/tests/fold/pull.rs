@@ -21,7 +21,8 @@ pub(crate) fn pull(folded: &FoldedScope, cursor: Cursor, limit: usize) -> Page {
     Page { messages, cursor: last.unwrap_or(folded.scope.heading.head), has_more }
 }
 
-/// Knows nothing but what its pulls said.
+/// Knows nothing but what its pulls said; and, where it has been away for longer than tombstones are kept, what a
+/// repair finds.
 #[derive(Default)]
 pub(crate) struct Device {
     pub(crate) cursor: Cursor,
@@ -30,6 +31,13 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn pull(&mut self, folded: &FoldedScope, limit: usize) -> bool {
+        let floor = folded.scope.heading.floor;
+        if Cursor::ZERO < self.cursor && self.cursor < floor {
+            // It drops what the scope has not got, of what was there up to the floor; the rest comes with the pull.
+            self.live.retain(|id, message| {
+                folded.messages.contains_key(id) || message.entry.cursor > floor
+            });
+        }
         let page = pull(folded, self.cursor, limit);
         for message in page.messages {
             if message.entry.is_live() {

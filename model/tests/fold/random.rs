@@ -70,6 +70,8 @@ enum What {
     Set(&'static str, Role),
     Remove(&'static str),
     Backup,
+    /// Counted back from the head.
+    Expire(i64),
     Push(Vec<Piece>),
 }
 
@@ -115,6 +117,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (user(), role).prop_map(|(user, role)| What::Set(user, role)),
         1 => user().prop_map(What::Remove),
         1 => Just(What::Backup),
+        2 => (-1..6_i64).prop_map(What::Expire),
         12 => vec(piece(), 0..5).prop_map(What::Push),
     ];
     let repeat_of = option::weighted(0.1, 0..6_usize);
@@ -159,6 +162,9 @@ impl Step {
             What::Remove(name) => Action::MemberRemoved { user: user(name) },
             What::Backup => {
                 Action::BackupRequested { backup: BackupId(Uuid::from_u128(number as u128)) }
+            }
+            What::Expire(back) => {
+                Action::TombstonesExpired { up_to: Cursor::from_i64(head - back) }
             }
             What::Push(pieces) => push(&scope, head, pieces),
         };

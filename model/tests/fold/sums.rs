@@ -35,6 +35,11 @@ pub(crate) fn check(folded: &FoldedScope) -> Result<(), String> {
     let beyond = cursors.iter().any(|c| c.get() == 0 || *c > heading.head);
     expect("a cursor out of 1 ..= head", beyond, false)?;
 
+    expect("a floor above the head", heading.floor > heading.head, false)?;
+    let forgotten = |entry: &model::Entry| !entry.is_live() && entry.cursor <= heading.floor;
+    let kept = scope.messages.values().any(forgotten);
+    expect("a tombstone that has expired", kept, false)?;
+
     let owner = |role: &Option<Role>| *role == Some(Role::Owner);
     let owners = scope.members.values().filter(|member| owner(&member.role)).count();
     expect("owners", heading.owners as usize, owners)?;

@@ -12,6 +12,7 @@
 //! ann chunk max=2 of=late        => ok restored=1 skipped=0 deleted=1    without a name, of the last backup
 //! ann chunk ts=31T12:00:00       => ok restored=1        as if that were the times of all that is put
 //! ann complete                   => ok
+//! ann expire 7                   => ok floor=7           tombstones up to that cursor
 //! bob:owner push "x" key=k1      => created 1            bob is an org owner; the Idempotency-Key is k1
 //! ann push "y" id=A base=1 ts=12:00:00 type=insight meta={"a":1} + delete A base=2 + invalid
 //!                                => updated 2, superseded 2, invalid
@@ -214,6 +215,9 @@ impl Table {
                 let code = RestoreFailure::ChecksumFailed;
                 Action::RestoreFailed { restore, from, code, detail: "bad".to_owned() }
             }
+            "expire" => {
+                Action::TombstonesExpired { up_to: Cursor::new(rest[0].parse().unwrap()).unwrap() }
+            }
             "push" => self.push(id, asked.split_once(" push").unwrap().1),
             _ => panic!("not of the language: {asked}"),
         };
@@ -321,6 +325,7 @@ impl Table {
                     counts.restored, counts.skipped, counts.deleted
                 )
             }
+            Verdict::TombstonesExpired { floor } => format!("ok floor={floor}"),
             Verdict::Refused(Refusal::RestoreRunning { .. }) => "restore-running".to_owned(),
             Verdict::Refused(Refusal::NotItsPlace) => "not-its-place".to_owned(),
             Verdict::MemberSet { since, .. } => format!("ok since={}", show_time(*since)),

@@ -11,4 +11,15 @@ macro_rules! tables {
     )*};
 }
 
-tables!(writes, deletes, times, repeats, members, backups, restores, unappliable, pulls);
+tables!(
+    writes,
+    deletes,
+    times,
+    repeats,
+    members,
+    backups,
+    restores,
+    tombstones,
+    unappliable,
+    pulls
+);

@@ -9,7 +9,10 @@ use readmodel::{
     ProjectionSet,
     feed::Feed,
     projection::Position,
-    rebuild::{Comparing, Cursors, DifferingScope, Extent, Rebuild, ScopeDifference, Sums},
+    rebuild::{
+        Comparing, Cursors, DifferingScope, Extent, Rebuild, ScopeDifference, Sums,
+        TenantDifference,
+    },
 };
 use service::ops::{ComponentHandle, Readiness};
 use tokio::sync::mpsc;
@@ -67,9 +70,13 @@ impl<'a> Work<'a> {
         }
         let resumed = self.prepare().await?;
         self.check_start(resumed).await?;
-        let (scopes, differing, mut kept) = self.compare().await?;
-        let mut rebuilt =
-            Rebuilt { scopes, differing, swapped: !self.request.dry_run, resumed, epoch: None };
+        let (compared, mut kept) = self.compare().await?;
+        if let (0, Extent::Scope(scope)) = (compared.scopes, &self.extent) {
+            let scope = scope.clone();
+            self.rebuild.discard().await?;
+            return Err(RebuildError::UnknownScope(scope));
+        }
+        let mut rebuilt = Rebuilt { resumed, ..compared };
         if rebuilt.swapped {
             rebuilt.epoch = self.swap(&mut kept).await?;
         }
@@ -143,9 +150,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Compares both sets at the same places. How many scopes there are, how many differ, and, for a swap, what each
-    /// of those keeps.
-    async fn compare(&mut self) -> Result<(u64, u64, Vec<DifferingScope>), RebuildError> {
+    /// Compares both sets at the same places. What it came to, and, for a swap, what each scope that differs keeps.
+    async fn compare(&mut self) -> Result<(Rebuilt, Vec<DifferingScope>), RebuildError> {
         let mut comparing = self.begin_comparing().await?;
         let mut differing = Vec::new();
         while let Some(found) = comparing.next().await? {
@@ -156,6 +162,10 @@ impl<'a> Work<'a> {
             let (scopes, of) = (comparing.done, comparing.total);
             self.tell(Rebuilding::Compared { scopes, of }).await?;
         }
+        let tenants = comparing.tenants();
+        for tenant in &tenants {
+            self.tell(Rebuilding::Differs(of_tenant(tenant))).await?;
+        }
         let cursors = match self.request.cut_log {
             true => Cursors::OfCutLog,
             false => Cursors::OfSamePlaces,
@@ -164,9 +174,16 @@ impl<'a> Work<'a> {
             true => Vec::new(),
             false => comparing.kept(&differing, cursors).await?,
         };
-        let (scopes, differing) = (comparing.done, differing.len() as u64);
+        let compared = Rebuilt {
+            scopes: comparing.done,
+            differing: differing.len() as u64,
+            tenants: tenants.len() as u64,
+            swapped: !self.request.dry_run,
+            resumed: false,
+            epoch: None,
+        };
         comparing.end().await;
-        Ok((scopes, differing, kept))
+        Ok((compared, kept))
     }
 
     /// Once both sets are at the same places: what is compared is as it was then.
@@ -244,6 +261,13 @@ impl<'a> Work<'a> {
     }
 }
 
+fn of_tenant(TenantDifference { tenant, live, rebuilt }: &TenantDifference) -> Difference {
+    let sums = |(count, bytes): &(i64, i64)| format!("{count} messages with {bytes} bytes");
+    let (live, rebuilt) = (sums(live), sums(rebuilt));
+    let problem = format!("what quotas are compared with is {live}; by the log {rebuilt}");
+    Difference { scope: tenant.clone(), problem }
+}
+
 fn described(found: &ScopeDifference) -> Difference {
     let scope = match &found.scope {
         Some(scope) => scope.to_string(),
@@ -265,6 +289,7 @@ fn described(found: &ScopeDifference) -> Difference {
         (found.outcomes, "outcomes"),
         (found.restores, "restores"),
         (found.dead_letters, "dead letters"),
+        (found.history, "past versions"),
     ] {
         if count > 0 {
             problem.push_str(&format!("; rows of {what} that differ: {count}"));

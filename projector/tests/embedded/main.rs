@@ -7,6 +7,10 @@ mod commands;
 mod database;
 #[path = "../../../tests/e2e/equation.rs"]
 mod equation;
+#[path = "../../../model/tests/fold/random.rs"]
+mod random;
+#[path = "../../../archiver/tests/archive/table.rs"]
+mod table;
 
 mod bench;
 mod dead_letters;
@@ -17,3 +21,4 @@ mod parked;
 mod projecting;
 mod rebuilding;
 mod teeth;
+mod tombstones;

@@ -90,7 +90,14 @@ async fn folded() -> Bench {
 #[tokio::test]
 async fn what_is_well_is_found_well_and_rebuilt_as_it_was() {
     let bench = folded().await;
-    let expected = Rebuilt { scopes: 2, differing: 0, swapped: false, resumed: false, epoch: None };
+    let expected = Rebuilt {
+        scopes: 2,
+        differing: 0,
+        tenants: 0,
+        swapped: false,
+        resumed: false,
+        epoch: None,
+    };
     assert_eq!(rebuild(&bench, dry()).await, (expected.clone(), vec![]));
     let swapped = Rebuilt { swapped: true, ..expected };
     for _ in 0..2 {
@@ -152,6 +159,8 @@ async fn what_differs_is_named_and_mended() {
         "delete from members where scope = TEAM",
         "update outcomes set body = replace(body, '\"synced\":2', '\"synced\":1') where scope = TEAM",
         "delete from outcomes where scope = TEAM",
+        "update message_history set json = json || ' ' where scope = TEAM and result = 'replaced'",
+        "delete from message_history where scope = TEAM",
     ] {
         execute(&bench, &of(damage)).await;
         for scope in [None, Some(TEAM)] {
@@ -173,14 +182,20 @@ async fn what_differs_is_named_and_mended() {
         );
         bench.check().await;
     }
+    // What a tenant has is of no scope.
+    execute(&bench, "update tenant_usage set live_bytes = live_bytes + 1").await;
+    let (rebuilt, differs) = rebuild(&bench, dry()).await;
+    assert_eq!((rebuilt.differing, rebuilt.tenants, differs), (0, 1, vec!["acme".to_owned()]));
+    rebuild(&bench, RebuildRequest::default()).await;
+    assert_eq!(rebuild(&bench, dry()).await.0.tenants, 0);
     let running = bench.start();
     bench.append(&push(TEAM, "ann", &[say("three")])).await;
     bench.check().await;
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
+/// A log of 40 records, all folded.
+async fn forty() -> Bench {
     let bench = Bench::new().await;
     for number in 0..40 {
         bench.append(&push(ANN, "ann", &[say(&format!("message {number}"))])).await;
@@ -188,27 +203,70 @@ async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
     let running = bench.start();
     bench.caught_up().await;
     running.stop().await;
-    let one = ProjectorConfig { batch_records_max: 1, ..batches() };
-    let (say, mut said) = mpsc::channel(1);
-    let rebuilder = rebuilder(&bench, one);
-    let stopped = tokio::spawn(rebuilder.run(RebuildRequest::default(), say, Default::default()));
-    loop {
-        match said.recv().await.unwrap() {
-            Rebuilding::Folded { records, of } if records >= 5 => {
-                assert_eq!(of, 40);
-                break;
+    bench
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
+    let bench = forty().await;
+    for request in [RebuildRequest::default(), of_scope(ANN, false)] {
+        let one = ProjectorConfig { batch_records_max: 1, ..batches() };
+        let (say, mut said) = mpsc::channel(1);
+        let stopped =
+            tokio::spawn(rebuilder(&bench, one).run(request.clone(), say, Default::default()));
+        loop {
+            match said.recv().await.unwrap() {
+                Rebuilding::Folded { records, of } if records >= 5 => {
+                    assert_eq!(of, 40);
+                    break;
+                }
+                Rebuilding::Folded { .. } => {}
+                other => panic!("{other:?}"),
             }
-            Rebuilding::Folded { .. } => {}
-            other => panic!("{other:?}"),
         }
+        drop(said);
+        stopped.await.unwrap();
+        let dry = RebuildRequest { dry_run: true, ..request.clone() };
+        let (rebuilt, _) = rebuild(&bench, dry).await;
+        assert!(rebuilt.resumed, "{request:?}");
+        let (rebuilt, _) = rebuild(&bench, request).await;
+        assert_eq!((rebuilt.resumed, rebuilt.differing), (false, 0), "a dry run leaves nothing");
+        bench.check().await;
     }
-    drop(said);
-    stopped.await.unwrap();
-    let (rebuilt, _) = rebuild(&bench, dry()).await;
-    assert!(rebuilt.resumed);
-    let (rebuilt, _) = rebuild(&bench, RebuildRequest::default()).await;
-    assert_eq!((rebuilt.resumed, rebuilt.differing), (false, 0), "a dry run leaves nothing");
-    bench.check().await;
+}
+
+/// Whoever commits does not wait for what can be folded before.
+#[tokio::test]
+async fn what_is_there_is_folded_before_anybody_waits() {
+    let bench = forty().await;
+    // Somebody commits for a while: nothing is held until that is done.
+    let mut committing = bench.pool.begin().await.unwrap();
+    let lock = "select from context_sync.positions for update";
+    sqlx::query(lock).execute(&mut *committing).await.unwrap();
+    let (say, mut said) = mpsc::channel(1_000);
+    let running = tokio::spawn(rebuilder(&bench, batches()).run(dry(), say, Default::default()));
+    let folded = async {
+        while let Some(line) = said.recv().await {
+            if matches!(line, Rebuilding::Folded { records: 40, of: 40 }) {
+                return true;
+            }
+        }
+        false
+    };
+    let folded = tokio::time::timeout(std::time::Duration::from_secs(20), folded).await;
+    assert_eq!(folded, Ok(true), "all is folded meanwhile");
+    committing.rollback().await.unwrap();
+    while said.recv().await.is_some() {}
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scope_that_is_none_is_refused() {
+    let bench = folded().await;
+    let reason = refusal(rebuilder(&bench, batches()), of_scope("acme/user/nobody", true)).await;
+    assert!(reason.contains("no scope acme/user/nobody"), "{reason}");
+    let (rebuilt, _) = rebuild(&bench, of_scope(ANN, true)).await;
+    assert_eq!((rebuilt.scopes, rebuilt.resumed), (1, false));
 }
 
 /// Whatever is left to fold, few records or many, those who push do not wait for it.

@@ -18,6 +18,8 @@ use crate::{
     projection::{Position, positions_of},
 };
 
+/// Past versions are kept for a day at least.
+const DAY_MICROS: i64 = 24 * 3_600_000_000;
 /// Scopes compared at once.
 const SCOPES_AT_ONCE: i64 = 500;
 
@@ -45,8 +47,18 @@ pub struct ScopeDifference {
     pub outcomes: u64,
     pub restores: u64,
     pub dead_letters: u64,
+    /// Versions that are past.
+    pub history: u64,
     /// The first place of a message that differs.
     pub first: Option<Cursor>,
+}
+
+/// What a tenant has, as quotas are compared with it: live messages and their bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantDifference {
+    pub tenant: String,
+    pub live: (i64, i64),
+    pub rebuilt: (i64, i64),
 }
 
 /// Compares both sets as they were when it began, whatever is committed meanwhile.
@@ -68,6 +80,8 @@ struct Besides {
     outcomes: HashMap<Uuid, u64>,
     restores: HashMap<Uuid, u64>,
     dead_letters: HashMap<Uuid, u64>,
+    history: HashMap<Uuid, u64>,
+    tenants: Vec<TenantDifference>,
 }
 
 impl Rebuild {
@@ -79,16 +93,16 @@ impl Rebuild {
             .await?;
         let shadow = self.extent.set().schema();
         // The first statement takes the snapshot.
-        let total: i64 = match &self.extent {
-            Extent::Scope(_) => 1,
-            Extent::All => {
-                let count = format!(
-                    "select count(*) from (select scope from context_sync.scopes
-                         union select scope from {shadow}.scopes) s"
-                );
-                sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut connection).await?
-            }
+        let only = match &self.extent {
+            Extent::Scope(scope) => format!("where scope = '{}'", scope.reference().0),
+            Extent::All => String::new(),
         };
+        let count = format!(
+            "select count(*) from (select scope from context_sync.scopes
+                 union select scope from {shadow}.scopes) s {only}"
+        );
+        let total: i64 =
+            sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut connection).await?;
         let live = positions_of(&mut connection, ProjectionSet::Live).await?;
         let mut comparing = Self::comparing(connection, shadow, self.extent.clone(), total);
         comparing.find_besides(&live).await?;
@@ -158,6 +172,11 @@ impl Comparing {
         Ok(Some(found.into_iter().flatten().collect()))
     }
 
+    /// The tenants of which the sets say that they have something else.
+    pub fn tenants(&mut self) -> Vec<TenantDifference> {
+        std::mem::take(&mut self.besides.tenants)
+    }
+
     /// Gives the connection back.
     pub async fn end(self) {
         let _ = self.connection.close().await;
@@ -165,7 +184,7 @@ impl Comparing {
 
     async fn next_scopes(&mut self) -> Result<Vec<Uuid>, ReadModelError> {
         if let Extent::Scope(scope) = &self.extent {
-            let is_next = self.last.is_none();
+            let is_next = self.last.is_none() && self.total > 0;
             return Ok(is_next.then(|| scope.reference().0).into_iter().collect());
         }
         let query = format!(
@@ -195,6 +214,7 @@ impl Comparing {
             outcomes: of(&self.besides.outcomes),
             restores: of(&self.besides.restores),
             dead_letters: of(&self.besides.dead_letters),
+            history: of(&self.besides.history),
             first: row.try_get::<Option<i64>, _>("first")?.map(Cursor::from_i64),
         };
         let is_one = row.try_get("heading_differs")?
@@ -202,7 +222,8 @@ impl Comparing {
             || difference.members > 0
             || difference.outcomes > 0
             || difference.restores > 0
-            || difference.dead_letters > 0;
+            || difference.dead_letters > 0
+            || difference.history > 0;
         Ok(is_one.then_some(difference))
     }
 
@@ -243,28 +264,91 @@ impl Comparing {
         Ok(())
     }
 
-    /// Outcomes that a command may still repeat, restores and dead letters.
+    /// Outcomes that a command may still repeat, restores, dead letters, past versions, and what tenants have.
     async fn find_besides(&mut self, live: &[Position]) -> Result<(), ReadModelError> {
-        let known = "join unnest($1::int[], $2::bigint[]) as k (partition, since)
-            on k.partition = t.partition and t.folded_at_us >= k.since";
+        let since = "join unnest($1::int[], $2::bigint[]) as k (partition, since)
+            on k.partition = t.partition and t.{at} >= k.since";
+        let known_from = |p: &Position| {
+            (p.partition.get() as i32, p.clock.time.as_micros() - OUTCOME_KEPT_MICROS)
+        };
+        let known: Vec<_> = live.iter().map(known_from).collect();
+        let kept = self.history_kept(live).await?;
+        let (known_only, kept_only) =
+            (since.replace("{at}", "folded_at_us"), since.replace("{at}", "decided_at_us"));
+        let (letter, past) =
+            ("(t.partition, t.record_offset)", "(t.id_key, t.record_offset, t.change)");
         self.besides = Besides {
-            outcomes: self.differing("outcomes", "t.command_id", known, live).await?,
-            restores: self.differing("restores", "t.id", "", live).await?,
-            dead_letters: self
-                .differing("dead_letters", "(t.partition, t.record_offset)", "", live)
-                .await?,
+            outcomes: self.differing("outcomes", "t.command_id", &known_only, &known).await?,
+            restores: self.differing("restores", "t.id", "", &[]).await?,
+            dead_letters: self.differing("dead_letters", letter, "", &[]).await?,
+            history: self.differing("message_history", past, &kept_only, &kept).await?,
+            tenants: match &self.extent {
+                Extent::All => self.differing_tenants().await?,
+                Extent::Scope(_) => Vec::new(), // the second set has nothing of its others
+            },
         };
         Ok(())
     }
 
-    /// How many rows of a table differ, by scope. `$1` and `$2`: partitions, and the time from which their
-    /// commands are known.
+    /// From when on both sets must have the same past versions, by partition: they are deleted some at a time once they
+    /// are too old, after a day at the earliest.
+    async fn history_kept(&mut self, live: &[Position]) -> Result<Vec<(i32, i64)>, ReadModelError> {
+        let scope = match &self.extent {
+            Extent::Scope(scope) => format!("and scope = '{}'", scope.reference().0),
+            Extent::All => String::new(),
+        };
+        let oldest = |schema: &str| {
+            format!(
+                "coalesce((select min(decided_at_us) from {schema}.message_history
+                     where partition = p.partition {scope}), p.since)"
+            )
+        };
+        let query = format!(
+            "select p.partition, least(greatest({}, {}), p.since)
+             from unnest($1::int[], $2::bigint[]) as p (partition, since)",
+            oldest("context_sync"),
+            oldest(self.shadow)
+        );
+        let rows = sqlx::query_as::<_, (i32, i64)>(AssertSqlSafe(query))
+            .bind(live.iter().map(|p| p.partition.get() as i32).collect::<Vec<_>>())
+            .bind(live.iter().map(|p| p.clock.time.as_micros() - DAY_MICROS).collect::<Vec<_>>())
+            .fetch_all(&mut self.connection)
+            .await?;
+        Ok(rows)
+    }
+
+    async fn differing_tenants(&mut self) -> Result<Vec<TenantDifference>, ReadModelError> {
+        let sums = |schema: &str| {
+            format!(
+                "(select tenant_id, sum(live_count)::bigint as count, sum(live_bytes)::bigint as bytes
+                  from {schema}.tenant_usage group by tenant_id)"
+            )
+        };
+        let query = format!(
+            "select tenant_id, coalesce(l.count, 0), coalesce(l.bytes, 0), coalesce(s.count, 0), coalesce(s.bytes, 0)
+             from {} l full join {} s using (tenant_id)
+             where coalesce(l.count, 0) <> coalesce(s.count, 0) or coalesce(l.bytes, 0) <> coalesce(s.bytes, 0)
+             order by tenant_id",
+            sums("context_sync"),
+            sums(self.shadow)
+        );
+        let rows = sqlx::query_as::<_, (String, i64, i64, i64, i64)>(AssertSqlSafe(query));
+        let rows = rows.fetch_all(&mut self.connection).await?;
+        let difference = |(tenant, count, bytes, of_count, of_bytes)| TenantDifference {
+            tenant,
+            live: (count, bytes),
+            rebuilt: (of_count, of_bytes),
+        };
+        Ok(rows.into_iter().map(difference).collect())
+    }
+
+    /// How many rows of a table differ, by scope. `$1` and `$2`: partitions, and the time from which they are compared.
     async fn differing(
         &mut self,
         table: &str,
         key: &str,
         only: &str,
-        live: &[Position],
+        since: &[(i32, i64)],
     ) -> Result<HashMap<Uuid, u64>, ReadModelError> {
         let rows = |schema: &str| {
             format!("select t as row, t.scope, {key} as key from {schema}.{table} t {only}")
@@ -281,10 +365,10 @@ impl Comparing {
             rows("context_sync"),
             rows(self.shadow)
         );
-        let known_from = |p: &Position| p.clock.time.as_micros() - OUTCOME_KEPT_MICROS;
+        let (partitions, from): (Vec<i32>, Vec<i64>) = since.iter().copied().unzip();
         let rows = sqlx::query_as::<_, (Uuid, i64)>(AssertSqlSafe(query))
-            .bind(live.iter().map(|p| p.partition.get() as i32).collect::<Vec<_>>())
-            .bind(live.iter().map(known_from).collect::<Vec<_>>())
+            .bind(partitions)
+            .bind(from)
             .fetch_all(&mut self.connection)
             .await?;
         Ok(rows.into_iter().map(|(scope, count)| (scope, count.unsigned_abs())).collect())

@@ -49,7 +49,7 @@ impl Rebuild {
         if !self.try_lock(both).await? {
             return Ok(None);
         }
-        if mark(&mut self.owner).await? != self.mark {
+        if mark(&mut self.owner, &self.extent).await? != self.mark {
             return Err(ReadModelError::MigratedMeanwhile);
         }
         // The whole table, not its rows: who waits for it has locked nothing yet, and is in nobody's way when all is

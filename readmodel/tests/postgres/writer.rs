@@ -72,6 +72,7 @@ impl Writer {
             scopes: vec![(command.scope.clone(), folded.scope.heading.clone())],
             members: member.into_iter().collect(),
             replaced: replaced.map(|(changed, _)| (scope, changed.id)).collect(),
+            floors: applied.floor.map(|floor| (scope, floor)).into_iter().collect(),
             messages: changed.iter().map(|(_, message)| image(message.clone())).collect(),
             history: Vec::new(),
             outcomes: vec![OutcomeImage {

@@ -91,12 +91,12 @@ async fn running(dev: &Child, data: &str, backup: &Value, object: &Path) {
         let expire = ops("expire", &[flag, value, "--dry-run"]).await;
         assert_eq!(
             expire.says(0, "0 backups"),
-            "0 backups with 0 bytes would go; 0 over their time stay"
+            "0 backups with 0 bytes and 0 tombstones would go; 0 backups over their time stay"
         );
         let expire = ops("expire", &which).await;
         assert_eq!(
             expire.says(0, "0 backups"),
-            "0 backups with 0 bytes went; 0 over their time stay"
+            "0 backups with 0 bytes and 0 tombstones went; 0 backups over their time stay"
         );
         let expire = ops("expire", &[flag, value, "--json"]).await;
         assert_eq!(expire.lines(0), [json!({"done": {"expired": 0, "bytes": 0, "stays": 0}})]);

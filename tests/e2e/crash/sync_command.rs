@@ -80,3 +80,45 @@ async fn wf_cs_012_sync_keeps_a_file_right_and_status_says_so() {
     assert_eq!((&done["pushed"]["synced"], &done["count"], code), (&json!(1), &json!(62), 0));
     dev.kill().await;
 }
+
+/// A push whose neighbour failed is repeated under its own key: it undoes nothing that others wrote meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_again_undoes_no_later_edit() {
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let data_dir = scratch.path().join("data");
+    let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
+    let mut dev = Child::dev(&data_dir, &output, &["--scope-messages-max=120".to_owned()]).await;
+    let (laptop, phone) = (scratch.path().join("laptop.jsonl"), scratch.path().join("phone.jsonl"));
+    let outbox = |file: &Path| file.with_extension("outbox.jsonl");
+    let edit = |content: &str| {
+        let id = "0199f7c4-0000-7000-8000-000000000001";
+        format!("{}\n", json!({"id": id, "type": "decision", "content": content}))
+    };
+    let say = |n: u32| format!("{}\n", json!({"type": "decision", "content": format!("{n}")}));
+
+    let many: String = (1..=130).map(say).collect();
+    fs::write(outbox(&laptop), format!("{}{many}", edit("the laptop's"))).unwrap();
+    let replica = format!("--replica={}", laptop.display());
+    let refused = run(&["sync", "--json", "--data-dir", data, &replica]).await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("scope_messages_max"), "{said}");
+    let (told, _) = device("status", data, &laptop).await;
+    assert_eq!(told["waiting"], 31, "what was acknowledged waits no more");
+    // As if it had ended before it could write that down.
+    for entry in fs::read_dir(scratch.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "done") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::write(outbox(&phone), edit("the phone's")).unwrap();
+    let (done, code) = device("sync", data, &phone).await;
+    assert_eq!((&done["pushed"]["synced"], &done["count"], code), (&json!(1), &json!(100), 0));
+
+    dev.kill().await;
+    let mut dev = Child::dev(&data_dir, &output, &[]).await;
+    let (done, code) = device("sync", data, &laptop).await;
+    assert_eq!((&done["count"], code), (&json!(131), 0));
+    assert!(fs::read_to_string(&laptop).unwrap().contains("the phone's"));
+    dev.kill().await;
+}

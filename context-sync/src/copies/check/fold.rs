@@ -6,16 +6,22 @@ use std::{
     time::Duration,
 };
 
+use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, LogReader, ReadLimit, Record};
 use model::{
-    Command, Event, MessageId, Offset, Partition, PartitionClock, Scope, ScopeKey, ScopeRef,
+    Command, Cursor, Event, LogId, MessageId, Offset, Partition, PartitionClock, Past, PastResult,
+    Scope, ScopeKey, ScopeRef, Timestamp, history,
     limits::OUTCOME_KEPT_MICROS,
     log_fold::{check_key, images},
 };
+use readmodel::history::PastPlace;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 
-use super::{super::Unasked, CheckQuery, Checking};
+use super::{
+    super::{Unasked, beginning::Beginning},
+    CheckQuery, Checking,
+};
 
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
 const READ_WAIT: Duration = Duration::from_millis(500);
@@ -28,6 +34,19 @@ pub(super) type JsonHash = [u8; 32];
 
 pub(super) fn json_hash(json: &str) -> JsonHash {
     Sha256::digest(json.as_bytes()).into()
+}
+
+/// Why a fold does not go on.
+pub(super) enum Unfolded {
+    /// Retention removed what comes next, and the archive does not have it.
+    Hole,
+    Failed(Unasked),
+}
+
+impl From<Unasked> for Unfolded {
+    fn from(why: Unasked) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// A partition being read.
@@ -46,7 +65,7 @@ impl Read {
     }
 
     /// The next record before an offset; `None` once it is reached.
-    async fn before(&mut self, to: Offset) -> Result<Option<Record>, Unasked> {
+    async fn before(&mut self, to: Offset) -> Result<Option<Record>, Unfolded> {
         let mut empty = 0;
         while self.next < to && self.ahead.is_empty() {
             match self.reader.next(READ, READ_WAIT).await {
@@ -56,13 +75,15 @@ impl Read {
                     empty += 1;
                     tokio::time::sleep(READ_WAIT).await;
                 }
-                Err(error) => return Err(format!("the log: {error}")),
+                Err(LogError::OutOfRange { .. }) => return Err(Unfolded::Hole),
+                Err(error) => return Err(format!("the log: {error}").into()),
             }
             if empty > EMPTY_READS_MAX {
                 let Self { partition, next, .. } = self;
-                return Err(format!(
+                let why = format!(
                     "the log: it gives nothing of partition {partition} from offset {next} on"
-                ));
+                );
+                return Err(why.into());
             }
         }
         if self.ahead.front().is_none_or(|record| record.offset >= to) {
@@ -81,6 +102,16 @@ impl Read {
 pub(super) struct ScopeFold {
     pub(super) scope: Scope,
     pub(super) json: HashMap<MessageId, JsonHash>,
+    /// By message, record, and which of its changes.
+    pub(super) past: HashMap<(MessageId, PastPlace), PastFold>,
+}
+
+/// A version that is past.
+pub(super) struct PastFold {
+    pub(super) result: PastResult,
+    pub(super) won_by: Cursor,
+    pub(super) at: Timestamp,
+    pub(super) json: Option<JsonHash>,
 }
 
 /// What a partition folds to.
@@ -92,14 +123,44 @@ pub(super) struct PartitionFold {
     records: u64,
 }
 
-impl Default for PartitionFold {
-    fn default() -> Self {
-        let clock = PartitionClock::START;
-        Self { clock, scopes: HashMap::new(), refused: Vec::new(), records: 0 }
-    }
-}
-
 impl PartitionFold {
+    /// Of a log that begins with its first record.
+    pub(super) fn of_nothing() -> Self {
+        Self::begin(Beginning::nothing(), HashMap::new())
+    }
+
+    /// Of a recovered log, which begins with what the archive has; `None` if that has nothing of it.
+    pub(super) async fn of_recovered(
+        archive: &Archive,
+        log: LogId,
+        partition: Partition,
+        query: &CheckQuery,
+    ) -> Result<Option<Self>, ArchiveError> {
+        let mut json: HashMap<ScopeKey, HashMap<MessageId, JsonHash>> = HashMap::new();
+        let wanted = |key: &ScopeKey| query.has(key);
+        let begun = Beginning::read(archive, log, partition, wanted, |key, message| {
+            let hash = json_hash(&message.to_json());
+            match json.get_mut(key) {
+                Some(own) => drop(own.insert(message.id, hash)),
+                None => drop(json.insert(key.clone(), HashMap::from([(message.id, hash)]))),
+            }
+        });
+        let begun = begun.await?;
+        Ok(begun.map(|begun| Self::begin(begun, json)))
+    }
+
+    fn begin(
+        Beginning { clock, scopes }: Beginning,
+        mut json: HashMap<ScopeKey, HashMap<MessageId, JsonHash>>,
+    ) -> Self {
+        let of = |(key, scope): (ScopeKey, Scope)| {
+            let json = json.remove(&key).unwrap_or_default();
+            (key, ScopeFold { scope, json, past: HashMap::new() })
+        };
+        let scopes = scopes.into_iter().map(of).collect();
+        Self { clock, scopes, refused: Vec::new(), records: 0 }
+    }
+
     /// Folds on, up to an offset. What is parked is left out: the rows do not have it.
     pub(super) async fn up_to(
         &mut self,
@@ -108,7 +169,7 @@ impl PartitionFold {
         parked: &HashMap<ScopeRef, Offset>,
         query: &CheckQuery,
         say: &Sender<Checking>,
-    ) -> Result<(), Unasked> {
+    ) -> Result<(), Unfolded> {
         while let Some(record) = read.before(to).await? {
             self.fold(&record, parked, query)?;
             self.records += 1;
@@ -151,22 +212,38 @@ impl PartitionFold {
                 if fits.is_err() {
                     self.refused.push(record.offset);
                 } else if waits.is_none_or(|first| record.offset < *first) {
-                    self.apply(&command);
+                    self.apply(&command, record.offset);
                 }
             }
         }
         Ok(())
     }
 
-    fn apply(&mut self, command: &Command) {
+    fn apply(&mut self, command: &Command, offset: Offset) {
         let folded = self.scopes.entry(command.scope.clone()).or_insert_with(|| ScopeFold {
             scope: Scope::new(command.scope.clone()),
             json: HashMap::new(),
+            past: HashMap::new(),
         });
         // What does not apply was refused above.
         let Ok(applied) = folded.scope.apply(command, self.clock.time) else { return };
+        for past in history::past(&folded.scope, command, &applied) {
+            let Past { id, change, result, won_by, json } = past;
+            // What is replaced is the message as it stood before.
+            let json = match json {
+                Some(json) => Some(json_hash(&json)),
+                None => folded.json.get(&id).copied(),
+            };
+            let place = PastPlace { offset, change: change as u32 };
+            let past = PastFold { result, won_by, at: applied.outcome.folded_at, json };
+            folded.past.insert((id, place), past);
+        }
         for (changed, message) in images(&folded.scope, command, &applied.changes) {
             folded.json.insert(changed.id, json_hash(&message.to_json()));
+        }
+        if applied.floor.is_some() {
+            let ScopeFold { scope, json, .. } = folded;
+            json.retain(|id, _| scope.messages.contains_key(id));
         }
     }
 

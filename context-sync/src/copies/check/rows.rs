@@ -9,6 +9,7 @@ use model::{
 };
 use readmodel::{
     ReadModelError,
+    history::{PastRow, history_key},
     snapshot::{MessageRow, Snapshot},
 };
 use tokio::sync::mpsc::Sender;
@@ -17,6 +18,8 @@ use super::{
     CheckQuery, Checking, Found, Sums,
     fold::{PartitionFold, ScopeFold, json_hash},
 };
+
+const DAY_MICROS: i64 = 24 * 3_600_000_000;
 
 /// The rows of a partition, and whom to tell what differs.
 pub(super) struct Rows<'a> {
@@ -60,6 +63,7 @@ impl Rows<'_> {
             self.say_if_differs(found, key.to_string()).await;
         }
         self.compare_outcomes(fold, partition).await?;
+        self.compare_history(fold, partition).await?;
         if self.query.is_all() {
             self.compare_refused(fold, partition).await?;
         }
@@ -125,6 +129,9 @@ impl Rows<'_> {
                     let (id, cursor) = (row.id, row.entry.cursor);
                     found.push(|| format!("message {id} is at cursor {cursor}, beyond the head"));
                 }
+                if !row.entry.is_live() && row.entry.cursor <= heading.floor {
+                    found.push(|| format!("message {} is a tombstone that has expired", row.id));
+                }
                 if let Some(folded) = folded {
                     compare_message(found, row, folded);
                     seen.insert(row.id);
@@ -176,6 +183,80 @@ impl Rows<'_> {
             found.push(|| format!("that of command {id} has no row"));
         }
         self.say_if_differs(found, format!("the outcomes of partition {partition}")).await;
+        Ok(())
+    }
+
+    /// Past versions. The rows of those that are too old are deleted, some at a time, after a day at the earliest.
+    async fn compare_history(
+        &mut self,
+        fold: &PartitionFold,
+        partition: Partition,
+    ) -> Result<(), ReadModelError> {
+        let mut scopes: HashMap<ScopeRef, &ScopeKey> = HashMap::new();
+        let mut by_log = HashMap::new();
+        for (key, folded) in &fold.scopes {
+            let scope = key.reference();
+            if self.before.get(&scope) != self.parked.get(&scope) {
+                continue; // its parked events were folded meanwhile
+            }
+            scopes.insert(scope, key);
+            for ((id, place), past) in &folded.past {
+                by_log.insert((history_key(scope, *id), *place), (key, *id, past));
+            }
+        }
+        let only = self.query.scope.as_ref().map(ScopeKey::reference);
+        let mut kept_from = self.snapshot.position.clock.time.plus_micros(-DAY_MICROS);
+        let mut found = Found::default();
+        let mut after = None;
+        loop {
+            let rows = self.snapshot.history(after, only).await?;
+            let Some((key, _, last)) = rows.last() else { break };
+            after = Some((*key, last.place));
+            for (key, scope, row) in rows {
+                kept_from = kept_from.min(row.at);
+                let Some(scope) = scopes.get(&scope) else { continue };
+                let PastRow { place, result, won_by, at, json, .. } = row;
+                let is_same = by_log.remove(&(key, place)).is_some_and(|(.., past)| {
+                    (past.result, past.won_by, past.at) == (result, won_by, at)
+                        && past.json == Some(json_hash(&json))
+                });
+                if !is_same {
+                    let (result, offset) = (result.as_str(), place.offset);
+                    found.push(|| {
+                        format!("{scope}: what is {result} since {partition}-{offset} is not so by the log")
+                    });
+                }
+            }
+        }
+        for ((_, place), (scope, id, past)) in by_log {
+            if past.at >= kept_from {
+                let (result, offset) = (past.result.as_str(), place.offset);
+                found.push(|| {
+                    format!(
+                        "{scope}: message {id}, {result} since {partition}-{offset}, has no row"
+                    )
+                });
+            }
+        }
+        self.say_if_differs(found, format!("the history of partition {partition}")).await;
+        Ok(())
+    }
+
+    /// What tenants have, which quotas are compared with: of all partitions, in one snapshot.
+    pub(super) async fn compare_usage(&mut self) -> Result<(), ReadModelError> {
+        let only = self.query.scope.as_ref().map(|scope| &scope.tenant);
+        for (tenant, [count, bytes], [of_count, of_bytes]) in
+            self.snapshot.wrong_usage(only).await?
+        {
+            let mut found = Found::default();
+            found.push(|| {
+                format!(
+                    "what quotas are compared with is {count} messages with {bytes} bytes, its scopes sum up to \
+                     {of_count} with {of_bytes}"
+                )
+            });
+            self.say_if_differs(found, format!("tenant {tenant}")).await;
+        }
         Ok(())
     }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use device::problem::ClientError;
 use model::{BackupId, Digest, RestoreId, RestoreMode};
 use reqwest::Method;
 use serde::Deserialize;
 
 use super::{ANSWER_WITHIN, Call, Client, JSON};
-use crate::device::{problem::ClientError, scope::Scope};
+use crate::device::scope::Scope;
 
 const ASK_EVERY: Duration = Duration::from_millis(100);
 

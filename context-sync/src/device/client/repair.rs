@@ -1,39 +1,15 @@
 //! Finding out whether a device has drifted, and mending it.
 
-use model::{
-    Cursor, Digest, Epoch, Item,
-    reconcile::{Claim, Drift, Remedy},
+use device::{
+    problem::ClientError,
+    wire::{Fetched, Reconciled},
 };
+use model::{Epoch, Item, reconcile::Claim};
 use reqwest::Method;
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 
 use super::{ANSWER_WITHIN, Call, Client, JSON, OCTETS};
-use crate::device::{problem::ClientError, scope::Scope};
-
-/// What the API says to a device about its drift.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Reconciled {
-    pub status: Drift,
-    pub action: Remedy,
-    /// Where the next pull begins, once `action` is done.
-    pub cursor: Cursor,
-    pub head: Cursor,
-    pub floor: Cursor,
-    pub count: u64,
-    pub digest: Digest,
-    pub epoch: Epoch,
-    /// What a recovery kept, where the device's epoch is another.
-    pub base: Option<Cursor>,
-}
-
-/// Messages that were asked for by what a repair names them.
-#[derive(Deserialize)]
-pub struct Fetched {
-    pub messages: Vec<Box<RawValue>>,
-    /// The scope does not have them any more.
-    pub missing: Vec<Item>,
-}
+use crate::device::scope::Scope;
 
 impl Client {
     /// Asks whether the device has drifted.

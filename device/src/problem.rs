@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use model::CommandId;
 use serde::Deserialize;
 
-use super::retry;
+use crate::retry;
 
 /// The API's `application/problem+json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -73,7 +73,7 @@ pub enum ClientError {
     #[error("{url:?} is no URL: {reason}; write for instance http://127.0.0.1:8080")]
     Url { url: String, reason: String },
     #[error("HTTP cannot be set up: {0}")]
-    Setup(reqwest::Error),
+    Setup(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl ClientError {

@@ -1,21 +1,35 @@
 //! The contract's bodies as a client reads and writes them.
 
-use model::{BodyHash, Cursor, Digest, Epoch, Item, MessageId, Metadata, Timestamp, Version};
+use model::{
+    BodyHash, Cursor, Digest, Epoch, Item, MessageId, Metadata, Timestamp, Version,
+    reconcile::{Drift, Remedy},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The body of a push.
 #[derive(Serialize)]
-pub(super) struct PushBody<'a> {
-    pub(super) messages: Vec<&'a RawValue>,
+pub struct PushBody<'a> {
+    pub messages: Vec<&'a RawValue>,
 }
 
 /// The outcome of a push, or that it is not known yet.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum PushStatus {
+pub enum PushStatus {
     Completed(model::PushAnswer),
     Accepted { push_id: model::CommandId },
+}
+
+/// Where a pull begins and how much it brings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PullFrom {
+    pub cursor: u64,
+    pub limit: u32,
+    /// Seconds to wait for something newer.
+    pub wait: u64,
+    /// That the cursor is of, if it is known.
+    pub epoch: Option<Epoch>,
 }
 
 /// A page of a pull.
@@ -29,6 +43,30 @@ pub struct PullPage {
     pub count: u64,
     pub digest: Digest,
     pub epoch: Epoch,
+}
+
+/// What the API says to a device about its drift.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Reconciled {
+    pub status: Drift,
+    pub action: Remedy,
+    /// Where the next pull begins, once `action` is done.
+    pub cursor: Cursor,
+    pub head: Cursor,
+    pub floor: Cursor,
+    pub count: u64,
+    pub digest: Digest,
+    pub epoch: Epoch,
+    /// What a recovery kept, where the device's epoch is another.
+    pub base: Option<Cursor>,
+}
+
+/// Messages that were asked for by what a repair names them.
+#[derive(Deserialize)]
+pub struct Fetched {
+    pub messages: Vec<Box<RawValue>>,
+    /// The scope does not have them any more.
+    pub missing: Vec<Item>,
 }
 
 /// A pulled message, or a tombstone.

@@ -14,10 +14,10 @@ use repair::{Held, Items};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::wire::Pulled;
+use crate::wire::Pulled;
 
 /// The messages of a scope on a device.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Replica {
     pub cursor: Cursor,
     /// That the cursor is of; `None` before the first pull.
@@ -28,6 +28,7 @@ pub struct Replica {
 }
 
 /// A live message that was pulled.
+#[derive(Clone)]
 pub struct Message {
     pub held: Held,
     /// Where it stood.
@@ -120,23 +121,30 @@ impl Replica {
         Ok(held)
     }
 
+    /// The messages, in the order of their cursors.
+    pub fn messages(&self) -> Vec<&Message> {
+        let mut messages: Vec<&Message> = self.messages.values().collect();
+        messages.sort_unstable_by_key(|message| (message.cursor, message.held.id.0));
+        messages
+    }
+
     /// Lets go of all messages, to begin again; what it was before.
     pub fn begin_anew(&mut self, epoch: Epoch) -> Self {
         let whose = self.whose.clone();
         std::mem::replace(self, Self { epoch: Some(epoch), whose, ..Self::default() })
     }
 
-    /// The versions that another one does not hold.
+    /// The versions that another one does not hold, in the order in which they stood.
     pub fn without(self, other: &Self) -> Vec<Message> {
         let gone = |message: &Message| {
             other.messages.get(&message.held.id).is_none_or(|there| there.held != message.held)
         };
-        self.messages.into_values().filter(gone).collect()
+        in_order(self.messages.into_values().filter(gone))
     }
 
-    /// Lets go of these versions.
+    /// Lets go of these versions, in the order in which they stood: what is pushed again is pushed in that order.
     pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
-        self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m).collect()
+        in_order(self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m))
     }
 
     pub fn count(&self) -> u64 {
@@ -160,7 +168,18 @@ impl Replica {
     }
 }
 
+fn in_order(messages: impl Iterator<Item = Message>) -> Vec<Message> {
+    let mut messages: Vec<Message> = messages.collect();
+    messages.sort_unstable_by_key(|message| (message.cursor, message.held.id.0));
+    messages
+}
+
 impl Message {
+    /// As a pull gave it.
+    pub fn json(&self) -> &RawValue {
+        &self.json
+    }
+
     /// The message as it is pushed again, at the version that it had.
     ///
     /// # Errors

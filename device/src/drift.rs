@@ -6,14 +6,13 @@ use model::{Cursor, Digest, Epoch, Item, reconcile::Remedy};
 use repair::{BadFrame, Differences, Finding};
 use serde_json::value::RawValue;
 
-use super::{
+use crate::{
+    Requests,
     batches::Outgoing,
-    client::{Client, PullFrom, repair::Reconciled},
     problem::ClientError,
     replica::{Message, Replica, ReplicaError},
-    scope::Scope,
     upload::{Tally, Upload},
-    wire::PullPage,
+    wire::{PullFrom, PullPage, Reconciled},
 };
 
 /// Messages in a page.
@@ -69,18 +68,17 @@ pub struct Left {
 }
 
 /// A replica on its way to what its scope is.
-pub struct Mending<'a> {
-    client: &'a Client,
-    scope: &'a Scope,
+pub struct Mending<'a, R> {
+    requests: R,
     replica: &'a mut Replica,
     pub mended: Mended,
     /// To be kept, however [`Mending::run`] ended.
     pub left: Left,
 }
 
-impl<'a> Mending<'a> {
-    pub fn new(client: &'a Client, scope: &'a Scope, replica: &'a mut Replica) -> Self {
-        Self { client, scope, replica, mended: Mended::default(), left: Left::default() }
+impl<'a, R: Requests> Mending<'a, R> {
+    pub fn new(requests: R, replica: &'a mut Replica) -> Self {
+        Self { requests, replica, mended: Mended::default(), left: Left::default() }
     }
 
     /// Pulls, and mends what then differs, until count and digest are the scope's.
@@ -108,7 +106,7 @@ impl<'a> Mending<'a> {
                 wait: 0,
                 epoch: self.replica.epoch,
             };
-            let page = self.client.pull(self.scope, from).await?;
+            let page = self.requests.pull(from).await?;
             self.mended.pulled += page.messages.len() as u64;
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
             for message in messages {
@@ -127,7 +125,7 @@ impl<'a> Mending<'a> {
     /// since.
     async fn mend(&mut self, differs: bool) -> Result<(), DriftError> {
         let claim = self.replica.claim();
-        let told = self.client.reconcile(self.scope, &claim, self.replica.epoch).await?;
+        let told = self.requests.reconcile(&claim, self.replica.epoch).await?;
         match told.action {
             Remedy::Resync => self.resync(&told).await,
             Remedy::Repair => self.repair(&told).await,
@@ -166,7 +164,7 @@ impl<'a> Mending<'a> {
         let mut next = Some(first);
         for _ in 0..FRAMES_MAX {
             let Some(frame) = next else { return Ok(finding.end()) };
-            next = finding.next(&self.client.compare(self.scope, frame).await?)?;
+            next = finding.next(&self.requests.compare(frame).await?)?;
         }
         Err(DriftError::Endless)
     }
@@ -188,7 +186,7 @@ impl<'a> Mending<'a> {
         let mut left: VecDeque<Item> = items.into();
         while !left.is_empty() {
             let asked: Vec<Item> = left.drain(..left.len().min(FETCH)).collect();
-            let fetched = self.client.fetch(self.scope, &asked).await?;
+            let fetched = self.requests.fetch(&asked).await?;
             self.mended.fetched += fetched.messages.len() as u64;
             let mut answered: HashSet<Item> = fetched.missing.into_iter().collect();
             for message in fetched.messages {
@@ -210,7 +208,7 @@ impl<'a> Mending<'a> {
 
     /// Pushes what the scope has lost, at the versions it had. It is owed until the scope has said that it has it.
     async fn push_again(&mut self) -> Result<(), DriftError> {
-        let mut upload = Upload::new(self.client, self.scope);
+        let mut upload = Upload::new(&self.requests);
         let pushed = upload_all(&mut upload, &self.left.owed).await;
         let Tally { synced, rejected, .. } = upload.tally;
         self.mended.pushed_again += synced;
@@ -225,8 +223,8 @@ impl<'a> Mending<'a> {
     }
 }
 
-async fn upload_all(
-    upload: &mut Upload<'_>,
+async fn upload_all<R: Requests>(
+    upload: &mut Upload<'_, R>,
     messages: &[Box<RawValue>],
 ) -> Result<(), ClientError> {
     for json in messages {

@@ -3,12 +3,10 @@
 use model::PushAnswer;
 use serde_json::json;
 
-use super::{
+use crate::{
+    Requests,
     batches::{Batches, Outgoing},
-    client::Client,
     problem::ClientError,
-    scope::Scope,
-    table::Table,
 };
 
 /// What became of messages.
@@ -23,9 +21,8 @@ pub struct Tally {
 }
 
 /// Sends messages to a scope in pushes, in the order they come in.
-pub struct Upload<'a> {
-    client: &'a Client,
-    scope: &'a Scope,
+pub struct Upload<'a, R> {
+    requests: &'a R,
     batches: Batches,
     /// What became of the messages so far.
     pub tally: Tally,
@@ -39,17 +36,19 @@ pub struct Delivered {
     pub answer: Option<PushAnswer>,
     /// Why messages were rejected, each with where it came from.
     pub rejections: Vec<String>,
+    /// Their places in the push.
+    pub rejected: Vec<usize>,
 }
 
-impl<'a> Upload<'a> {
-    pub fn new(client: &'a Client, scope: &'a Scope) -> Self {
-        Self { client, scope, batches: Batches::default(), tally: Tally::default() }
+impl<'a, R: Requests> Upload<'a, R> {
+    pub fn new(requests: &'a R) -> Self {
+        Self { requests, batches: Batches::default(), tally: Tally::default() }
     }
 
     /// Takes a message, and pushes those before it if they are enough.
     pub async fn add(&mut self, message: Outgoing) -> Result<Option<Delivered>, ClientError> {
         match self.batches.add(message) {
-            Some(batch) => self.deliver(batch).await.map(Some),
+            Some(batch) => self.deliver(new_key(), &batch).await.map(Some),
             None => Ok(None),
         }
     }
@@ -60,20 +59,25 @@ impl<'a> Upload<'a> {
         if batch.is_empty() {
             return Ok(None);
         }
-        self.deliver(batch).await.map(Some)
+        self.deliver(new_key(), &batch).await.map(Some)
     }
 
-    /// A push of which every message is invalid is an error to the API; to an upload it is as good
-    /// as any other: the next messages may be fine.
-    async fn deliver(&mut self, batch: Vec<Outgoing>) -> Result<Delivered, ClientError> {
+    /// One push, under an Idempotency-Key. One of which every message is invalid is an error to the API; to an upload it
+    /// is as good as any other: the next messages may be fine.
+    pub async fn deliver(
+        &mut self,
+        key: String,
+        batch: &[Outgoing],
+    ) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
-        let pushed = self.client.push(self.scope, batch.iter().map(|m| &*m.json)).await;
+        let json = batch.iter().map(|message| &*message.json).collect();
+        let pushed = self.requests.push(key, json).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {
                 self.tally.count(&answer);
-                let rejections = rejections(&batch, &answer);
-                Ok(Delivered { messages, answer: Some(answer), rejections })
+                let (rejected, rejections) = rejections(batch, &answer).into_iter().unzip();
+                Ok(Delivered { messages, answer: Some(answer), rejections, rejected })
             }
             Err(ClientError::Problem(problem)) if problem.is_about_messages() => {
                 self.tally.rejected += messages;
@@ -83,18 +87,25 @@ impl<'a> Upload<'a> {
                     _ => format!(" (and {} more in this push)", messages - 1),
                 };
                 let rejections = vec![format!("{origin}{others}: {problem}")];
-                Ok(Delivered { messages, answer: None, rejections })
+                let rejected = (0..batch.len()).collect();
+                Ok(Delivered { messages, answer: None, rejections, rejected })
             }
             Err(error) => Err(error),
         }
     }
 }
 
-fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<String> {
+fn new_key() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<(usize, String)> {
     let rejected = answer.results.iter().filter_map(|result| {
         let code = result.code?;
-        let origin = batch.get(result.index as usize).map_or("?", |m| m.origin.as_str());
-        Some(format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default()))
+        let place = result.index as usize;
+        let origin = batch.get(place).map_or("?", |m| m.origin.as_str());
+        let why = format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default());
+        Some((place, why))
     });
     rejected.collect()
 }
@@ -111,16 +122,6 @@ impl Tally {
     /// All messages that were counted.
     pub fn messages(&self) -> u64 {
         self.synced + self.skipped + self.rejected
-    }
-
-    /// For people.
-    pub fn table(&self) -> Table {
-        let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
-        let cursor = self.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
-        let [pushes, synced, skipped, rejected] =
-            [self.pushes, self.synced, self.skipped, self.rejected].map(|n| n.to_string());
-        table.row([pushes, synced, skipped, rejected, cursor]);
-        table
     }
 
     /// For programs.

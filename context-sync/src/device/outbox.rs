@@ -1,0 +1,380 @@
+//! Messages that wait to be pushed: a file that any tool adds lines to, and what of it is on its way.
+//!
+//! What is on its way is taken out of the tools' reach by renaming the file, and cut into pushes in the same way however
+//! often it is sent, each under its own Idempotency-Key: a push whose answer was lost is not applied again when it
+//! is repeated, so that it does not undo what others wrote meanwhile.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use device::batches::{BATCH_BYTES, BATCH_MESSAGES, Outgoing};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::Failure;
+
+/// The files beside a replica.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    replica: PathBuf,
+}
+
+/// Lines that are being pushed.
+pub struct Sending {
+    path: PathBuf,
+    rejected: PathBuf,
+    /// Names the pushes that it is cut into.
+    id: Uuid,
+    lines: BufReader<File>,
+    ahead: Option<Line>,
+    read: Place,
+    /// Up to where it was cut into pushes.
+    cut: Place,
+}
+
+/// One push of them.
+pub struct Push {
+    pub messages: Vec<Outgoing>,
+    pub bad: Vec<BadLine>,
+    /// The same whenever the same lines are sent.
+    pub key: String,
+    end: Place,
+}
+
+/// A line that is no JSON.
+pub struct BadLine {
+    pub why: String,
+    text: String,
+}
+
+/// Up to where a file was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    bytes: u64,
+    lines: u64,
+}
+
+struct Line {
+    text: String,
+    end: Place,
+}
+
+impl Outbox {
+    pub fn beside(replica: &Path) -> Self {
+        Self { replica: replica.to_owned() }
+    }
+
+    /// Where lines are added.
+    pub fn path(&self) -> PathBuf {
+        self.replica.with_extension("outbox.jsonl")
+    }
+
+    /// Lines that were rejected, for somebody to look at.
+    pub fn rejected(&self) -> PathBuf {
+        self.replica.with_extension("rejected.jsonl")
+    }
+
+    /// How many messages wait.
+    pub fn waiting(&self) -> Result<u64, Failure> {
+        let mut waiting = lines(&read(&self.path())?);
+        for (path, _) in self.on_their_way()? {
+            let text = read(&path)?;
+            let done = usize::try_from(done(&path)?.bytes).unwrap_or(usize::MAX);
+            waiting += lines(text.get(done..).unwrap_or_default());
+        }
+        Ok(waiting)
+    }
+
+    /// Takes what waits; it stays on disk until it is acknowledged. What was taken before comes first.
+    pub fn take(&self) -> Result<Vec<Sending>, Failure> {
+        let mut files = self.on_their_way()?;
+        let id = Uuid::now_v7();
+        let taken = self.replica.with_extension(format!("sending-{id}.jsonl"));
+        match fs::rename(self.path(), &taken) {
+            Ok(()) => files.push((taken, id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(&self.path(), &error)),
+        }
+        files.into_iter().map(|(path, id)| Sending::open(path, id, self.rejected())).collect()
+    }
+
+    /// In the order in which they were taken.
+    fn on_their_way(&self) -> Result<Vec<(PathBuf, Uuid)>, Failure> {
+        let (Some(directory), Some(stem)) = (self.replica.parent(), self.replica.file_stem())
+        else {
+            return Ok(Vec::new());
+        };
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let prefix = format!("{}.sending-", stem.to_string_lossy());
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unusable(directory, &error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| unusable(directory, &error))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".jsonl"));
+            found.extend(id.and_then(|id| id.parse().ok()).map(|id| (path, id)));
+        }
+        found.sort_by_key(|(_, id)| *id);
+        Ok(found)
+    }
+
+    /// Adds lines that wait.
+    pub fn add(&self, messages: &[Box<RawValue>]) -> Result<(), Failure> {
+        append(&self.path(), messages.iter().map(|message| message.get()))
+    }
+
+    /// Adds lines for somebody to look at.
+    pub fn reject(&self, messages: &[Box<RawValue>]) -> Result<(), Failure> {
+        append(&self.rejected(), messages.iter().map(|message| message.get()))
+    }
+}
+
+impl Sending {
+    fn open(path: PathBuf, id: Uuid, rejected: PathBuf) -> Result<Self, Failure> {
+        let read = done(&path)?;
+        let open = || {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(read.bytes))?;
+            Ok(BufReader::new(file))
+        };
+        let lines = open().map_err(|error| unusable(&path, &error))?;
+        Ok(Self { path, rejected, id, lines, ahead: None, read, cut: read })
+    }
+
+    /// What is to be pushed next; `None` at the end, for now: who had the file open before it was taken may have added
+    /// a line.
+    pub fn next_push(&mut self) -> Result<Option<Push>, Failure> {
+        let (mut messages, mut bad, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut end = self.cut;
+        while let Some(line) = self.line()? {
+            let json = serde_json::from_str::<&RawValue>(&line.text);
+            let more = json.as_ref().map_or(0, |json| json.get().len());
+            let full = messages.len() >= BATCH_MESSAGES || bytes + more > BATCH_BYTES;
+            if full && !messages.is_empty() {
+                self.ahead = Some(line);
+                break;
+            }
+            bytes += more;
+            end = line.end;
+            let origin = format!("line {}", line.end.lines);
+            match json {
+                _ if line.text.is_empty() => {}
+                Ok(json) => messages.push(Outgoing { origin, json: json.to_owned() }),
+                Err(error) => {
+                    let why = format!("{origin}: no JSON: {error}");
+                    bad.push(BadLine { why, text: line.text });
+                }
+            }
+        }
+        if end == self.cut {
+            return Ok(None);
+        }
+        let key = self.key(&messages);
+        self.cut = end;
+        Ok(Some(Push { messages, bad, key, end }))
+    }
+
+    fn line(&mut self) -> Result<Option<Line>, Failure> {
+        if let Some(line) = self.ahead.take() {
+            return Ok(Some(line));
+        }
+        let mut bytes = Vec::new();
+        let read = self.lines.read_until(b'\n', &mut bytes);
+        if read.map_err(|error| unusable(&self.path, &error))? == 0 {
+            return Ok(None);
+        }
+        self.read.bytes += bytes.len() as u64;
+        self.read.lines += 1;
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        Ok(Some(Line { text, end: self.read }))
+    }
+
+    fn key(&self, messages: &[Outgoing]) -> String {
+        let mut name = self.cut.bytes.to_string();
+        for message in messages {
+            name.push('\n');
+            name.push_str(message.json.get());
+        }
+        Uuid::new_v5(&self.id, name.as_bytes()).to_string()
+    }
+
+    /// All of the push has an outcome; `rejected` are the places of those messages that were not taken.
+    pub fn acknowledged(&self, push: &Push, rejected: &[usize]) -> Result<(), Failure> {
+        let messages = rejected.iter().filter_map(|place| push.messages.get(*place));
+        let bad = push.bad.iter().map(|bad| bad.text.as_str());
+        append(&self.rejected, bad.chain(messages.map(|message| message.json.get())))?;
+        let Place { bytes, lines } = push.end;
+        let (mark, written) = (mark(&self.path), self.path.with_extension("done.new"));
+        let write = || {
+            let mut file = File::create(&written)?;
+            file.write_all(format!("{bytes} {lines}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&written, &mark)
+        };
+        write().map_err(|error| unusable(&mark, &error))
+    }
+
+    /// All of it was acknowledged.
+    pub fn end(self) -> Result<(), Failure> {
+        remove(&self.path)?;
+        remove(&mark(&self.path))
+    }
+}
+
+/// Where it is written down how much of a file was acknowledged.
+fn mark(sending: &Path) -> PathBuf {
+    sending.with_extension("done")
+}
+
+/// How much was acknowledged; all of it is sent again where that cannot be told.
+fn done(sending: &Path) -> Result<Place, Failure> {
+    let text = read(&mark(sending))?;
+    let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
+    let place = match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(bytes), Some(lines)) => Place { bytes, lines },
+        _ => Place::default(),
+    };
+    Ok(place)
+}
+
+/// Those that are not empty.
+fn lines(text: &str) -> u64 {
+    text.lines().filter(|line| !line.trim().is_empty()).count() as u64
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    format!("{} cannot be used: {error}", path.display()).into()
+}
+
+/// Nothing, if there is no file.
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(unusable(path, &error)),
+    }
+}
+
+fn append<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    // The last line there may have no end; empty lines are passed over.
+    let text: String =
+        lines.map(|line| format!("\n{}\n", line.replace(['\n', '\r'], " "))).collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .map_err(|error| unusable(path, &error))
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(directory: &Path) -> Outbox {
+        Outbox::beside(&directory.join("user.jsonl"))
+    }
+
+    fn texts(push: &Push) -> Vec<&str> {
+        push.messages.iter().map(|message| message.json.get()).collect()
+    }
+
+    fn rejected(outbox: &Outbox) -> Vec<String> {
+        let text = read(&outbox.rejected()).unwrap();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_waits_stays_until_it_is_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        assert_eq!((outbox.waiting().unwrap(), outbox.take().unwrap().len()), (0, 0));
+        fs::write(outbox.path(), "{\"n\": 1}\n\n{\"n\": 2}").unwrap();
+        assert_eq!(outbox.waiting().unwrap(), 2);
+        let first = outbox.take().unwrap().remove(0).next_push().unwrap().unwrap();
+        assert_eq!(
+            (texts(&first), outbox.waiting().unwrap()),
+            (vec!["{\"n\": 1}", "{\"n\": 2}"], 2)
+        );
+        // It was not acknowledged, and more was added meanwhile: the first push is the same one again.
+        fs::write(outbox.path(), "{\"n\": 3}\nnonsense\n").unwrap();
+        let mut taken = outbox.take().unwrap();
+        assert_eq!((taken.len(), outbox.waiting().unwrap()), (2, 4));
+        let (mut later, mut earlier) = (taken.pop().unwrap(), taken.pop().unwrap());
+        let again = earlier.next_push().unwrap().unwrap();
+        assert_eq!((texts(&again), &again.key), (texts(&first), &first.key));
+        earlier.acknowledged(&again, &[1]).unwrap();
+        assert!(earlier.next_push().unwrap().is_none());
+        earlier.end().unwrap();
+        let last = later.next_push().unwrap().unwrap();
+        assert_eq!(texts(&last), ["{\"n\": 3}"]);
+        assert!(last.bad[0].why.starts_with("line 2: no JSON") && last.key != first.key);
+        later.acknowledged(&last, &[]).unwrap();
+        later.end().unwrap();
+        assert_eq!(rejected(&outbox), ["{\"n\": 2}", "nonsense"]);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_sent_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        let line = |n: usize| format!("{{\"n\": {n}}}\n");
+        fs::write(outbox.path(), (1..=BATCH_MESSAGES + 50).map(line).collect::<String>()).unwrap();
+        let mut sending = outbox.take().unwrap().remove(0);
+        let first = sending.next_push().unwrap().unwrap();
+        assert_eq!(first.messages.len(), BATCH_MESSAGES);
+        sending.acknowledged(&first, &[]).unwrap();
+        let second = sending.next_push().unwrap().unwrap();
+        drop(sending);
+        assert_eq!(outbox.waiting().unwrap(), 50);
+        let again = outbox.take().unwrap().remove(0).next_push().unwrap().unwrap();
+        assert_eq!((texts(&again), &again.key), (texts(&second), &second.key));
+        assert_eq!(again.messages[0].origin, format!("line {}", BATCH_MESSAGES + 1));
+    }
+
+    #[test]
+    fn a_line_that_comes_late_is_sent_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        outbox.add(&[]).unwrap();
+        assert!(!outbox.path().exists());
+        fs::write(outbox.path(), "{\"n\": 1}\n").unwrap();
+        let mut open = OpenOptions::new().append(true).open(outbox.path()).unwrap();
+        let mut sending = outbox.take().unwrap().remove(0);
+        let first = sending.next_push().unwrap().unwrap();
+        sending.acknowledged(&first, &[]).unwrap();
+        open.write_all(b"{\"n\": 2}\n").unwrap();
+        assert_eq!(texts(&sending.next_push().unwrap().unwrap()), ["{\"n\": 2}"]);
+    }
+
+    #[test]
+    fn a_push_is_not_too_large() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        let sizes = [10, BATCH_BYTES + 1, BATCH_BYTES / 2, BATCH_BYTES / 2 + 2, 10];
+        let line = |size: &usize| format!("\"{}\"\n", "x".repeat(size - 2));
+        fs::write(outbox.path(), sizes.iter().map(line).collect::<String>()).unwrap();
+        let mut sending = outbox.take().unwrap().remove(0);
+        let mut pushes = Vec::new();
+        while let Some(push) = sending.next_push().unwrap() {
+            pushes.push(push.messages.len());
+        }
+        assert_eq!(pushes, [1, 1, 1, 2]);
+    }
+}

@@ -1,0 +1,99 @@
+//! The executor of restores: the next chunk of each that runs, by where it stands.
+
+use archive::{
+    history::{self, FoundBackup},
+    restoration::{Kept, Puts},
+};
+use model::{
+    Action, Cursor, MessageId, RestoreChunk, RestoreFailure, RestorePlace, RunningRestore, ScopeKey,
+};
+
+use crate::{
+    Violation,
+    archiver::{Bucket, Cache, now},
+    log::home,
+    random::Random,
+};
+
+/// Messages of a chunk, at most.
+const CHUNK: usize = 4;
+
+/// The restores that run, by the archiver's fold.
+pub fn running(cache: &Cache) -> Vec<(ScopeKey, RunningRestore)> {
+    let restore = |folded: &model::log_fold::FoldedScope| {
+        Some((folded.scope.key.clone(), folded.scope.heading.restore.clone()?))
+    };
+    let mut running: Vec<_> = cache.fold.scopes.values().filter_map(restore).collect();
+    running.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    running
+}
+
+/// What is to be appended for a restore.
+pub fn next(
+    bucket: &Bucket,
+    cache: &Cache,
+    scope: &ScopeKey,
+    running: &RunningRestore,
+    random: &mut Random,
+) -> Result<Action, Violation> {
+    let (restore, from) = (running.id, running.place);
+    let Some(found) = find(bucket, cache, running)? else {
+        let (code, detail) = (RestoreFailure::BackupNotFound, "no manifest lists it".to_owned());
+        return Ok(Action::RestoreFailed { restore, from, code, detail });
+    };
+    let most = 1 + random.below(CHUNK);
+    let chunk = |to, deletes, puts| {
+        Action::RestoreChunk(Box::new(RestoreChunk { restore, from, to, deletes, puts }))
+    };
+    match from {
+        RestorePlace::Deletes(after) => {
+            let mut lacking = lacking(bucket, cache, scope, &found, after, running.begin)?;
+            lacking.truncate(most);
+            let Some((last, _)) = lacking.last() else {
+                return Ok(chunk(RestorePlace::Puts(0), Vec::new(), Vec::new()));
+            };
+            let to = RestorePlace::Deletes(*last);
+            Ok(chunk(to, lacking.into_iter().map(|(_, id)| id).collect(), Vec::new()))
+        }
+        RestorePlace::Puts(done) => {
+            let mut puts = Puts::after(now(found.open(&bucket.archive))?, done);
+            let mut next = puts.next_puts().map_err(|e| Violation(e.to_string()))?;
+            if next.is_empty() {
+                return Ok(Action::RestoreCompleted { restore, from });
+            }
+            next.truncate(most);
+            Ok(chunk(RestorePlace::Puts(done + next.len() as u64), Vec::new(), next))
+        }
+    }
+}
+
+fn find(
+    bucket: &Bucket,
+    cache: &Cache,
+    running: &RunningRestore,
+) -> Result<Option<FoundBackup>, Violation> {
+    let source: ScopeKey = running.source.parse().map_err(|_| Violation("no scope".into()))?;
+    let (partition, log) = (home(&source), cache.log());
+    now(history::find(&bucket.archive, log, partition, &source, running.backup))
+}
+
+/// The live messages that the backup lacks.
+fn lacking(
+    bucket: &Bucket,
+    cache: &Cache,
+    scope: &ScopeKey,
+    found: &FoundBackup,
+    after: Cursor,
+    begin: Cursor,
+) -> Result<Vec<(Cursor, MessageId)>, Violation> {
+    let kept = Kept::of(now(found.open(&bucket.archive))?).map_err(|e| Violation(e.to_string()))?;
+    let lacks = |message: &&model::Message| {
+        let entry = &message.entry;
+        let is_old = entry.cursor > after && entry.cursor <= begin;
+        entry.is_live() && is_old && !kept.has(message.id, entry.version)
+    };
+    let messages = cache.fold.scopes[scope].messages.values().filter(lacks);
+    let mut lacking: Vec<_> = messages.map(|message| (message.entry.cursor, message.id)).collect();
+    lacking.sort_unstable();
+    Ok(lacking)
+}

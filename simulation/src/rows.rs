@@ -1,0 +1,248 @@
+//! The read model, in memory: what Postgres holds, with its constraints.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use model::{
+    CommandId, Cursor, Epoch, Heading, KnownCommand, LogId, Member, MessageId, Offset, Outcome,
+    Partition, PartitionClock, RulesVersion, Scope, ScopeKey, ScopeRef, UserId,
+};
+use readmodel::{
+    adoption::PastEpoch,
+    epochs::NewEpoch,
+    load::{Loaded, Wanted},
+    projection::{Advance, Position},
+    write::{MessageImage, Writes},
+};
+use repair::{Held, Items};
+
+use crate::{Violation, log::partitions};
+
+/// The rows, and how far each partition is folded into them.
+#[derive(Clone)]
+pub struct Rows {
+    pub positions: BTreeMap<Partition, Position>,
+    /// The oldest first; the last one is in force.
+    pub epochs: Vec<PastEpoch>,
+    pub scopes: BTreeMap<ScopeKey, Heading>,
+    pub messages: BTreeMap<(ScopeRef, MessageId), MessageImage>,
+    members: HashMap<(ScopeRef, UserId), Member>,
+    outcomes: HashMap<CommandId, (ScopeRef, Arc<Outcome>)>,
+}
+
+/// A page of a scope's messages, as JSON.
+pub struct Page {
+    pub messages: Vec<(Cursor, String)>,
+    pub has_more: bool,
+}
+
+impl Rows {
+    /// Of a log that is folded for the first time.
+    pub fn new(log: LogId) -> Self {
+        let epoch = Epoch::of_log(log, RulesVersion::CURRENT);
+        let new = NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false };
+        Self::with_epochs(vec![PastEpoch { log, new }])
+    }
+
+    pub fn with_epochs(epochs: Vec<PastEpoch>) -> Self {
+        let mut rows = Self {
+            positions: BTreeMap::new(),
+            epochs,
+            scopes: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            members: HashMap::new(),
+            outcomes: HashMap::new(),
+        };
+        partitions().for_each(|partition| rows.place(partition, PartitionClock::START));
+        rows
+    }
+
+    /// Where a partition's fold begins.
+    pub fn place(&mut self, partition: Partition, clock: PartitionClock) {
+        let next_offset = Offset::ZERO;
+        let position = Position { partition, next_offset, clock, last: None, rebuilds: 0 };
+        self.positions.insert(partition, position);
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epochs.last().unwrap().new.epoch
+    }
+
+    /// As the SQL function of this name: up to which cursor a scope kept those of an epoch; `None` of the present one.
+    pub fn kept(&self, scope: ScopeRef, named: Option<Epoch>) -> Option<Cursor> {
+        let named = named.filter(|named| *named != self.epoch())?;
+        let asked = self.epochs.iter().position(|past| past.new.epoch == named);
+        let Some(asked) = asked else { return Some(Cursor::ZERO) };
+        let base = |past: &PastEpoch| {
+            let listed = past.new.bases.iter().find(|(own, _)| *own == scope);
+            let unlisted = if past.new.keeps_unlisted { i64::MAX } else { 0 };
+            listed.map_or(Cursor::from_i64(unlisted), |(_, base)| *base)
+        };
+        self.epochs[asked + 1..].iter().map(base).min()
+    }
+
+    pub fn outcome(&self, id: CommandId) -> Option<Arc<Outcome>> {
+        self.outcomes.get(&id).map(|(_, outcome)| outcome.clone())
+    }
+
+    /// Loads what a batch touches, and nothing else.
+    pub fn load(&self, wanted: &Wanted, with_commands: bool) -> Loaded {
+        let mut loaded = Loaded::default();
+        for (key, commands) in wanted.scopes() {
+            let reference = key.reference();
+            let mut scope = Scope::new(key.clone());
+            if let Some(heading) = self.scopes.get(key) {
+                scope.heading = heading.clone();
+            }
+            for image in self.of(reference) {
+                if wanted.has_message(reference, &image.id, &image.entry) {
+                    scope.insert(image.id, image.entry.clone());
+                }
+            }
+            let members = self
+                .members
+                .iter()
+                .filter(|((own, user), _)| *own == reference && wanted.has_user(reference, user));
+            scope.members = members.map(|((_, user), member)| (user.clone(), *member)).collect();
+            let known = commands.iter().filter_map(|id| {
+                let (own, outcome) = self.outcomes.get(id)?;
+                let (folded_at, outcome) = (outcome.folded_at, outcome.clone());
+                (*own == reference).then_some((*id, KnownCommand { folded_at, outcome }))
+            });
+            if with_commands {
+                scope.commands = known.collect();
+            }
+            loaded.scopes.insert(key.clone(), scope);
+        }
+        loaded
+    }
+
+    /// Writes a batch, if the positions stand where it began; `false` if they do not.
+    ///
+    /// # Errors
+    /// A constraint does not hold.
+    pub fn commit(
+        &mut self,
+        writes: &Writes,
+        advances: &[Advance],
+        fenced: bool,
+    ) -> Result<bool, Violation> {
+        let stands = |advance: &Advance| {
+            let position = &self.positions[&advance.partition];
+            position.next_offset == advance.from && position.rebuilds == advance.to.rebuilds
+        };
+        if fenced && !advances.iter().all(stands) {
+            return Ok(false);
+        }
+        if !writes.dead_letters.is_empty() {
+            return Err(Violation(format!("a dead letter: {:?}", writes.dead_letters)));
+        }
+        for place in &writes.replaced {
+            if self.messages.remove(place).is_none() {
+                return Err(Violation(format!("message {} is replaced, but has no row", place.1)));
+            }
+        }
+        for (scope, floor) in &writes.floors {
+            self.messages.retain(|(own, _), image| {
+                own != scope || image.entry.is_live() || image.entry.cursor > *floor
+            });
+        }
+        for image in &writes.messages {
+            if self.messages.insert((image.scope, image.id), image.clone()).is_some() {
+                return Err(Violation(format!("message {} has two rows", image.id)));
+            }
+        }
+        for (key, heading) in &writes.scopes {
+            let before = self.scopes.insert(key.clone(), heading.clone()).unwrap_or_default();
+            if heading.head < before.head {
+                return Err(Violation(format!("the head of {key} goes back")));
+            }
+            self.check(key)?;
+        }
+        for image in &writes.members {
+            self.members.insert((image.scope, image.user.clone()), image.member);
+        }
+        for image in &writes.outcomes {
+            self.outcomes.insert(image.id, (image.scope, image.outcome.clone()));
+        }
+        for advance in advances {
+            self.positions.insert(advance.partition, advance.to);
+        }
+        Ok(true)
+    }
+
+    /// What unique indexes and constraints hold.
+    fn check(&self, key: &ScopeKey) -> Result<(), Violation> {
+        let heading = &self.scopes[key];
+        let (mut cursors, mut contents, mut live) = (BTreeSet::new(), HashSet::new(), 0);
+        for image in self.of(key.reference()) {
+            let entry = &image.entry;
+            if !cursors.insert(entry.cursor) {
+                return Err(Violation(format!("cursor {} of {key} twice", entry.cursor)));
+            }
+            if entry.is_live() && !contents.insert(entry.content_hash) {
+                return Err(Violation(format!("a content of {key} lives twice")));
+            }
+            live += u64::from(entry.is_live());
+        }
+        let last = cursors.last().copied().unwrap_or_default();
+        // What changed last may be a tombstone that has expired.
+        let is_head = last == heading.head || last < heading.head && heading.floor == heading.head;
+        if !is_head || live != heading.count {
+            let (head, count) = (heading.head, heading.count);
+            return Err(Violation(format!(
+                "{key} has head {head} and counts {count}, its rows go to {last}, {live} live"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The rows of a scope.
+    pub fn of(&self, scope: ScopeRef) -> impl Iterator<Item = &MessageImage> {
+        let all = (scope, MessageId(uuid::Uuid::nil()))..=(scope, MessageId(uuid::Uuid::max()));
+        self.messages.range(all).map(|(_, image)| image)
+    }
+
+    /// What comes after a cursor.
+    pub fn page(&self, scope: ScopeRef, after: Cursor, limit: usize) -> Page {
+        let after = self.of(scope).filter(|image| image.entry.cursor > after);
+        let mut found: Vec<_> = after.map(|image| (image.entry.cursor, image)).collect();
+        found.sort_unstable_by_key(|(cursor, _)| *cursor);
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        let messages = found.into_iter().map(|(cursor, image)| (cursor, image.json.clone()));
+        Page { messages: messages.collect(), has_more }
+    }
+
+    /// What a repair compares.
+    pub fn items(&self, scope: ScopeRef) -> Items {
+        let live = self.of(scope).filter(|image| image.entry.is_live());
+        Items::new(live.map(|image| Held::new(image.id, image.entry.version)).collect())
+    }
+
+    /// Says in what the rows of two folds of the same log differ.
+    ///
+    /// # Errors
+    /// They do.
+    pub fn compare(&self, other: &Self) -> Result<(), Violation> {
+        let rows = |rows: &Self| -> Vec<_> {
+            rows.messages.values().map(|image| (image.entry.clone(), image.json.clone())).collect()
+        };
+        let differs = |what: &str| Err(Violation(format!("folded anew, the {what} differ")));
+        if self.scopes != other.scopes {
+            return differs("scopes");
+        }
+        if rows(self) != rows(other) {
+            return differs("messages");
+        }
+        if self.members != other.members {
+            return differs("members");
+        }
+        if self.outcomes != other.outcomes {
+            return differs("outcomes");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Making a plan that fails smaller, as long as it fails.
+
+use crate::{
+    Mistake, Violation,
+    plan::{Plan, Step},
+    run::run,
+};
+
+/// Runs, at most.
+const RUNS_MAX: u32 = 1_500;
+
+/// The smallest plan that was found, and how it fails.
+pub fn shrink(plan: Plan, violation: Violation, mistake: Option<Mistake>) -> (Plan, Violation) {
+    let mut shrinking = Shrinking { plan, violation, mistake, runs: 0 };
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    while shrinking.runs < RUNS_MAX && (shrinking.steps() | shrinking.devices() | shrinking.parts())
+    {
+    }
+    std::panic::set_hook(quiet);
+    (shrinking.plan, shrinking.violation)
+}
+
+struct Shrinking {
+    plan: Plan,
+    violation: Violation,
+    mistake: Option<Mistake>,
+    runs: u32,
+}
+
+impl Shrinking {
+    /// Takes a smaller plan, if it fails too.
+    fn try_plan(&mut self, plan: Plan) -> bool {
+        self.runs += 1;
+        if self.runs > RUNS_MAX {
+            return false;
+        }
+        match run(&plan, self.mistake) {
+            Ok(_) => false,
+            Err(violation) => {
+                (self.plan, self.violation) = (plan, violation);
+                true
+            }
+        }
+    }
+
+    /// Leaves out steps: halves, then quarters, down to single ones.
+    fn steps(&mut self) -> bool {
+        let mut smaller = false;
+        let mut size = self.plan.steps.len().div_ceil(2);
+        while size > 0 {
+            let mut from = 0;
+            while from < self.plan.steps.len() {
+                let mut plan = self.plan.clone();
+                plan.steps.drain(from..(from + size).min(plan.steps.len()));
+                if self.try_plan(plan) {
+                    smaller = true;
+                } else {
+                    from += size;
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+        smaller
+    }
+
+    fn devices(&mut self) -> bool {
+        let mut smaller = false;
+        let mut size = self.plan.devices.len().div_ceil(2);
+        while size > 0 {
+            let mut from = 0;
+            while from < self.plan.devices.len() {
+                let mut plan = self.plan.clone();
+                plan.devices.drain(from..(from + size).min(plan.devices.len()));
+                if self.try_plan(plan) {
+                    smaller = true;
+                } else {
+                    from += size;
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+        smaller
+    }
+
+    /// Leaves out deeds, devices of a sync, faults.
+    fn parts(&mut self) -> bool {
+        let mut smaller = false;
+        for place in 0..self.plan.steps.len() {
+            for simpler in simpler(&self.plan.steps[place]) {
+                let mut plan = self.plan.clone();
+                plan.steps[place] = simpler;
+                if self.try_plan(plan) {
+                    smaller = true;
+                    break;
+                }
+            }
+        }
+        smaller
+    }
+}
+
+fn simpler(step: &Step) -> Vec<Step> {
+    match step {
+        Step::Do { device, deeds } if deeds.len() > 1 => {
+            let without = |place| {
+                let mut deeds = deeds.clone();
+                deeds.remove(place);
+                Step::Do { device: *device, deeds }
+            };
+            (0..deeds.len()).map(without).collect()
+        }
+        Step::Sync { devices, faults, crashes, seed } => {
+            let mut simpler = Vec::new();
+            if devices.len() > 1 {
+                for place in 0..devices.len() {
+                    let mut devices = devices.clone();
+                    devices.remove(place);
+                    simpler.push(Step::Sync {
+                        devices,
+                        faults: *faults,
+                        crashes: *crashes,
+                        seed: *seed,
+                    });
+                }
+            }
+            if *faults > 0 {
+                let devices = devices.clone();
+                simpler.push(Step::Sync { devices, faults: 0, crashes: *crashes, seed: *seed });
+            }
+            if *crashes > 0 {
+                let devices = devices.clone();
+                simpler.push(Step::Sync { devices, faults: *faults, crashes: 0, seed: *seed });
+            }
+            simpler
+        }
+        Step::Work { turns, seed } if *turns > 1 => {
+            vec![Step::Work { turns: turns / 2, seed: *seed }]
+        }
+        _ => Vec::new(),
+    }
+}

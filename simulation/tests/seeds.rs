@@ -1,0 +1,88 @@
+//! Seeds, in memory. `SIMULATION_SEED=N` runs one, `SIMULATION_SEEDS=N` or `FROM..TO` other than the usual ones,
+//! `SIMULATION_PLAN=FILE` what a failing run has printed.
+
+use simulation::{
+    Mistake,
+    plan::{Plan, Shape},
+    run::run,
+    shrink::shrink,
+};
+
+/// What CI runs.
+const SEEDS: u64 = 2_000;
+
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    if let Some(seed) = var("SIMULATION_SEED") {
+        let seed = seed.parse().expect("SIMULATION_SEED takes a number");
+        return seed..seed + 1;
+    }
+    let Some(text) = var("SIMULATION_SEEDS") else { return 0..SEEDS };
+    let (from, to) = text.split_once("..").unwrap_or(("0", &text));
+    let number = |text: &str| text.parse().expect("SIMULATION_SEEDS takes N or FROM..TO");
+    number(from)..number(to)
+}
+
+/// The first seed whose run fails.
+fn first_failure(seeds: std::ops::Range<u64>, mistake: Option<Mistake>) -> Option<u64> {
+    seeds.into_iter().find(|seed| run(&Plan::of(*seed, &Shape::MEMORY), mistake).is_err())
+}
+
+#[test]
+fn all_copies_agree_whatever_happens() {
+    if let Some(file) = var("SIMULATION_PLAN") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        run(&Plan::parse(&text).unwrap(), None).unwrap();
+        return;
+    }
+    for seed in seeds() {
+        let plan = Plan::of(seed, &Shape::MEMORY);
+        if let Err(violation) = run(&plan, None) {
+            let (plan, smallest) = shrink(plan, violation.clone(), None);
+            panic!(
+                "seed {seed}: {violation}\n\nrun it again: SIMULATION_SEED={seed} cargo test -p simulation\n\
+                 what is left of it fails with: {smallest}\nas a file for SIMULATION_PLAN:\n{}",
+                plan.to_text()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..10 {
+        let plan = Plan::of(seed, &Shape::MEMORY);
+        for mistake in [None, Some(Mistake::ForgetsCommands)] {
+            assert_eq!(run(&plan, mistake), run(&plan, mistake), "seed {seed}");
+        }
+    }
+}
+
+/// A simulation that cannot fail shows nothing.
+#[test]
+fn mistakes_are_found_and_shrunk() {
+    for (mistake, within) in [
+        (Mistake::ForgetsCommands, 40),
+        (Mistake::FoldsTwice, 40),
+        (Mistake::IgnoresBase, 40),
+        (Mistake::ReportsNoLoss, 40),
+        (Mistake::AnswersEarly, 40),
+        (Mistake::ForgetsDeletes, 40),
+        (Mistake::ComparesWithNothing, 40),
+    ] {
+        let seed = first_failure(0..within, Some(mistake));
+        let seed = seed.unwrap_or_else(|| panic!("{mistake:?} is not found by {within} seeds"));
+        let plan = Plan::of(seed, &Shape::MEMORY);
+        let violation = run(&plan, Some(mistake)).unwrap_err();
+        eprintln!("{mistake:?}: seed {seed}: {violation}");
+        if mistake == Mistake::ForgetsCommands {
+            let (small, violation) = shrink(plan.clone(), violation, Some(mistake));
+            eprintln!("{violation}\n{}", small.to_text());
+            assert_eq!(run(&small, Some(mistake)), Err(violation));
+            assert!(small.steps.len() * 3 < plan.steps.len(), "{}", small.to_text());
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
+//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one seed,
+//! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use archive::{
+    Archive,
+    verify::{Sample, verify},
+};
+use archiver::{Clock, Recovering, Recovery, lost};
+use context_sync::{
+    device::{
+        client::{Client, InScope, Server},
+        scope::Scope,
+    },
+    serve::{Logs, Settings},
+};
+use device::{
+    Requests,
+    problem::ClientError,
+    retry::RetryPolicy,
+    wire::{Fetched, PullFrom, PullPage, Reconciled},
+};
+use model::{
+    ContentHash, Cursor, DeviceId, Epoch, Item, LogId, PushAnswer, ScopeKey, ScopeKind, ScopeRef,
+    Timestamp, reconcile::Claim,
+};
+use reqwest::Method;
+use serde_json::{Value, json, value::RawValue};
+use service::{Secret, auth::OrgRole};
+use simulation::{
+    cast::{self, Seat},
+    machine::Machine,
+    plan::{Plan, Shape, Step},
+    witness::{Standing, Standings, Witness},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    backups,
+    client::{Device, Reply, prefix},
+    cluster::{ARCHIVING, Cluster, LogKind},
+    equation::{self, eventually},
+    front::Front,
+    recovering::sealed,
+};
+
+/// What CI runs, on each log.
+const SEEDS: std::ops::Range<u64> = 0..10;
+const ROUNDS: u32 = 6;
+const SHAPE: Shape = Shape {
+    steps: 15,
+    faults_max: 20,
+    crashes_max: 3,
+    together_max: 10,
+    recovers: 4,
+    rebuilds: 8,
+    restores: 25,
+    harms: 20,
+};
+/// Patient enough for what the front does, and quicker than people's.
+const RETRY: RetryPolicy = RetryPolicy {
+    retries_max: 8,
+    base: Duration::from_millis(5),
+    factor: 2,
+    delay_max: Duration::from_secs(2),
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_copies_agree_on_an_embedded_log() {
+    play_all(LogKind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_copies_agree_on_kafka() {
+    play_all(LogKind::Kafka).await;
+}
+
+/// One plan after another, on the same servers.
+async fn play_all(kind: LogKind) {
+    let seeds = seeds();
+    let (from, to) = (seeds.start, seeds.end);
+    println!("again: SIMULATION_SEEDS={from}..{to} cargo test -p tests -- simulated --nocapture");
+    let plans: Vec<(u64, Plan)> = seeds.map(|seed| (seed, Plan::of(seed, &SHAPE))).collect();
+    let mut steps = plans.iter().flat_map(|(_, plan)| &plan.steps);
+    let mut stage = Stage::new(kind, steps.any(|s| matches!(s, Step::Recover { .. }))).await;
+    for (seed, plan) in &plans {
+        for (number, step) in plan.steps.iter().enumerate() {
+            println!("seed {seed}, step {number}: {}", serde_json::to_string(step).unwrap());
+            stage.step(step).await;
+        }
+        stage.heal().await;
+    }
+    stage.end().await;
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |text: &str| text.parse().expect("takes a number");
+    if let Ok(seed) = std::env::var("SIMULATION_SEED") {
+        return number(&seed)..number(&seed) + 1;
+    }
+    let Ok(text) = std::env::var("SIMULATION_SEEDS") else { return SEEDS };
+    let (from, to) = text.split_once("..").unwrap_or(("0", &text));
+    number(from)..number(to)
+}
+
+struct Stage {
+    cluster: Cluster,
+    front: Front,
+    machines: Vec<Machine>,
+    clients: Vec<Client>,
+    witness: Arc<Mutex<Witness>>,
+    backups: BTreeMap<ScopeKey, Vec<Value>>,
+    recovered: bool,
+    _bucket: tempfile::TempDir,
+}
+
+/// A device's requests in a scope, whose acknowledged pushes are noted.
+struct Noted<'a> {
+    requests: InScope<'a>,
+    scope: &'a ScopeKey,
+    witness: Arc<Mutex<Witness>>,
+}
+
+impl Requests for Noted<'_> {
+    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+        let answer = self.requests.push(key, messages).await?;
+        self.witness.lock().unwrap().acknowledged(self.scope, &answer);
+        Ok(answer)
+    }
+
+    async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {
+        // Some pages, however little there is.
+        self.requests.pull(PullFrom { limit: 7, ..from }).await
+    }
+
+    async fn reconcile(
+        &self,
+        claim: &Claim,
+        epoch: Option<Epoch>,
+    ) -> Result<Reconciled, ClientError> {
+        self.requests.reconcile(claim, epoch).await
+    }
+
+    async fn compare(&self, frame: Vec<u8>) -> Result<Vec<u8>, ClientError> {
+        self.requests.compare(frame).await
+    }
+
+    async fn fetch(&self, items: &[Item]) -> Result<Fetched, ClientError> {
+        self.requests.fetch(items).await
+    }
+}
+
+fn scope_of(seat: &Seat) -> Scope {
+    match seat.scope.kind {
+        ScopeKind::User => Scope::User,
+        ScopeKind::Team => Scope::Team(seat.scope.name.clone()),
+        ScopeKind::Project => Scope::Project(seat.scope.name.clone()),
+        ScopeKind::Org => Scope::Org(seat.scope.name.clone()),
+    }
+}
+
+fn now() -> Timestamp {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    Timestamp::from_micros(i64::try_from(micros).unwrap())
+}
+
+impl Stage {
+    async fn new(kind: LogKind, recovers: bool) -> Self {
+        let bucket = tempfile::tempdir().unwrap();
+        let archive = format!("--archive=file://{}", bucket.path().display());
+        let flags = [archive.as_str(), "--archive-segment-seconds=1", "--push-wait-ms=3000"];
+        let cluster = Cluster::start_archiving_to(kind, &flags).await;
+        let front = Front::start(&cluster.node.url).await;
+        let seats = cast::seats();
+        let client = |seat: &Seat| {
+            let server = Server::new(&front.url, Arc::new(|_| {})).unwrap();
+            let (tenant, user) = (seat.scope.tenant.as_str(), seat.user.as_str());
+            let token = Secret::new(crate::client::token(tenant, user, OrgRole::Member));
+            let device = DeviceId::new(&format!("device-{}", seat.number)).unwrap();
+            server.client(token, device).retrying(RETRY)
+        };
+        let clients = seats.iter().map(client).collect();
+        let stage = Self {
+            cluster,
+            front,
+            clients,
+            machines: seats.into_iter().map(Machine::new).collect(),
+            witness: Arc::default(),
+            backups: BTreeMap::new(),
+            recovered: false,
+            _bucket: bucket,
+        };
+        for founding in cast::foundings() {
+            let path = prefix(&founding.scope).trim_end_matches("/context").to_owned();
+            let members: Vec<(&str, &str)> = founding
+                .members
+                .iter()
+                .map(|(user, role)| (user.as_str(), role.as_str()))
+                .collect();
+            stage.owner(&founding.scope).create(&path, &members).await;
+        }
+        if recovers {
+            // Whatever is lost later, the teams are not.
+            let archive = Archive::open(&stage.cluster.settings.archive).unwrap();
+            sealed(&archive, stage.cluster.node.log.as_ref()).await;
+        }
+        stage
+    }
+
+    /// One who may do everything in a scope, at the node itself.
+    fn owner(&self, scope: &ScopeKey) -> Device {
+        let owner = cast::owner(scope);
+        self.cluster.device_of(scope.tenant.as_str(), owner.as_str(), OrgRole::Member)
+    }
+
+    async fn step(&mut self, step: &Step) {
+        match step {
+            Step::Do { device, deeds } => {
+                deeds.iter().for_each(|deed| self.machines[*device].act(deed, now()));
+            }
+            Step::Spoil { device, harm } => self.machines[*device].suffer(harm),
+            Step::Sync { devices, faults, crashes, seed } => {
+                self.front.faults(*faults, *seed);
+                // A device that cannot do it now does it later.
+                let syncing = sync(&mut self.machines, &self.clients, devices, &self.witness);
+                let restarting = async {
+                    if *crashes > 0 {
+                        self.cluster.restart(ARCHIVING).await;
+                        self.front.leads_to(&self.cluster.node.url);
+                    }
+                };
+                tokio::join!(syncing, restarting);
+            }
+            // Time passes by itself, and the servers work; nothing is old enough to expire.
+            Step::Work { .. } | Step::Pass { .. } | Step::Expire { .. } => {}
+            Step::Crash => self.restart().await,
+            Step::Backup { scope } => self.back_up(&cast::scopes()[*scope]).await,
+            Step::Restore { scope, pick, mode } => {
+                let scope = &cast::scopes()[*scope];
+                let Some(backups) = self.backups.get(scope) else { return };
+                let id = &backups[usize::from(*pick) % backups.len()]["id"];
+                let body = json!({ "backup_id": id, "mode": mode.as_str() });
+                let answer =
+                    crate::restores::restore(&self.owner(scope), &prefix(scope), body).await;
+                assert!(answer.status == 200 || answer.status == 202, "{answer:?}");
+            }
+            Step::Rebuild { .. } => self.rebuild("").await,
+            Step::Recover { .. } => self.recover().await,
+        }
+    }
+
+    async fn restart(&mut self) {
+        self.cluster.restart(ARCHIVING).await;
+        self.front.leads_to(&self.cluster.node.url);
+    }
+
+    async fn back_up(&mut self, scope: &ScopeKey) {
+        let backup = backups::back_up(&self.owner(scope), &prefix(scope)).await;
+        self.backups.entry(scope.clone()).or_default().push(backup);
+    }
+
+    /// Folds all once more; nothing may differ.
+    async fn rebuild(&self, query: &str) {
+        let url = format!("{}/rebuild?{query}", self.cluster.node.ops_url);
+        let said = reqwest::Client::new().post(url).send().await.unwrap().text().await.unwrap();
+        let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(last["done"]["differing"], 0, "{said}");
+    }
+
+    async fn recover(&mut self) {
+        let old = self.cluster.node.log.log_id();
+        self.cluster
+            .lose_all_but_the_archive(async |settings: &Settings, dir: &Path| {
+                recover(settings, dir, old).await;
+            })
+            .await;
+        self.front.leads_to(&self.cluster.node.url);
+        self.recovered = true;
+        let mut bases: BTreeMap<ScopeRef, Cursor> = BTreeMap::new();
+        for scope in cast::scopes() {
+            let page = self.owner(&scope).pull(&prefix(&scope), "limit=1").await.ok();
+            let head = Cursor::new(page["head"].as_u64().unwrap()).unwrap();
+            bases.insert(scope.reference(), head);
+        }
+        let machines: Vec<&Machine> = self.machines.iter().collect();
+        self.witness.lock().unwrap().recovered(&bases, &machines);
+    }
+
+    /// Nothing goes wrong any more: all come to rest, and devices and scopes are the same.
+    async fn heal(&mut self) {
+        self.front.faults(0, 0);
+        self.rest().await;
+        let all: Vec<usize> = (0..cast::DEVICES).collect();
+        let mut different = Vec::new();
+        for _ in 0..ROUNDS {
+            let failed = sync(&mut self.machines, &self.clients, &all, &self.witness).await;
+            assert!(failed.is_empty(), "{failed:?}");
+            different = self.different().await;
+            if different.is_empty() {
+                break;
+            }
+        }
+        assert!(different.is_empty(), "after {ROUNDS} syncs of all: {different:?}");
+        self.witness.lock().unwrap().check(&self.standings().await, &BTreeMap::new()).unwrap();
+    }
+
+    /// And so are rows, log and archive.
+    async fn end(self) {
+        equation::caught_up(self.cluster.node.log.as_ref(), &self.cluster.pool).await;
+        self.rebuild("dry_run=true").await;
+        let archive = Archive::open(&self.cluster.settings.archive).unwrap();
+        sealed(&archive, self.cluster.node.log.as_ref()).await;
+        self.newest_backups().await;
+        let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
+        assert_eq!(report.problems, []);
+        if self.recovered {
+            self.cluster.node.stop().await;
+        } else {
+            self.cluster.finish().await;
+        }
+    }
+
+    /// Restores that run come to their ends.
+    async fn rest(&self) {
+        eventually("no restore runs", async || {
+            let running = "select count(*) from scopes where restore is not null";
+            let count: i64 =
+                sqlx::query_scalar(running).fetch_one(&self.cluster.pool).await.ok()?;
+            (count == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Devices that do not hold what their scope is.
+    async fn different(&self) -> Vec<String> {
+        let mut different = Vec::new();
+        for scope in cast::scopes() {
+            let page = self.owner(&scope).pull(&prefix(&scope), "limit=1").await.ok();
+            for machine in self.machines.iter().filter(|machine| machine.seat.scope == scope) {
+                let replica = &machine.replica;
+                let here = (json!(replica.count()), json!(replica.digest()), json!(replica.cursor));
+                let there = (page["count"].clone(), page["digest"].clone(), page["head"].clone());
+                if here != there || json!(replica.epoch) != page["epoch"] || !machine.has_said_all()
+                {
+                    different.push(format!("device {} of {scope}: {here:?}", machine.seat.number));
+                }
+            }
+        }
+        different
+    }
+
+    async fn standings(&self) -> Standings {
+        let mut standings = Standings::new();
+        for scope in cast::scopes() {
+            let page = self.owner(&scope).pull(&prefix(&scope), "limit=1000").await.ok();
+            assert_eq!(page["has_more"], false);
+            for message in page["messages"].as_array().unwrap() {
+                let id = serde_json::from_value(message["id"].clone()).unwrap();
+                let cursor = serde_json::from_value(message["cursor"].clone()).unwrap();
+                let content = message["content_hash"].as_str().and_then(ContentHash::parse);
+                let of = message["metadata"]["scope"].as_str();
+                assert!(of.is_none_or(|of| of == scope.to_string()), "{message} is in {scope}");
+                standings.insert((scope.reference(), id), Standing { cursor, content });
+            }
+        }
+        standings
+    }
+
+    /// The newest scheduled backup of each scope shows it as it is.
+    async fn newest_backups(&self) {
+        for scope in cast::scopes() {
+            let (owner, path) = (self.owner(&scope), prefix(&scope));
+            let page = owner.pull(&path, "limit=1").await.ok();
+            if page["head"] == 0 {
+                continue;
+            }
+            eventually("a backup shows the scope", async || {
+                let request = owner.request(Method::GET, &format!("{path}/backups?limit=1000"));
+                let listed = Reply::of(request).await.ok();
+                let backups = listed["backups"].as_array()?.clone();
+                let shows = |backup: &Value| {
+                    backup["cursor_last"] == page["head"]
+                        && backup["digest"] == page["digest"]
+                        && backup["backup_type"] != "on_demand"
+                };
+                backups.iter().any(shows).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// These devices sync at the same time. Why those failed that did.
+async fn sync(
+    machines: &mut [Machine],
+    clients: &[Client],
+    devices: &[usize],
+    witness: &Arc<Mutex<Witness>>,
+) -> Vec<String> {
+    let syncing = machines.iter_mut().filter(|machine| devices.contains(&machine.seat.number));
+    let syncing = syncing.map(|machine| async move {
+        let seat = machine.seat.clone();
+        let (scope, client) = (scope_of(&seat), &clients[seat.number]);
+        let requests = Noted {
+            requests: client.in_scope(&scope),
+            scope: &seat.scope,
+            witness: witness.clone(),
+        };
+        let synced = machine.sync(requests).await;
+        synced.err().map(|error| format!("device {}: {error:?}", seat.number))
+    });
+    futures_util::future::join_all(syncing).await.into_iter().flatten().collect()
+}
+
+async fn recover(settings: &Settings, dir: &Path, old: LogId) {
+    let archive = Archive::open(&settings.archive).unwrap();
+    let logs = Logs::open(settings, dir).await.unwrap();
+    let facts = logs.facts.clone().unwrap();
+    let found = lost(&archive, Some(old)).await.unwrap();
+    let recovery = Recovery {
+        config: settings.archiver.clone(),
+        archive: archive.clone(),
+        lost: found.into(&archive, logs.events.log_id()).await.unwrap(),
+        log: logs.events.clone(),
+        facts: facts.clone(),
+        clock: Clock::system(),
+        quiet: Duration::ZERO,
+    };
+    let (say, mut said) = mpsc::channel(64);
+    let running = tokio::spawn(recovery.run(say));
+    let mut last = None;
+    while let Some(line) = said.recv().await {
+        last = Some(line);
+    }
+    running.await.unwrap();
+    assert!(matches!(last, Some(Recovering::Done(_))), "{last:?}");
+    logs.events.close().await.unwrap();
+    facts.close().await.unwrap();
+}
