@@ -292,7 +292,7 @@ fn copies(
     readiness: &Readiness,
 ) -> Copies {
     let database = DatabaseConfig { database_connections: 2, ..settings.database.clone() };
-    let rows = readmodel::pool(&database, DatabaseRole::Projector);
+    let rows = readmodel::pool_seldom_used(&database, DatabaseRole::Projector);
     let mut disks = Vec::new();
     if let Some(logs) = logs.filter(|logs| logs.events.is_exclusive()) {
         disks.push(("log".to_owned(), logs.dir.clone()));

@@ -158,8 +158,8 @@ impl<C: Clock + Clone> Rates<C> {
 
     fn problem(&self, exceeded: &Exceeded) -> Problem {
         let Exceeded { level: Level { policy, limit }, per_second, wait } = *exceeded;
-        // Whole seconds are all that the fields know: the next one.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        // Whole seconds are all that the fields know: the next one. There may be room by now, but not when it was asked.
+        let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         let detail = format!(
             "{limit} is {per_second}, with bursts of {}: wait as Retry-After says, and send more in each request",
             burst(per_second)

@@ -110,6 +110,19 @@ fn sync_006_says_what_the_limit_is_and_when_to_come_back() {
 }
 
 #[test]
+fn sync_006_nobody_is_told_to_wait_for_nothing() {
+    let (rates, _) = rates(50, 0, 0);
+    // Room came between the count and the look at the clock.
+    for (wait, seconds) in [(Duration::ZERO, "1"), (Duration::from_nanos(1), "1"), (SECOND, "1")] {
+        let exceeded = Exceeded { level: DEVICE, per_second: 50, wait };
+        let response = rates.problem(&exceeded).into_response();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("retry-after"), seconds);
+        assert_eq!(header("ratelimit"), format!(r#""device";r=0;t={seconds}"#));
+    }
+}
+
+#[test]
 fn sync_006_who_is_idle_is_forgotten() {
     let (rates, clock) = rates(1, 10, 100);
     for user in 0..100 {

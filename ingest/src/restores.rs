@@ -20,6 +20,7 @@ use model::{
     RestoreId, RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
 };
 use readmodel::{
+    PgPool,
     access::AccessQuery,
     restores::{self, RestoreRow, RestoreState, RestoredBackup},
 };
@@ -81,7 +82,7 @@ pub(crate) async fn request(
         && let Some(outcome) = ingest.known_outcome(id, request_hash, &scope).await?
     {
         let restore = begun(&outcome)?;
-        return answer(ingest, &scope, restore, wait).await;
+        return answer(&ingest.pool, &scope, restore, wait).await;
     }
     let restore = RestoreId(today(id));
     let backup = find(ingest, &source, body.which).await?;
@@ -113,7 +114,7 @@ pub(crate) async fn request(
         Decision::Outcome(outcome) => begun(&outcome)?,
         Decision::Accepted(_) => return Ok(running(restore)),
     };
-    answer(ingest, &command.scope, restore, wait).await
+    answer(&ingest.pool, &command.scope, restore, wait).await
 }
 
 fn restore_wait(ingest: &Ingest, headers: &http::HeaderMap) -> Duration {
@@ -163,9 +164,10 @@ fn another_runs(restore: RestoreId) -> Problem {
         .with("restore_id", restore.to_string())
 }
 
-/// Waits for the end of a restore that has begun.
+/// Waits for the end of a restore that has begun. That the read model cannot say how far it is does not stop it: it
+/// runs, then.
 async fn answer(
-    ingest: &Ingest,
+    pool: &PgPool,
     scope: &ScopeKey,
     id: RestoreId,
     wait: Duration,
@@ -173,13 +175,12 @@ async fn answer(
     let deadline = Instant::now() + wait;
     let mut pauses = ASK_AFTER.into_iter().chain(std::iter::repeat(ASK_AFTER[3]));
     loop {
-        let row = restores::get(&ingest.pool, scope, id)
-            .await
-            .map_err(|error| problems::of_read_model(&error))?;
-        match row {
-            Some(row) if row.state != RestoreState::Running => return ended(&row),
-            Some(_) | None if Instant::now() >= deadline => return Ok(running(id)),
-            Some(_) | None => {}
+        match restores::get(pool, scope, id).await {
+            Ok(Some(row)) if row.state != RestoreState::Running => return ended(&row),
+            Ok(_) | Err(_) => {}
+        }
+        if Instant::now() >= deadline {
+            return Ok(running(id));
         }
         let pause = pauses.next().unwrap_or(ASK_AFTER[3]);
         tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
@@ -309,6 +310,25 @@ mod tests {
             assert_eq!(problem.detail(), "it is damaged");
         }
         assert!(ended(&row(RestoreState::Completed)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_began_runs_though_nobody_can_look_at_it() {
+        let nowhere = readmodel::DatabaseConfig {
+            database_url: Some("postgres://nobody@127.0.0.1:1/nothing".to_owned()),
+            database_connections: 1,
+            database_acquire_timeout_ms: 20,
+            database_statement_timeout_ms: 1_000,
+        };
+        let pool = readmodel::pool(&nowhere, readmodel::DatabaseRole::Ingest).unwrap();
+        let (scope, id) = ("acme/user/ann".parse().unwrap(), RestoreId(Uuid::nil()));
+        for wait in [0, 50] {
+            let answer = answer(&pool, &scope, id, Duration::from_millis(wait)).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::ACCEPTED);
+            let body = axum::body::to_bytes(answer.into_body(), 1_000).await.unwrap();
+            let running = serde_json::json!({"restore_id": id, "status": "running"});
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), running);
+        }
     }
 
     #[test]

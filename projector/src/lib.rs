@@ -9,6 +9,7 @@ mod adopting;
 pub mod batch;
 mod catalogue;
 mod config;
+mod epochs;
 mod inbox;
 mod lag;
 mod measure;

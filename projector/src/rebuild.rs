@@ -1,6 +1,7 @@
 //! Rebuilding the read model from the log while it is in use: the projector's own sessions fold into a second set of
 //! tables, up to where the live one stands; both are compared, and the second one takes the first one's place.
 
+mod folding;
 mod work;
 
 use std::sync::Arc;

@@ -13,13 +13,14 @@ use readmodel::{
     projection::{Position, Projection},
 };
 use service::ops::ComponentHandle;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ProjectorConfig,
     adopting::adopt,
     batch::record_hash,
+    epochs,
     inbox::{Inbox, Read},
     projecting::Projecting,
     record::Decoded,
@@ -200,6 +201,7 @@ impl Session<'_> {
             return Ok(());
         }
         let mut projecting = self.begin(partitions).await?;
+        let _keeping = self.keep_epochs();
         // However this ends, be it that the leases change, the reading ends with it.
         let stop_reading = shutdown.child_token().drop_guard();
         let reads = self.read(&projecting.next_offsets(), stop_reading.token().clone())?;
@@ -214,6 +216,17 @@ impl Session<'_> {
     /// Whether requests are answered from what it folds.
     pub(crate) fn is_live(&self) -> bool {
         self.aim.is_none()
+    }
+
+    /// Has the archive take what the read model alone has, for as long as the session goes on. A rebuild that swapped has
+    /// ended the one before.
+    fn keep_epochs(&self) -> JoinSet<()> {
+        let mut keeping = JoinSet::new();
+        if let Some(archive) = self.archive.filter(|_| self.is_live()) {
+            let (database, log) = (self.database.clone(), self.log.log_id());
+            keeping.spawn(epochs::keep_trying(database, archive.clone(), log));
+        }
+        keeping
     }
 
     /// Loads the positions, and makes sure that this log is the one they are of.

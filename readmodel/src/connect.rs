@@ -85,12 +85,27 @@ fn options(
 /// A pool whose every connection has the role. Connects lazily: a database that is down is an error
 /// of the queries, not of the start.
 pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadModelError> {
-    Ok(PgPoolOptions::new()
+    // A broken connection shows in the query, which is retried or answered with 503; asking before each would cost a
+    // round trip.
+    pool_of(config, role, PgPoolOptions::new().test_before_acquire(false))
+}
+
+/// As [`pool`], for one who asks seldom and does not ask again: a connection that was lost meanwhile is replaced.
+pub fn pool_seldom_used(
+    config: &DatabaseConfig,
+    role: DatabaseRole,
+) -> Result<PgPool, ReadModelError> {
+    pool_of(config, role, PgPoolOptions::new().test_before_acquire(true))
+}
+
+fn pool_of(
+    config: &DatabaseConfig,
+    role: DatabaseRole,
+    pool: PgPoolOptions,
+) -> Result<PgPool, ReadModelError> {
+    Ok(pool
         .max_connections(config.database_connections)
         .acquire_timeout(Duration::from_millis(config.database_acquire_timeout_ms))
-        // A broken connection shows in the query, which is retried or answered with 503; asking
-        // before each would cost a round trip.
-        .test_before_acquire(false)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 sqlx::query(role.set_role()).execute(connection).await?;

@@ -1,10 +1,10 @@
 //! Epochs: which cursors devices may go on from, after the log or the rules gave out others.
 
 use model::{Cursor, Epoch, LogId, ScopeRef};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::error::ReadModelError;
+use crate::{config::DatabaseConfig, connect, error::ReadModelError};
 
 /// What a scope kept of the epoch that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,36 @@ pub struct NewEpoch {
     pub keeps_unlisted: bool,
 }
 
+/// The epochs that began on a log after its first one, with their numbers: no log says that they did.
+pub async fn begun(
+    config: &DatabaseConfig,
+    log: LogId,
+) -> Result<Vec<(u32, NewEpoch)>, ReadModelError> {
+    let mut connection = connect::projector(config).await?;
+    let rows: Vec<(i32, Uuid, bool)> = sqlx::query_as(
+        "select number, epoch, keeps_unlisted from epochs
+         where log_id = $1 and number > (select min(number) from epochs where log_id = $1)
+         order by number",
+    )
+    .bind(log.0)
+    .fetch_all(&mut connection)
+    .await?;
+    let mut begun = Vec::new();
+    for (number, epoch, keeps_unlisted) in rows {
+        let bases: Vec<(Uuid, i64)> =
+            sqlx::query_as("select scope, base from bases where number = $1 order by scope")
+                .bind(number)
+                .fetch_all(&mut connection)
+                .await?;
+        let base = |(scope, base)| (ScopeRef(scope), Cursor::from_i64(base));
+        let bases = bases.into_iter().map(base).collect();
+        begun
+            .push((number.unsigned_abs(), NewEpoch { epoch: Epoch(epoch), bases, keeps_unlisted }));
+    }
+    connection.close().await.ok();
+    Ok(begun)
+}
+
 /// The epoch of a log that is folded for the first time.
 pub(crate) async fn begin_first(connection: &mut PgConnection) -> Result<(), ReadModelError> {
     sqlx::query(
@@ -84,8 +114,7 @@ pub(crate) async fn begin_first(connection: &mut PgConnection) -> Result<(), Rea
     Ok(())
 }
 
-/// The number of the next epoch.
-pub(crate) async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
+async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
     let next = "select coalesce(max(number), 0) + 1 from epochs";
     Ok(sqlx::query_scalar(next).fetch_one(connection).await?)
 }

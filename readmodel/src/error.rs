@@ -55,6 +55,10 @@ pub enum ReadModelError {
     )]
     RebuildRuns,
 
+    /// The rebuilt tables are not what the live ones are any more.
+    #[error("the read model was migrated meanwhile: nothing was swapped; start the rebuild again")]
+    MigratedMeanwhile,
+
     /// Creating and replacing tables is the owner's.
     #[error(
         "the database login {login} does not own the read model's tables: a rebuild needs the one that \

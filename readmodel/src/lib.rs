@@ -39,6 +39,6 @@ pub mod traces;
 pub mod write;
 
 pub use config::DatabaseConfig;
-pub use connect::{DatabaseRole, ProjectionSet, migrate, pool};
+pub use connect::{DatabaseRole, ProjectionSet, migrate, pool, pool_seldom_used};
 pub use error::ReadModelError;
 pub use sqlx::PgPool;

@@ -2,10 +2,11 @@
 //! place. What the archiver's facts say (the catalogue) and what operators set is no part of it.
 
 mod compare;
+mod kept;
 mod swap;
 
 pub use compare::{Comparing, ScopeDifference, Sums, TenantDifference};
-pub use swap::Cursors;
+pub use kept::{Cursors, DifferingScope};
 
 use model::{LogId, RulesVersion, ScopeKey};
 use sqlx::PgConnection;
@@ -20,6 +21,7 @@ use crate::{
 
 /// One rebuild at a time.
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('context_sync rebuild'))";
+const UNLOCK: &str = "select pg_advisory_unlock(hashtext('context_sync rebuild'))";
 
 const SHADOW: &str = include_str!("rebuild/shadow.sql");
 
@@ -42,6 +44,9 @@ pub(crate) const OF_NO_SCOPE: [&str; 2] = ["positions", "tenant_usage"];
 /// The fold writes to these too; the live ones stay.
 const WRITTEN: [&str; 2] = ["source", "context_backups"];
 
+/// Where the tables from before a swap are until they are dropped.
+const TAKEN_AWAY: &str = "context_sync_replaced";
+
 /// What is rebuilt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -54,6 +59,8 @@ pub struct Rebuild {
     owner: PgConnection,
     config: DatabaseConfig,
     extent: Extent,
+    /// What the second set is made after.
+    mark: String,
     /// The live set does not move while this is true.
     is_holding: bool,
 }
@@ -94,26 +101,24 @@ impl Rebuild {
         if !locked {
             return Err(ReadModelError::RebuildRuns);
         }
-        Ok(Self { owner, config: config.clone(), extent, is_holding: false })
+        let (config, mark) = (config.clone(), mark(&mut owner, &extent).await?);
+        Ok(Self { owner, config, extent, mark, is_holding: false })
     }
 
     /// Makes the second set of tables, or goes on with the one that an earlier rebuild left, if that is of this
     /// version, and of the same scope. True if it goes on.
     pub async fn prepare(&mut self, anew: bool) -> Result<bool, ReadModelError> {
+        // Of a rebuild that was killed after its swap.
+        self.drop_replaced().await?;
+        self.execute(format!("create schema {TAKEN_AWAY}")).await?;
         let schema = self.extent.set().schema();
-        let migration: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations")
-            .fetch_one(&mut self.owner)
-            .await?;
-        let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
-        if let Extent::Scope(scope) = &self.extent {
-            mark.push_str(&format!(", scope {}", scope.reference().0));
-        }
         let found: Option<String> =
             sqlx::query_scalar("select obj_description(to_regnamespace($1)::oid, 'pg_namespace')")
                 .bind(schema)
                 .fetch_one(&mut self.owner)
                 .await?;
-        if !anew && found.as_ref() == Some(&mark) {
+        self.mark = mark(&mut self.owner, &self.extent).await?;
+        if !anew && found.as_ref() == Some(&self.mark) {
             return Ok(true);
         }
         let make = [
@@ -126,7 +131,7 @@ impl Rebuild {
                 WRITTEN.join(" ")
             ),
             SHADOW.to_owned(),
-            format!("comment on schema {schema} is '{mark}'"),
+            format!("comment on schema {schema} is '{}'", self.mark),
             "commit".to_owned(),
         ];
         for statement in make {
@@ -156,15 +161,22 @@ impl Rebuild {
         Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut self.owner).await?)
     }
 
-    /// Drops what was filled.
+    /// Drops what was filled, or what it took the place of.
     pub async fn discard(&mut self) -> Result<(), ReadModelError> {
         let schema = self.extent.set().schema();
-        self.execute(format!("drop schema if exists {schema} cascade")).await
+        self.execute(format!("drop schema if exists {schema} cascade")).await?;
+        self.drop_replaced().await
+    }
+
+    async fn drop_replaced(&mut self) -> Result<(), ReadModelError> {
+        self.execute(format!("drop schema if exists {TAKEN_AWAY} cascade")).await
     }
 
     /// Lets another rebuild begin.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         use sqlx::Connection;
+        // The server may take its time to notice that the connection is closed.
+        let _ = self.execute(UNLOCK.to_owned()).await;
         let _ = self.owner.close().await;
     }
 
@@ -172,4 +184,15 @@ impl Rebuild {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut self.owner).await?;
         Ok(())
     }
+}
+
+/// What the tables are: of which migration, folded by which rules, and of which scope if not of all.
+async fn mark(owner: &mut PgConnection, extent: &Extent) -> Result<String, ReadModelError> {
+    let version = "select max(version) from _sqlx_migrations";
+    let migration: i64 = sqlx::query_scalar(version).fetch_one(owner).await?;
+    let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+    if let Extent::Scope(scope) = extent {
+        mark.push_str(&format!(", scope {}", scope.reference().0));
+    }
+    Ok(mark)
 }

@@ -79,6 +79,8 @@ impl Items {
             !goes
         });
         live.iter().for_each(|held| self.digest.add(held.item));
+        // Grown by what comes, not to twice of what there is: others weigh it by what it takes.
+        self.held.reserve_exact(live.len());
         self.held.extend(live);
         // Stable sorting finds that all but the last ones are in order already.
         self.held.sort_by_key(Held::order);

@@ -173,3 +173,16 @@ fn times_are_compared_in_milliseconds_and_never_twice() {
     let twice = vec![held((&1, &(5, 5))), held((&1, &(5, 5)))];
     assert_eq!(Items::new(twice).count(), 1);
 }
+
+/// Who keeps them for others weighs them by what they take: one message more does not double it.
+#[test]
+fn what_changed_takes_no_more_than_it_is() {
+    let held_by = |ids: std::ops::Range<u16>| ids.map(|id| held((&id, &(1, 1)))).collect();
+    let mut items = Items::new(held_by(0..1_000));
+    let each = items.bytes() / 1_000;
+    items.change(held_by(1_000..1_001), &[message(0), message(1)]);
+    assert_eq!(items.count(), 999);
+    let mut copy = items.clone();
+    copy.change(held_by(1_001..1_003), &[]);
+    assert!(copy.bytes() <= 1_001 * each, "{} bytes for 1001 of {each}", copy.bytes());
+}

@@ -1,54 +1,43 @@
 //! A rebuild that goes on: fold, compare, swap.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use archive::base::StoredEpoch;
+use archive::base;
 use eventlog::partition_of;
-use model::{Offset, Partition, ScopeRef};
+use model::{Offset, Partition};
 use readmodel::{
     ProjectionSet,
-    epochs::NewEpoch,
     feed::Feed,
     projection::Position,
-    rebuild::{Cursors, Extent, Rebuild, ScopeDifference, Sums, TenantDifference},
+    rebuild::{
+        Comparing, Cursors, DifferingScope, Extent, Rebuild, ScopeDifference, Sums,
+        TenantDifference,
+    },
 };
 use service::ops::{ComponentHandle, Readiness};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Difference, RebuildError, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
-use crate::{
-    ProjectorError,
-    session::{Aim, Session},
-};
+use crate::{ProjectorError, epochs};
 
-/// So many records are folded while whoever commits waits, at most.
-const HELD_RECORDS_MAX: u64 = 500;
-/// How often the live tables are asked for, when others have them, and how long apart.
-const SWAP_TRIES: u32 = 200;
-const SWAP_PAUSE: Duration = Duration::from_millis(100);
-/// How long Postgres or the log may fail without a record being folded, and how long apart it is tried.
-const FAIL_MAX: Duration = Duration::from_secs(60);
-const FAIL_PAUSE: Duration = Duration::from_millis(500);
+/// How often the live rows are asked for, when others have them or too much comes, and how long apart.
+const HOLD_TRIES: u32 = 200;
+const HOLD_PAUSE: Duration = Duration::from_millis(100);
+/// How often a swap is put off because somebody has asked before the last records were folded, and goes on.
+const OLDER_TRIES: u32 = 5;
 
 /// A rebuild that goes on.
 pub(super) struct Work<'a> {
-    of: &'a Rebuilder,
-    request: &'a RebuildRequest,
-    extent: Extent,
-    rebuild: Rebuild,
-    say: &'a mpsc::Sender<Rebuilding>,
-    stop: &'a CancellationToken,
+    pub(super) of: &'a Rebuilder,
+    pub(super) request: &'a RebuildRequest,
+    pub(super) extent: Extent,
+    pub(super) rebuild: Rebuild,
+    pub(super) say: &'a mpsc::Sender<Rebuilding>,
+    pub(super) stop: &'a CancellationToken,
     /// Nobody waits for what is folded here, and nobody is told whether it is ready.
-    feed: Arc<Feed>,
-    ready: ComponentHandle,
+    pub(super) feed: Arc<Feed>,
+    pub(super) ready: ComponentHandle,
 }
 
 impl<'a> Work<'a> {
@@ -81,23 +70,15 @@ impl<'a> Work<'a> {
         }
         let resumed = self.prepare().await?;
         self.check_start(resumed).await?;
-        self.come_near().await?;
-        let (scopes, differing, tenants) = self.compare().await?;
-        if let (0, Extent::Scope(scope)) = (scopes, &self.extent) {
+        let (compared, mut kept) = self.compare().await?;
+        if let (0, Extent::Scope(scope)) = (compared.scopes, &self.extent) {
             let scope = scope.clone();
             self.rebuild.discard().await?;
             return Err(RebuildError::UnknownScope(scope));
         }
-        let mut rebuilt = Rebuilt {
-            scopes,
-            differing: differing.len() as u64,
-            tenants,
-            swapped: !self.request.dry_run,
-            resumed,
-            epoch: None,
-        };
+        let mut rebuilt = Rebuilt { resumed, ..compared };
         if rebuilt.swapped {
-            rebuilt.epoch = self.swap(&differing).await?;
+            rebuilt.epoch = self.swap(&mut kept).await?;
         }
         self.rebuild.discard().await?;
         Ok(rebuilt)
@@ -126,7 +107,7 @@ impl<'a> Work<'a> {
         Ok(rebuilt.iter().any(is_past))
     }
 
-    fn partitions(&self) -> Vec<Partition> {
+    pub(super) fn partitions(&self) -> Vec<Partition> {
         let count = self.of.log.partitions();
         match &self.extent {
             Extent::All => (0..count).map(Partition::new).collect(),
@@ -169,108 +150,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Where the live rows stand, or as far as the log goes, if it is cut.
-    async fn until(&self, live: &[Position]) -> Result<BTreeMap<Partition, Offset>, RebuildError> {
-        let own = self.partitions();
-        let mut until = BTreeMap::new();
-        for position in live.iter().filter(|position| own.contains(&position.partition)) {
-            let end = match self.request.cut_log {
-                true => self.of.log.bounds(position.partition).await?.end,
-                false => position.next_offset,
-            };
-            until.insert(position.partition, end);
-        }
-        Ok(until)
-    }
-
-    /// Folds all that is there, and then until little is left that came meanwhile: a record may be hundreds of
-    /// messages, and whoever commits would wait for it.
-    async fn come_near(&mut self) -> Result<(), RebuildError> {
-        let mut left_max = 0;
-        loop {
-            let live = self.rebuild.positions(ProjectionSet::Live).await?;
-            let until = self.until(&live).await?;
-            if self.left(&until).await? <= left_max {
-                return Ok(());
-            }
-            self.fold(until, FAIL_MAX).await?;
-            left_max = HELD_RECORDS_MAX;
-        }
-    }
-
-    /// How many records are left to fold.
-    async fn left(&mut self, until: &BTreeMap<Partition, Offset>) -> Result<u64, RebuildError> {
-        let rebuilt = self.rebuild.positions(self.extent.set()).await?;
-        let place = |partition: &Partition| {
-            let position = rebuilt.iter().find(|position| position.partition == *partition);
-            position.map_or(0, |position| position.next_offset.get())
-        };
-        Ok(until.iter().map(|(own, until)| until.get().saturating_sub(place(own))).sum())
-    }
-
-    /// Folds up to these places, with the projector's own session; again, where Postgres or the log fails, for as
-    /// long as this.
-    async fn fold(
-        &self,
-        until: BTreeMap<Partition, Offset>,
-        patience: Duration,
-    ) -> Result<(), RebuildError> {
-        let of: u64 = until.values().map(|until| until.get()).sum();
-        let furthest = AtomicU64::new(0);
-        let folded = |records: u64| {
-            furthest.fetch_max(records, Ordering::Relaxed);
-            // Whoever is slow to listen hears the next one.
-            let _ = self.say.try_send(Rebuilding::Folded { records, of });
-        };
-        let partitions: Vec<Partition> = until.keys().copied().collect();
-        let (mut last, mut since) = (0, Instant::now());
-        loop {
-            let ended = self.session(until.clone(), &folded).project(&partitions, self.stop).await;
-            if self.stop.is_cancelled() {
-                return Err(RebuildError::Stopped);
-            }
-            let Err(error) = ended else { return Ok(()) };
-            let now = furthest.load(Ordering::Relaxed);
-            if now > last {
-                (last, since) = (now, Instant::now());
-            }
-            if !error.is_retryable() || since.elapsed() >= patience {
-                return Err(error.into());
-            }
-            tracing::warn!(%error, "rebuilding stopped; trying again");
-            tokio::time::sleep(FAIL_PAUSE).await;
-        }
-    }
-
-    /// A session of the projector that folds into the rebuilt set.
-    fn session<'s>(
-        &'s self,
-        until: BTreeMap<Partition, Offset>,
-        folded: &'s (dyn Fn(u64) + Send + Sync),
-    ) -> Session<'s> {
-        let scope = match &self.extent {
-            Extent::All => None,
-            Extent::Scope(scope) => Some(scope),
-        };
-        Session {
-            config: &self.of.config,
-            database: &self.of.database,
-            log: &self.of.log,
-            feed: &self.feed,
-            ready: &self.ready,
-            archive: self.of.archive.as_ref(),
-            aim: Some(Aim { set: self.extent.set(), until, scope, folded }),
-        }
-    }
-
-    /// Compares both sets at the same places. How many scopes there are, which differ, and of how many tenants it does
-    /// what they have.
-    async fn compare(&mut self) -> Result<(u64, Vec<ScopeRef>, u64), RebuildError> {
-        let live = self.rebuild.hold().await?;
-        let until = self.until(&live).await?;
-        self.fold(until, Duration::ZERO).await?;
-        let mut comparing = self.rebuild.compare().await?;
-        self.rebuild.release().await?;
+    /// Compares both sets at the same places. What it came to, and, for a swap, what each scope that differs keeps.
+    async fn compare(&mut self) -> Result<(Rebuilt, Vec<DifferingScope>), RebuildError> {
+        let mut comparing = self.begin_comparing().await?;
         let mut differing = Vec::new();
         while let Some(found) = comparing.next().await? {
             for difference in found {
@@ -284,9 +166,53 @@ impl<'a> Work<'a> {
         for tenant in &tenants {
             self.tell(Rebuilding::Differs(of_tenant(tenant))).await?;
         }
-        let done = comparing.done;
+        let cursors = match self.request.cut_log {
+            true => Cursors::OfCutLog,
+            false => Cursors::OfSamePlaces,
+        };
+        let kept = match self.request.dry_run {
+            true => Vec::new(),
+            false => comparing.kept(&differing, cursors).await?,
+        };
+        let compared = Rebuilt {
+            scopes: comparing.done,
+            differing: differing.len() as u64,
+            tenants: tenants.len() as u64,
+            swapped: !self.request.dry_run,
+            resumed: false,
+            epoch: None,
+        };
         comparing.end().await;
-        Ok((done, differing, tenants.len() as u64))
+        Ok((compared, kept))
+    }
+
+    /// Once both sets are at the same places: what is compared is as it was then.
+    async fn begin_comparing(&mut self) -> Result<Comparing, RebuildError> {
+        for _ in 0..HOLD_TRIES {
+            if self.hold().await? {
+                let comparing = self.rebuild.compare().await?;
+                self.rebuild.release().await?;
+                return Ok(comparing);
+            }
+        }
+        Err(RebuildError::Busy)
+    }
+
+    /// Holds the live rows, with both sets at the same places. False if that is not to be had without others waiting
+    /// for long: after a pause, then, which ends here.
+    async fn hold(&mut self) -> Result<bool, RebuildError> {
+        if self.stop.is_cancelled() {
+            return Err(RebuildError::Stopped);
+        }
+        self.come_near().await?;
+        if let Some(live) = self.rebuild.hold().await? {
+            if self.fold_held(&live).await? {
+                return Ok(true);
+            }
+            self.rebuild.release().await?;
+        }
+        tokio::time::sleep(HOLD_PAUSE).await;
+        Ok(false)
     }
 
     async fn tell(&self, line: Rebuilding) -> Result<(), RebuildError> {
@@ -296,55 +222,42 @@ impl<'a> Work<'a> {
         self.say.send(line).await.map_err(|_| RebuildError::Stopped)
     }
 
-    async fn swap(&mut self, differing: &[ScopeRef]) -> Result<Option<String>, RebuildError> {
-        let cursors = match self.request.cut_log {
-            true => Cursors::OfCutLog,
-            false => Cursors::OfSamePlaces,
-        };
-        for _ in 0..SWAP_TRIES {
-            if self.stop.is_cancelled() {
-                return Err(RebuildError::Stopped);
+    async fn swap(
+        &mut self,
+        differing: &mut [DifferingScope],
+    ) -> Result<Option<String>, RebuildError> {
+        if let Some(archive) =
+            self.of.archive.as_ref().filter(|_| self.rebuild.epoch(differing).is_some())
+        {
+            // It will have to take the epoch: better no swap than one that may be forgotten.
+            base::epochs(archive, self.of.log.log_id()).await.map_err(ProjectorError::from)?;
+        }
+        for tries in 0..HOLD_TRIES {
+            if !self.hold().await? {
+                continue;
             }
-            self.come_near().await?;
-            let held = match &self.extent {
-                Extent::All => self.rebuild.hold_all().await?,
-                Extent::Scope(_) => Some(self.rebuild.hold().await?),
-            };
-            if let Some(live) = held {
-                let until = self.until(&live).await?;
-                if self.left(&until).await? <= HELD_RECORDS_MAX {
-                    self.fold(until, Duration::ZERO).await?;
-                    if self.rebuild.parks_more().await? {
-                        return Err(RebuildError::ParksMore);
-                    }
-                    let epoch = self.epoch(differing, cursors).await?;
-                    self.rebuild.swap(epoch.as_ref()).await?;
-                    self.of.feed.begin_anew();
-                    return Ok(epoch.map(|new| new.epoch.to_string()));
-                }
-                self.rebuild.release().await?;
+            if self.rebuild.parks_more().await? {
+                return Err(RebuildError::ParksMore);
             }
-            tokio::time::sleep(SWAP_PAUSE).await;
+            self.rebuild.look_again(differing).await?;
+            let epoch = self.rebuild.epoch(differing);
+            if self.rebuild.swap(epoch.as_ref(), tries < OLDER_TRIES).await? {
+                self.of.feed.begin_anew();
+                self.keep_epoch().await;
+                return Ok(epoch.map(|new| new.epoch.to_string()));
+            }
+            tokio::time::sleep(HOLD_PAUSE).await;
         }
         Err(RebuildError::Busy)
     }
 
-    /// The epoch that begins, kept where it outlives the database.
-    async fn epoch(
-        &mut self,
-        differing: &[ScopeRef],
-        cursors: Cursors,
-    ) -> Result<Option<NewEpoch>, RebuildError> {
-        let Some((number, new)) = self.rebuild.epoch(differing, cursors).await? else {
-            return Ok(None);
-        };
-        if let Some(archive) = &self.of.archive {
-            let bases = new.bases.iter().map(|(scope, base)| (scope.0, *base)).collect();
-            let stored = StoredEpoch { epoch: new.epoch, bases };
-            let kept = stored.keep(archive, self.of.log.log_id(), number).await;
-            kept.map_err(ProjectorError::from)?;
+    /// The epoch that began is kept where it outlives the database.
+    async fn keep_epoch(&self) {
+        let Some(archive) = &self.of.archive else { return };
+        let kept = epochs::keep(&self.of.database, archive, self.of.log.log_id()).await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the archive has not got the epoch yet: the projector tries again");
         }
-        Ok(Some(new))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use archive::Archive;
 use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
 use model::{Command, Event, Partition, Place};
@@ -44,7 +45,7 @@ pub(crate) fn start_with(
     log: &Arc<dyn EventLog>,
     feed: Arc<Feed>,
 ) -> Running {
-    start_batching(batches(), database, log, feed)
+    start_batching(batches(), database, log, feed, None)
 }
 
 /// As the binary has it where nothing is set.
@@ -63,6 +64,7 @@ fn start_batching(
     database: DatabaseConfig,
     log: &Arc<dyn EventLog>,
     feed: Arc<Feed>,
+    archive: Option<Archive>,
 ) -> Running {
     let readiness = Readiness::new();
     let shutdown = CancellationToken::new();
@@ -71,7 +73,7 @@ fn start_batching(
         database,
         log: log.clone(),
         facts: None,
-        archive: None,
+        archive,
         feed,
         ready: readiness.component("projector"),
     };
@@ -126,7 +128,12 @@ impl Bench {
     /// One record a batch, so that there is always another one to load while the first commits.
     pub(crate) fn start_with_small_batches(&self) -> Running {
         let config = ProjectorConfig { batch_records_max: 1, ..batches() };
-        start_batching(config, self.database.config.clone(), &self.log, Feed::new(true))
+        start_batching(config, self.database.config.clone(), &self.log, Feed::new(true), None)
+    }
+
+    pub(crate) fn start_archiving(&self, archive: &Archive) -> Running {
+        let (database, feed) = (self.database.config.clone(), Feed::new(true));
+        start_batching(batches(), database, &self.log, feed, Some(archive.clone()))
     }
 
     pub(crate) async fn append(&self, command: &Command) -> Place {

@@ -1,15 +1,17 @@
 //! Rebuilding: what differs is found and mended, what is stopped goes on, what does not belong together is refused.
 
+use archive::{Archive, ArchiveAddress, ArchiveConfig, base};
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde_json::json;
-use sqlx::AssertSqlSafe;
-use tokio::sync::mpsc;
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
 use crate::{
     bench::{Bench, batches, open},
     commands::{create, push, say},
+    equation::eventually,
 };
 
 const ANN: &str = "acme/user/ann";
@@ -108,7 +110,7 @@ async fn what_is_well_is_found_well_and_rebuilt_as_it_was() {
     bench.check().await;
     running.stop().await;
     let left: Vec<String> = sqlx::query_scalar(
-        "select nspname from pg_namespace where nspname like 'context_sync_rebuilt%'",
+        "select nspname from pg_namespace where nspname like 'context_sync_re%'",
     )
     .fetch_all(&bench.pool)
     .await
@@ -265,6 +267,197 @@ async fn a_scope_that_is_none_is_refused() {
     assert!(reason.contains("no scope acme/user/nobody"), "{reason}");
     let (rebuilt, _) = rebuild(&bench, of_scope(ANN, true)).await;
     assert_eq!((rebuilt.scopes, rebuilt.resumed), (1, false));
+}
+
+/// Whatever is left to fold, few records or many, those who push do not wait for it.
+#[tokio::test]
+async fn nobody_waits_for_what_is_folded() {
+    let bench = folded().await;
+    let shadow_is_at = async |end: i64| {
+        let query = "select case when to_regclass('context_sync_rebuilt.positions') is null then 0 else
+            (xpath('//sum/text()', query_to_xml('select sum(next_offset) from context_sync_rebuilt.positions', false, true, '')))[1]::text::bigint end";
+        let at: Option<i64> = sqlx::query_scalar(query).fetch_one(&bench.pool).await.unwrap();
+        (at == Some(end)).then_some(())
+    };
+    let end: i64 = sqlx::query_scalar("select sum(next_offset)::bigint from positions")
+        .fetch_one(&bench.pool)
+        .await
+        .unwrap();
+    // The live rows are another's, so that the rebuild cannot have them: it folds all the same.
+    let mut holder = bench.database.owner().await;
+    hold(&mut holder, "select from positions for update").await;
+    // What is left of a log that was cut is the log's end: more may come while the live rows are held.
+    let request = RebuildRequest { cut_log: true, ..RebuildRequest::default() };
+    let running = tokio::spawn(said(rebuilder(&bench, batches()), request));
+    eventually("all is folded", async || shadow_is_at(end).await).await;
+    bench.database.until_waiting(1).await;
+    // One record is left, and cannot be folded: it is not waited for with the live rows in hand.
+    let mut slow = bench.database.owner().await;
+    hold(&mut slow, "lock table context_sync_rebuilt.outcomes in share mode").await;
+    bench.append(&push(ANN, "ann", &[say("late")])).await;
+    sqlx::raw_sql("commit").execute(&mut holder).await.unwrap();
+    bench.database.until_waiting(1).await;
+    hold(&mut holder, "set local lock_timeout = '1900ms'; select from positions for update").await;
+    sqlx::raw_sql("commit").execute(&mut holder).await.unwrap();
+    sqlx::raw_sql("commit").execute(&mut slow).await.unwrap();
+    let last = running.await.unwrap().pop();
+    assert!(matches!(&last, Some(Rebuilding::Done(rebuilt)) if rebuilt.swapped), "{last:?}");
+    bench.check().await;
+}
+
+/// A rebuild that has something to say about a scope that differs, and nobody listens yet: it stands where both sets are
+/// compared, before the swap.
+async fn comparing(bench: &Bench) -> (mpsc::Receiver<Rebuilding>, JoinHandle<()>) {
+    execute(bench, "update members set role = 'admin'").await;
+    let (say, said) = mpsc::channel(1);
+    let rebuilder = rebuilder(bench, batches());
+    let running = tokio::spawn(rebuilder.run(RebuildRequest::default(), say, Default::default()));
+    eventually("comparing", async || {
+        let query = "select exists (select from pg_locks l join pg_stat_activity a using (pid)
+            where l.relation = to_regclass('context_sync_rebuilt.members') and l.mode = 'AccessShareLock'
+                and a.state = 'idle in transaction')";
+        let is_there: bool = sqlx::query_scalar(query).fetch_one(&bench.pool).await.unwrap();
+        is_there.then_some(())
+    })
+    .await;
+    (said, running)
+}
+
+async fn last(mut said: mpsc::Receiver<Rebuilding>) -> Rebuilding {
+    let mut last = None;
+    while let Some(line) = said.recv().await {
+        last = Some(line);
+    }
+    last.unwrap()
+}
+
+#[tokio::test]
+async fn a_swap_that_meets_somebody_is_tried_again() {
+    let bench = folded().await;
+    let (said, running) = comparing(&bench).await;
+    let mut other = bench.database.owner().await;
+    hold(&mut other, "lock table context_sync_rebuilt.restores in access share mode").await;
+    let ends = tokio::spawn(last(said));
+    bench.database.until_waiting(1).await;
+    assert!(!running.is_finished());
+    sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+    running.await.unwrap();
+    let end = ends.await.unwrap();
+    assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.swapped), "{end:?}");
+    bench.check().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_came_meanwhile_is_not_undone() {
+    let bench = folded().await;
+    let (said, running) = comparing(&bench).await;
+    let pool = bench.pool.clone();
+    let migrating = tokio::spawn(async move {
+        let migration = "begin; alter table messages add column later integer;
+            insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+            values (9999, 'later', true, '', 0); commit";
+        sqlx::raw_sql(migration).execute(&pool).await.unwrap();
+    });
+    bench.database.until_waiting(1).await;
+    let end = last(said).await;
+    assert!(matches!(&end, Rebuilding::Failed(why) if why.contains("was migrated")), "{end:?}");
+    running.await.unwrap();
+    migrating.await.unwrap();
+    execute(&bench, "select later from messages").await;
+}
+
+/// Whoever asked before the last records were folded is not shown the rebuilt rows without them.
+#[tokio::test]
+async fn an_older_snapshot_sees_no_less_than_it_did() {
+    let bench = folded().await;
+    let heads = "select sum(head)::bigint from scopes";
+    let before: Option<i64> = sqlx::query_scalar(heads).fetch_one(&bench.pool).await.unwrap();
+    let mut older = bench.database.owner().await;
+    hold(&mut older, "set transaction isolation level repeatable read; select 1").await;
+    let (said, running) = comparing(&bench).await;
+    let ends = tokio::spawn(last(said));
+    eventually("the swap is tried", async || {
+        let query = "select exists (select from pg_locks where mode = 'ExclusiveLock'
+            and relation = 'context_sync.positions'::regclass)";
+        let is_tried: bool = sqlx::query_scalar(query).fetch_one(&bench.pool).await.unwrap();
+        (is_tried || running.is_finished()).then_some(())
+    })
+    .await;
+    let seen: Option<i64> = sqlx::query_scalar(heads).fetch_one(&mut older).await.unwrap();
+    assert_eq!(seen, before);
+    sqlx::raw_sql("commit").execute(&mut older).await.unwrap();
+    running.await.unwrap();
+    let end = ends.await.unwrap();
+    assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.swapped), "{end:?}");
+    bench.check().await;
+}
+
+/// The archive has an epoch once it is in force, and not before.
+#[tokio::test]
+async fn an_epoch_is_kept_when_it_is_in_force() {
+    let bench = folded().await;
+    let folder = tempfile::tempdir().unwrap();
+    let address = ArchiveAddress::File(folder.path().to_owned());
+    let archive = Archive::open(&ArchiveConfig::new(address)).unwrap();
+    let kept = async || {
+        let epochs = base::epochs(&archive, bench.log.log_id()).await.unwrap();
+        epochs.iter().map(|stored| stored.epoch.to_string()).collect::<Vec<_>>()
+    };
+    // As if other rules had given out the team's cursors.
+    execute(
+        &bench,
+        "update messages m set cursor = cursor + 10 from scopes s where s.scope = m.scope and s.kind = 'team';
+         update scopes set head = head + 10 where kind = 'team'",
+    )
+    .await;
+    // A swap that does not come to be.
+    let mut other = bench.database.owner().await;
+    hold(&mut other, "lock table scopes in access share mode").await;
+    let (say, said) = mpsc::channel(16);
+    let archiving = Rebuilder { archive: Some(archive.clone()), ..rebuilder(&bench, batches()) };
+    let running = tokio::spawn(archiving.run(RebuildRequest::default(), say, Default::default()));
+    bench.database.until_waiting(1).await;
+    drop(said);
+    running.await.unwrap();
+    assert_eq!(kept().await, Vec::<String>::new());
+    sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+    // One that comes to be, and is told of by the projector: the rebuild knows no archive.
+    let (rebuilt, _) = rebuild(&bench, RebuildRequest::default()).await;
+    let projecting = bench.start_archiving(&archive);
+    eventually("the epoch is kept", async || {
+        (kept().await == [rebuilt.epoch.clone().unwrap()]).then_some(())
+    })
+    .await;
+    projecting.stop().await;
+}
+
+/// Rows that differ, if not by their cursors, may give out other ones to what comes before the swap.
+#[tokio::test]
+async fn cursors_that_come_to_differ_while_it_compares_begin_an_epoch() {
+    let bench = folded().await;
+    // Live, the message is not found any more.
+    let damage = "update messages set content_key = gen_random_uuid(), id_key = gen_random_uuid() where cursor = 1 and scope = TEAM";
+    execute(&bench, &damage.replace("TEAM", "(select scope from scopes where kind = 'team')"))
+        .await;
+    let head = bench.head(TEAM).await.unwrap();
+    let (said, running) = comparing(&bench).await;
+    let projecting = bench.start();
+    bench.append(&push(TEAM, "ann", &[say("one")])).await;
+    bench.caught_up().await;
+    assert_eq!(bench.head(TEAM).await, Some(head + 1), "rebuilt, it is a duplicate");
+    let end = last(said).await;
+    running.await.unwrap();
+    projecting.stop().await;
+    assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.epoch.is_some()), "{end:?}");
+    let bases: Vec<i64> =
+        sqlx::query_scalar("select base from bases").fetch_all(&bench.pool).await.unwrap();
+    assert_eq!(bases, [head]);
+    bench.check().await;
+}
+
+async fn hold(connection: &mut PgConnection, sql: &str) {
+    let hold = AssertSqlSafe(format!("begin; {sql}"));
+    sqlx::raw_sql(hold).execute(connection).await.unwrap();
 }
 
 /// A batch that was folded from the rows before a swap is not written to those after it.

@@ -63,8 +63,8 @@ pub struct TenantDifference {
 
 /// Compares both sets as they were when it began, whatever is committed meanwhile.
 pub struct Comparing {
-    connection: PgConnection,
-    shadow: &'static str,
+    pub(super) connection: PgConnection,
+    pub(super) shadow: &'static str,
     extent: Extent,
     /// How many scopes there are to compare, and were compared.
     pub total: u64,

@@ -1,7 +1,7 @@
 use futures_util::future::join_all;
 use model::OrgRole;
 use readmodel::{
-    DatabaseRole, ReadModelError,
+    DatabaseConfig, DatabaseRole, ReadModelError,
     access::{AccessQuery, accounts, members},
     projection::Projection,
     pull::epoch,
@@ -55,6 +55,22 @@ async fn nobody_is_refused_by_a_read_model_of_no_log_yet() {
     assert!(matches!(of_ingest, Err(ReadModelError::NotMigrated)), "{of_ingest:?}");
     let of_api = members(&database.role(DatabaseRole::Api), &asked).await;
     assert!(matches!(of_api, Err(ReadModelError::NotMigrated)), "{of_api:?}");
+}
+
+#[tokio::test]
+async fn whoever_asks_seldom_does_not_meet_a_connection_that_was_lost() {
+    let database = Database::migrated().await;
+    Writer::new(&database).await;
+    let one = DatabaseConfig { database_connections: 1, ..database.config.clone() };
+    let pool = readmodel::pool_seldom_used(&one, DatabaseRole::Api).unwrap();
+    let asked = epoch(&pool).await.unwrap();
+    // As when Postgres was restarted.
+    let lost = sqlx::query(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()",
+    );
+    lost.execute(&database.owner_pool()).await.unwrap();
+    assert_eq!(epoch(&pool).await.unwrap(), asked);
 }
 
 #[tokio::test]
