@@ -65,6 +65,7 @@ async fn apply(catalogue: &mut Catalogue, from: u64, facts: &[Fact]) {
 }
 
 async fn catalogue(database: &Database) -> Catalogue {
+    Writer::new(database).await; // it says which log this is
     let mut catalogue = Catalogue::connect(&database.config).await.unwrap().unwrap();
     let position = catalogue.position(LogId(Uuid::from_u128(1))).await.unwrap();
     assert_eq!(position, Offset::ZERO);

@@ -73,6 +73,7 @@ fn tenant(name: &str) -> TenantId {
 #[tokio::test]
 async fn what_operators_set_is_told_and_stays_when_the_read_model_is_dropped() {
     let database = Database::migrated().await;
+    Writer::new(&database).await;
     let (config, acme) = (&database.config, tenant("acme"));
     assert_eq!(show(config, None).await.unwrap(), []);
     let messages = Overrides { scope_messages_max: Some(7), ..Overrides::default() };
@@ -88,6 +89,7 @@ async fn what_operators_set_is_told_and_stays_when_the_read_model_is_dropped() {
 
     database.owner().await.execute("drop schema context_sync cascade").await.unwrap();
     readmodel::migrate(config).await.unwrap();
+    Writer::new(&database).await;
     assert_eq!(usages(&database, ["acme/user/ann"]).await[0].overrides, both);
     assert!(unset(config, &acme).await.unwrap() && !unset(config, &acme).await.unwrap());
     assert_eq!(show(config, Some(&acme)).await.unwrap(), [shown(Overrides::default())]);
