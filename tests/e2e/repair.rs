@@ -6,6 +6,7 @@ use model::Item;
 use repair::{Finding, Held, Items};
 use reqwest::Method;
 use serde_json::{Value, json};
+use service::auth::OrgRole;
 
 use crate::{
     client::{Device, Reply, USER, say},
@@ -203,12 +204,13 @@ async fn what_waits_too_long_is_told_to_come_back(cluster: &mut Cluster) {
         .await
         .unwrap();
     let frame = [0x61, 0, 0, 2, 0];
-    let asked = (0..80).map(|_| {
-        let request = ann.request(Method::POST, COMPARE).body(frame.to_vec());
-        tokio::spawn(Reply::of(request))
+    let other = cluster.device_of("globex", "ann", OrgRole::Member);
+    let asked = (0..80).map(|n| {
+        let device = if n < 40 { &ann } else { &other };
+        tokio::spawn(Reply::of(device.request(Method::POST, COMPARE).body(frame.to_vec())))
     });
     let asked: Vec<_> = asked.collect();
-    // Two work and 64 wait; the others need not.
+    // Two work and 64 wait, half of them of one tenant; the others need not.
     let refused = crate::equation::eventually("some are refused", async || {
         let refused = asked.iter().filter(|reply| reply.is_finished()).count();
         (refused >= 14).then_some(refused)
