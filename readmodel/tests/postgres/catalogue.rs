@@ -65,7 +65,6 @@ async fn apply(catalogue: &mut Catalogue, from: u64, facts: &[Fact]) {
 }
 
 async fn catalogue(database: &Database) -> Catalogue {
-    Writer::new(database).await; // it says which log this is
     let mut catalogue = Catalogue::connect(&database.config).await.unwrap().unwrap();
     let position = catalogue.position(LogId(Uuid::from_u128(1))).await.unwrap();
     assert_eq!(position, Offset::ZERO);
@@ -89,6 +88,7 @@ async fn shown(pool: &PgPool) -> Vec<BackupRow> {
 #[tokio::test]
 async fn a_failed_backup_is_shown_as_failed_and_without_an_object() {
     let database = Database::migrated().await;
+    Writer::new(&database).await; // it says which log this is
     let mut catalogue = catalogue(&database).await;
     apply(&mut catalogue, 0, &[failed(1, "other content\0"), failed(1, "again")]).await;
     let rows = shown(&database.role(DatabaseRole::Api)).await;
@@ -104,6 +104,7 @@ async fn a_failed_backup_is_shown_as_failed_and_without_an_object() {
 #[tokio::test]
 async fn an_expired_backup_is_shown_to_nobody_again() {
     let database = Database::migrated().await;
+    Writer::new(&database).await; // it says which log this is
     let mut catalogue = catalogue(&database).await;
     let api = database.role(DatabaseRole::Api);
     apply(&mut catalogue, 0, &[completed(1), completed(2)]).await;
