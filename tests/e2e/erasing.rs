@@ -169,7 +169,8 @@ async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
     assert_eq!(found, BTreeSet::new());
     let report = archive::verify::verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
-    assert!(report.redacted > 0, "{report:?}");
+    // What was written anew may be a part of its day by now; that it was stays.
+    assert_ne!(archive.list("redactions").await.unwrap(), []);
 
     // Everybody else's is as it was, and a rebuild comes to the same.
     assert_eq!((bob.pull(USER, "").await.ok(), bob.pull(&web, "").await.ok()), others);
