@@ -144,6 +144,23 @@ impl ScopeLine {
             restore: heading.restore.clone(),
         }
     }
+
+    /// What the scope sums up to: the inverse of [`Self::new`].
+    pub fn heading(&self) -> Heading {
+        let is_owner = |member: &&MemberLine| member.role == Some(Role::Owner);
+        Heading {
+            exists: true,
+            head: self.head,
+            floor: self.floor,
+            erased: self.erased,
+            clock: self.clock,
+            count: self.count,
+            bytes: self.bytes,
+            digest: self.digest,
+            owners: self.members.iter().filter(is_owner).count() as u32,
+            restore: self.restore.clone(),
+        }
+    }
 }
 
 fn is_zero(cursor: &Cursor) -> bool {

@@ -13,8 +13,7 @@ use archive::{
 };
 use eventlog::Record;
 use model::{
-    Cursor, Event, Heading, Member, Offset, Partition, Role, ScopeKey, UserId,
-    limits::OUTCOME_KEPT_MICROS,
+    Cursor, Event, Member, Offset, Partition, ScopeKey, UserId, limits::OUTCOME_KEPT_MICROS,
 };
 
 use crate::{
@@ -239,20 +238,8 @@ impl Loading<'_> {
     }
 
     async fn load_scope(&self, line: ScopeLine) -> Result<(), ArchiverError> {
+        let heading = line.heading();
         let members: Vec<(UserId, Member)> = line.members.into_iter().map(member).collect();
-        let is_owner = |(_, member): &&(UserId, Member)| member.role == Some(Role::Owner);
-        let heading = Heading {
-            exists: true,
-            head: line.head,
-            floor: line.floor,
-            erased: line.erased,
-            clock: line.clock,
-            count: line.count,
-            bytes: line.bytes,
-            digest: line.digest,
-            owners: members.iter().filter(is_owner).count() as u32,
-            restore: line.restore,
-        };
         self.write(false, |tables, partition| {
             tables.load_scope(partition, &line.scope, &heading, &members)
         })?;

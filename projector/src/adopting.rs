@@ -12,8 +12,8 @@ use archive::{
 };
 use eventlog::EventLog;
 use model::{
-    Cursor, Epoch, Heading, LogId, Member, Offset, Partition, PartitionClock, Role, RulesVersion,
-    ScopeKey, ScopeRef,
+    Cursor, Epoch, LogId, Member, Offset, Partition, PartitionClock, RulesVersion, ScopeKey,
+    ScopeRef,
 };
 use readmodel::{
     DatabaseConfig, ProjectionSet,
@@ -185,7 +185,7 @@ impl Filling<'_> {
             member: Member { role: member.role, since: member.since },
         });
         let mut writes = Writes { members: members.collect(), ..Writes::default() };
-        let heading = heading(&line);
+        let heading = line.heading();
         let mut lines = match &line.backup {
             Some(full) => Some(redaction::fetch_full(self.archive, full).await?.lines(&full.path)?),
             None => None,
@@ -207,20 +207,4 @@ impl Filling<'_> {
 fn outcome_image(partition: Partition, line: CommandLine) -> OutcomeImage {
     let CommandLine { id, scope, offset, outcome } = line;
     OutcomeImage { id, scope: scope.reference(), tenant: scope.tenant, partition, offset, outcome }
-}
-
-fn heading(line: &ScopeLine) -> Heading {
-    let owners = line.members.iter().filter(|member| member.role == Some(Role::Owner)).count();
-    Heading {
-        exists: true,
-        head: line.head,
-        floor: line.floor,
-        erased: line.erased,
-        clock: line.clock,
-        count: line.count,
-        bytes: line.bytes,
-        digest: line.digest,
-        owners: owners as u32,
-        restore: line.restore.clone(),
-    }
 }

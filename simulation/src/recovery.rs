@@ -12,9 +12,8 @@ use archive::{
     segment::{self, SegmentReader},
 };
 use model::{
-    Cursor, Epoch, Heading, KnownCommand, LogId, Member, Message, Offset, Partition,
-    PartitionClock, Role, RulesVersion, Scope, ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS,
-    log_fold::FoldedScope,
+    Cursor, Epoch, KnownCommand, LogId, Member, Message, Offset, Partition, PartitionClock,
+    RulesVersion, Scope, ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -79,22 +78,6 @@ fn read(bucket: &Bucket, log: LogId) -> Result<Vec<Base>, Violation> {
     Ok(bases)
 }
 
-fn heading(line: &ScopeLine) -> Heading {
-    let owners = line.members.iter().filter(|member| member.role == Some(Role::Owner)).count();
-    Heading {
-        exists: true,
-        head: line.head,
-        floor: line.floor,
-        erased: line.erased,
-        clock: line.clock,
-        count: line.count,
-        bytes: line.bytes,
-        digest: line.digest,
-        owners: owners as u32,
-        restore: line.restore.clone(),
-    }
-}
-
 /// The archiver's fold where a log begins: with nothing, or with what the lost one came to.
 pub fn cache(bucket: &mut Bucket, log: LogId) -> Result<Cache, Violation> {
     let mut cache = Cache::new(log);
@@ -103,7 +86,7 @@ pub fn cache(bucket: &mut Bucket, log: LogId) -> Result<Cache, Violation> {
         cache.fold.partitions.insert(*partition, clock);
         for (line, messages) in scopes {
             let mut scope = Scope::new(line.scope.clone());
-            scope.heading = heading(line);
+            scope.heading = line.heading();
             let member = |m: &archive::manifest::MemberLine| {
                 (m.user.clone(), Member { role: m.role, since: m.since })
             };
@@ -149,7 +132,7 @@ pub fn rows(bucket: &mut Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
             writes.members.extend(line.members.iter().map(member));
             let image = |message| MessageImage::new(reference, tenant.clone(), message);
             writes.messages.extend(messages.iter().cloned().map(image));
-            writes.scopes.push((line.scope.clone(), heading(line)));
+            writes.scopes.push((line.scope.clone(), line.heading()));
         }
         let image = |CommandLine { id, scope, offset, outcome }| OutcomeImage {
             id,

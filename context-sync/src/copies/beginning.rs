@@ -11,9 +11,7 @@ use archive::{
     replay::Replay,
 };
 use eventlog::EventLog;
-use model::{
-    Heading, KnownCommand, LogId, Member, Message, Partition, PartitionClock, Role, Scope, ScopeKey,
-};
+use model::{KnownCommand, LogId, Member, Message, Partition, PartitionClock, Scope, ScopeKey};
 use readmodel::{PgPool, epochs};
 
 use super::{Copies, Unasked};
@@ -83,7 +81,7 @@ impl Beginning {
             (m.user.clone(), Member { role: m.role, since: m.since })
         };
         scope.members = members.map(member).collect();
-        scope.heading = heading(line);
+        scope.heading = line.heading();
         let Some(mut lines) = lines else { return Ok(()) };
         while let Some(text) = lines.next_line()? {
             let message = message_line::read(&text).map_err(|problem| lines.problem(&problem))?;
@@ -94,22 +92,6 @@ impl Beginning {
             scope.messages.insert(message.id, message.entry);
         }
         Ok(())
-    }
-}
-
-fn heading(line: ScopeLine) -> Heading {
-    let owners = line.members.iter().filter(|member| member.role == Some(Role::Owner)).count();
-    Heading {
-        exists: true,
-        head: line.head,
-        floor: line.floor,
-        erased: line.erased,
-        clock: line.clock,
-        count: line.count,
-        bytes: line.bytes,
-        digest: line.digest,
-        owners: owners as u32,
-        restore: line.restore,
     }
 }
 
