@@ -148,7 +148,7 @@ impl Sending {
         Ok(Self { path, rejected, id, lines, ahead: None, read, cut: read })
     }
 
-    /// What is to be pushed next; `None` at the end, for now: who had the file open before it was taken may have added
+    /// What is to be pushed next; `None` where the file ends. Who had it open before it was taken may still add
     /// a line.
     pub fn next_push(&mut self) -> Result<Option<Push>, Failure> {
         let (mut messages, mut bad, mut bytes) = (Vec::new(), Vec::new(), 0);
