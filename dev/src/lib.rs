@@ -13,6 +13,7 @@ pub mod command;
 pub mod gcs;
 pub mod kafka;
 mod lock;
+pub mod ports;
 pub mod postgres;
 mod process;
 pub mod progress;
@@ -23,12 +24,6 @@ mod user;
 
 /// The address of the machine itself: no server started here listens on any other.
 const LOOPBACK: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
-
-/// A port that is free now. Another process may take it before it is used, so the caller tries again then.
-fn free_port() -> std::io::Result<u16> {
-    let listener = std::net::TcpListener::bind((LOOPBACK, 0))?;
-    Ok(listener.local_addr()?.port())
-}
 
 /// Runs `work`, which blocks, where it does not hold up the runtime.
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>

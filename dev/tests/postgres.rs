@@ -221,10 +221,6 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn is_running(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // What follows the name in parentheses: the state, Z for a process that ended and was not waited for.
@@ -260,7 +256,7 @@ async fn an_orphan_that_stays_is_stopped() {
     if is_root() {
         orphan.uid(owner.uid()).gid(owner.gid());
     }
-    let port = format!("port={}", free_port());
+    let port = format!("port={}", dev::ports::free_port().unwrap());
     orphan.arg("-D").arg(&cluster).args(["-c", "unix_socket_directories=", "-c", &port]);
     let mut orphan = orphan.current_dir("/").stderr(Stdio::null()).spawn().unwrap();
     wait_until("the orphan is ready", || {

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::GcsError;
+use crate::LOOPBACK;
 use crate::lock::Lock;
+use crate::ports::free_port;
 use crate::process::{POLL, Service};
 use crate::sys::Signal;
-use crate::{LOOPBACK, free_port};
 
 /// It ends at once, unless requests are under way.
 pub(super) const STOP: [(Signal, Duration); 1] = [(Signal::Terminate, Duration::from_secs(5))];

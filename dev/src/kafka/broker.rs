@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::jars::Jars;
 use super::{KafkaConfig, KafkaError};
+use crate::LOOPBACK;
 use crate::lock::Lock;
+use crate::ports::free_port;
 use crate::process::{self, POLL, Service};
 use crate::progress::{Progress, Step};
 use crate::sys::Signal;
-use crate::{LOOPBACK, free_port};
 
 /// An orderly stop takes well under a second; loaded machines get more.
 pub(super) const STOP: [(Signal, Duration); 1] = [(Signal::Terminate, Duration::from_secs(20))];
@@ -88,7 +89,8 @@ impl Broker {
         if self.data().exists() {
             fs::remove_dir_all(self.data())?;
         }
-        self.write_settings(free_port()?, free_port()?)?;
+        self.write_logging()?;
+        self.write_settings(free_port()?)?;
         let mut format = self.jars.command(&self.java_options(), "kafka.tools.StorageTool");
         format.args(["format", "-t", &cluster_id(), "-c"]).arg(self.settings_file());
         let output = File::create(self.output_file())?;
@@ -116,8 +118,8 @@ impl Broker {
     }
 
     fn spawn(&self, port: u16) -> Result<Service, KafkaError> {
-        fs::write(self.dir.join("log4j2.properties"), LOGGING)?;
-        self.write_settings(port, free_port()?)?;
+        self.write_logging()?;
+        self.write_settings(port)?;
         match fs::rename(self.log(), self.dir.join("kafka.log.previous")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -185,8 +187,13 @@ impl Broker {
         options
     }
 
+    fn write_logging(&self) -> io::Result<()> {
+        fs::write(self.dir.join("log4j2.properties"), LOGGING)
+    }
+
     /// The controller's port is told to nobody but the broker itself, so it may be another one each time.
-    fn write_settings(&self, port: u16, controller: u16) -> io::Result<()> {
+    fn write_settings(&self, port: u16) -> io::Result<()> {
+        let controller = free_port()?;
         let ours = [
             (
                 "listeners",

@@ -12,9 +12,10 @@ use super::cluster::{new_log, reason};
 use super::directory::Directory;
 use super::orphan::PidFile;
 use super::{ON_DEATH, ON_DROP, PostgresConfig, PostgresError};
+use crate::LOOPBACK;
+use crate::ports::free_port;
 use crate::process::{self, POLL, Service};
 use crate::sys::Signal;
-use crate::{LOOPBACK, free_port};
 
 /// How long a start may take: after a crash PostgreSQL first recovers.
 const START_LIMIT: Duration = Duration::from_mins(3);

@@ -32,7 +32,7 @@ pub(crate) fn binary() -> &'static Path {
 
 /// A port that was free just now.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    dev::ports::free_port().unwrap()
 }
 
 /// Runs the binary to its end.
