@@ -152,6 +152,76 @@ class State:
         expect(f"{digest:064x}", line["digest"], f"the digest of {line['scope']}")
 
 
+# A segment.
+
+class Avro:
+    """Values of an Avro encoding, one after another."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        if size < 0 or self.at + size > len(self.data):
+            raise Wrong("it is cut")
+        self.at += size
+        return self.data[self.at - size:self.at]
+
+    def long(self):
+        number = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number >> 1 ^ -(number & 1)
+            if shift > 63:
+                raise Wrong("a number has no end")
+
+    def bytes(self):
+        return self.take(self.long())
+
+    def metadata(self):
+        entries = {}
+        while count := self.long():
+            if count < 0:
+                self.long()
+            for _ in range(abs(count)):
+                name = self.bytes().decode()
+                entries[name] = self.bytes().decode()
+        return entries
+
+
+def segment_of(data, path):
+    """(first offset, next offset)"""
+    avro = Avro(data)
+    if avro.take(4) != b"Obj\x01":
+        raise Wrong("it is no Avro object container file")
+    header, marker = avro.metadata(), hashlib.sha256(path.encode()).digest()[:16]
+    expect(header["avro.codec"], "null", "its codec")
+    names = [field["name"] for field in json.loads(header["avro.schema"])["fields"]]
+    expect(names, ["offset", "append_time", "key", "value"], "the fields of its records")
+    expect(avro.take(16), marker, "its sync marker")
+    first, end = (int(header[f"context_sync.{name}"]) for name in ("first_offset", "next_offset"))
+    log, partition = header["context_sync.log_id"], header["context_sync.partition"]
+    expect(path, f"segments/{log}/partition={partition}/{first}.avro", "its path")
+    records, last = hashlib.sha256(), first - 1
+    while avro.at < len(data):
+        count, block = avro.long(), avro.bytes()
+        expect(avro.take(16), marker, "a sync marker")
+        records.update(block)
+        block = Avro(block)
+        for _ in range(count):
+            before, last = last, block.long()
+            block.long()
+            block.bytes(), block.bytes()
+            if last <= before:
+                raise Wrong(f"offset {last} follows {before}")
+        expect(block.at, len(block.data), "the size of a block")
+    expect(records.hexdigest(), header["context_sync.records_sha256"], "the sha256 of its records")
+    expect(last, end - 1, "its last offset")
+    return first, end
+
+
 # Paths and ids.
 
 def encoded(name):
@@ -184,14 +254,14 @@ class Partition:
     """What the manifests of a partition have come to so far."""
 
     def __init__(self):
-        self.previous, self.next_offset, self.hours = None, 0, {}
+        self.previous, self.next_offset, self.hours, self.gaps = None, 0, {}, {}
         self.states, self.heads = {}, {}
 
 
 class Reader:
     def __init__(self, folder):
         self.folder, self.problems, self.listed, self.contents = folder, [], set(), {}
-        self.manifests = self.states = 0
+        self.manifests = self.states = self.segments = 0
         self.stored = set()
         for root, _, names in os.walk(folder):
             self.stored.update(os.path.relpath(os.path.join(root, name), folder).replace(os.sep, "/") for name in names)
@@ -220,6 +290,10 @@ class Reader:
             partition, _, rest = rest.partition("/")
             if partition.startswith("partition="):
                 partitions.setdefault((log, int(partition[10:])), []).append((rest, path))
+        segments = {}
+        for path in self.stored:
+            if found := re.fullmatch(r"segments/([^/]+)/partition=(\d+)/(\d+)\.avro", path):
+                segments.setdefault((found[1], int(found[2])), []).append((int(found[3]), path))
         self.deleted = set(self.deleted_paths())
         self.redactions, self.left = {}, set()
         for path in sorted(path for path in self.stored if path.startswith("redactions/")):
@@ -227,8 +301,25 @@ class Reader:
                 self.check(path, self.redaction, path)
             else:
                 self.left.add(path)
-        for names in partitions.values():
-            self.partition(names)
+        for place in sorted(partitions.keys() | segments.keys()):
+            so_far = self.partition(partitions.get(place, []))
+            self.segments_beyond(so_far, sorted(segments.get(place, [])))
+
+    def segments_beyond(self, so_far, names):
+        """Those of the open hour follow one another from the last sealed hour's end, or before it, on."""
+        reached = so_far.next_offset
+        for first, path in names:
+            self.segments += 1
+            _, end = self.check(path, segment_of, self.bytes_of(path), path) or (first, first)
+            reached = so_far.gaps.get(reached, reached)
+            if first > reached:
+                self.problems.append(f"{path}: it begins at offset {first}, not at {reached}")
+            reached = max(reached, end)
+
+    def orphans(self):
+        """What no manifest lists: of an hour that is being sealed, or left by a crash."""
+        of_archive = (path for path in self.stored if path.startswith(("tenants/", "events/", "messages/")))
+        return sorted(path for path in of_archive if path not in self.listed)
 
     def schema(self, path):
         """The schemas that a decoder needs are there, by the fingerprints that records name them by."""
@@ -284,6 +375,7 @@ class Reader:
         for path, manifest in compactions.items():
             if manifest:
                 self.check(path, self.compaction, path, manifest, so_far)
+        return so_far
 
     def manifest(self, path, kind, trailer="scopes"):
         """(hash, header, the lines between header and trailer)"""
@@ -308,6 +400,7 @@ class Reader:
         expect(header["previous"], so_far.previous, "the manifest before it")
         gaps = {gap["first_offset"]: gap["next_offset"] for gap in header["gaps"]}
         expect(header["first_offset"], gaps.get(so_far.next_offset, so_far.next_offset), "its first offset")
+        so_far.gaps.update(gaps)
         so_far.previous, so_far.next_offset = {"path": path, "sha256": hash}, header["next_offset"]
         so_far.hours[path] = (hash, header)
         for table in ("events", "messages"):
@@ -469,8 +562,10 @@ def main():
     reader.run()
     for problem in reader.problems:
         print(problem)
+    for path in reader.orphans():
+        print(f"{path}: no manifest lists it, which is no loss")
     if not reader.problems:
-        print(f"{reader.manifests} manifests, {len(reader.listed)} objects, {reader.states} states: all as the format has it")
+        print(f"{reader.manifests} manifests, {len(reader.listed)} objects, {reader.states} states, {reader.segments} segments: all as the format has it")
     return 1 if reader.problems else 0
 
 

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use crate::{
     bench::{Bench, open},
+    segments::{SOON, all_uploaded, an_open_hour},
     weeks::three_weeks,
 };
 
@@ -78,6 +79,38 @@ async fn the_reader_in_python_proves_an_archive_and_names_what_is_damaged() {
     }
     finds_a_hole_and_a_lie(&bench);
     proves(&bench);
+}
+
+#[tokio::test]
+async fn the_reader_in_python_proves_segments_and_names_what_is_damaged_or_left_over() {
+    let bench = Bench { segments: SOON, ..Bench::new(1) };
+    let running = bench.start();
+    for from in [0, 20] {
+        an_open_hour(&bench, from, 20);
+        all_uploaded(&bench).await;
+    }
+    running.stop().await;
+    proves(&bench);
+    let objects = bench.objects();
+    let mut paths: Vec<_> = objects.keys().filter(|path| path.starts_with("segments/")).collect();
+    // Their names are numbers: the longer one is the later.
+    paths.sort_by_key(|path| (path.len(), *path));
+    let [.., before, last] = paths[..] else { panic!("{paths:?}") };
+    for damage in [flip as fn(&Path, Vec<u8>), cut] {
+        let said = damaged(&bench, before, damage);
+        assert!(said.iter().any(|line| line.starts_with(before.as_str())), "{said:?}");
+    }
+    let said = damaged(&bench, before, remove);
+    assert!(said.iter().any(|line| line.starts_with(last.as_str())), "{said:?}");
+    let left = "tenants/acme/users/u1/incremental/2025-12-30-10.jsonl.gz";
+    let file = bench.folder.join(left);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, "half").unwrap();
+    let (is_well, said) = read(&bench.folder);
+    assert!(
+        is_well && said[0] == format!("{left}: no manifest lists it, which is no loss"),
+        "{said:?}"
+    );
 }
 
 fn finds_a_hole_and_a_lie(bench: &Bench) {

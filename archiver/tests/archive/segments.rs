@@ -16,9 +16,10 @@ use crate::{
     archiving::a_day,
     bench::{Bench, open},
     commands::{push, say},
+    reading::proves,
 };
 
-const SOON: SegmentConfig =
+pub(crate) const SOON: SegmentConfig =
     SegmentConfig { archive_segment_seconds: 1, archive_segment_bytes: 16 << 20 };
 
 fn at(text: &str) -> Timestamp {
@@ -30,7 +31,7 @@ fn with_segments(partitions: usize) -> Bench {
 }
 
 /// Some pushes in one hour that stays open.
-fn an_open_hour(bench: &Bench, from: i64, count: i64) {
+pub(crate) fn an_open_hour(bench: &Bench, from: i64, count: i64) {
     for n in from..from + count {
         let time = at("2025-12-30T10:00:00Z").plus_micros(n * 1_000_000);
         let user = format!("u{}", n % 7);
@@ -72,7 +73,7 @@ async fn uploaded(bench: &Bench, partition: Partition) -> Vec<Record> {
     records
 }
 
-async fn all_uploaded(bench: &Bench) {
+pub(crate) async fn all_uploaded(bench: &Bench) {
     for partition in partitions(bench) {
         let expected = logged(bench, partition);
         bench
@@ -96,6 +97,7 @@ async fn raw_records_are_in_the_archive_before_their_hour_is_sealed() {
     let running = bench.start();
     all_uploaded(&bench).await;
     running.stop().await;
+    proves(&bench);
     let report = report(&bench).await;
     assert_eq!((report.problems, report.until, report.leftovers), (vec![], vec![], vec![]));
     let raw: Vec<_> = report.raw.iter().map(|raw| (raw.partition, raw.next_offset)).collect();
@@ -183,6 +185,7 @@ async fn two_archivers_take_each_others_segments() {
     one.stop().await;
     other.stop().await;
     assert_eq!(report(&bench).await.problems, []);
+    proves(&bench);
 }
 
 #[tokio::test]
