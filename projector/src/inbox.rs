@@ -7,6 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::{ProjectorConfig, record::Decoded};
 
+/// So many records, bytes or changes are worth a batch of their own while another one is committed. Fewer cost the
+/// database more than they gain: they wait for that commit, and come with what is read meanwhile.
+const AHEAD_MIN: Weight = Weight { records: 64, bytes: 64 << 10, changes: 64 };
+
 pub(crate) type Read = Result<Vec<Decoded>, LogError>;
 
 /// Records in the order of their partitions.
@@ -15,11 +19,13 @@ pub(crate) struct Inbox<'a> {
     reads: mpsc::Receiver<Read>,
     /// Cut already: they come first.
     parts: VecDeque<Vec<Decoded>>,
+    /// Read, and too few to be cut off yet.
+    few: Vec<Decoded>,
 }
 
 impl<'a> Inbox<'a> {
     pub(crate) fn new(config: &'a ProjectorConfig, reads: mpsc::Receiver<Read>) -> Self {
-        Self { config, reads, parts: VecDeque::new() }
+        Self { config, reads, parts: VecDeque::new(), few: Vec::new() }
     }
 
     /// The next records, within the limits of one batch. Waits until there are any; to stop waiting
@@ -28,10 +34,26 @@ impl<'a> Inbox<'a> {
         if let Some(part) = self.parts.pop_front() {
             return Ok(part);
         }
-        let mut records = self.reads.recv().await.ok_or(LogError::Closed)??;
+        if self.few.is_empty() {
+            self.few = self.read().await?;
+        }
+        let mut records = std::mem::take(&mut self.few);
         self.fill(&mut records)?;
         self.parts = cut(records, self.config);
         Ok(self.parts.pop_front().unwrap_or_default())
+    }
+
+    /// As [`Inbox::next`], once there is enough to be folded beside a commit.
+    pub(crate) async fn next_ahead(&mut self) -> Read {
+        while self.parts.is_empty() && !Weight::of_all(&self.few).fills_a_batch(self.config) {
+            let more = self.read().await?;
+            self.few.extend(more);
+        }
+        self.next().await
+    }
+
+    async fn read(&mut self) -> Read {
+        self.reads.recv().await.ok_or(LogError::Closed)?
     }
 
     /// Puts records back, to come next.
@@ -75,6 +97,13 @@ impl Weight {
             bytes: self.bytes + other.bytes,
             changes: self.changes + other.changes,
         }
+    }
+
+    /// It is enough for a batch beside another one, or for a whole one.
+    fn fills_a_batch(self, config: &ProjectorConfig) -> bool {
+        self.records >= AHEAD_MIN.records.min(config.batch_records_max.into())
+            || self.bytes >= AHEAD_MIN.bytes.min(config.batch_bytes_max)
+            || self.changes >= AHEAD_MIN.changes.min(config.batch_changes_max.into())
     }
 
     fn is_within(self, config: &ProjectorConfig) -> bool {

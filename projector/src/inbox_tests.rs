@@ -65,3 +65,30 @@ async fn what_is_put_back_comes_first_and_in_order() -> Result<(), LogError> {
     assert_eq!(sizes(parts.drain(..)), [vec![1, 2], vec![3]]);
     Ok(())
 }
+
+#[tokio::test]
+async fn few_records_wait_for_the_commit_and_come_with_what_was_read_meanwhile()
+-> Result<(), LogError> {
+    let (send, reads) = mpsc::channel(9);
+    let config = ProjectorConfig { batch_changes_max: 2_000, ..config(2_000, 1 << 20) };
+    let mut inbox = Inbox::new(&config, reads);
+    let read = async |bytes: &[usize]| assert!(send.send(Ok(records(bytes))).await.is_ok());
+    read(&[1, 2]).await;
+    // The commit ends first: what was read is not lost.
+    tokio::select! {
+        biased;
+        few = inbox.next_ahead() => panic!("{few:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    read(&[3]).await;
+    assert_eq!(sizes([inbox.next().await?]), [vec![1, 2, 3]]);
+    // Enough by their number, or by their bytes.
+    read(&[1; 40]).await;
+    read(&[1; 24]).await;
+    assert_eq!(inbox.next_ahead().await?.len(), 64);
+    read(&[64 << 10]).await;
+    assert_eq!(inbox.next_ahead().await?.len(), 1);
+    drop(send);
+    assert!(matches!(inbox.next_ahead().await, Err(LogError::Closed)));
+    Ok(())
+}

@@ -150,7 +150,7 @@ impl<'a> Projecting<'a> {
         }
     }
 
-    /// Commits, and meanwhile loads and folds the next batch, if there is one.
+    /// Commits, and meanwhile loads and folds the next batch, if there is enough for one.
     async fn commit_and_look_ahead(
         &mut self,
         batch: &Batch,
@@ -165,7 +165,7 @@ impl<'a> Projecting<'a> {
             biased;
             done = &mut commit => (done, None),
             // Nothing is folded beyond rules that this build does not know.
-            read = inbox.next(), if batch.unknown_rules.is_none() => match read {
+            read = inbox.next_ahead(), if batch.unknown_rules.is_none() => match read {
                 // The loop sees it too, and whether it is because of a shutdown.
                 Err(LogError::Closed) => (commit.await, None),
                 Err(error) => (commit.await, Some(Err(error))),
