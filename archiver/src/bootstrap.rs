@@ -255,7 +255,7 @@ impl Loading<'_> {
         floor: Cursor,
         backup: BackupObject,
     ) -> Result<(), ArchiverError> {
-        let (scope, cache) = (scope.reference(), self.cache.clone());
+        let (scope, cache) = (scope.clone(), self.cache.clone());
         let object = redaction::fetch_full(self.session.archive, &backup).await?;
         blocking(move || {
             let mut lines = object.lines(&backup.path)?;
@@ -275,12 +275,12 @@ impl Loading<'_> {
                         if !message.entry.is_live() && message.entry.cursor <= floor {
                             continue;
                         }
-                        tables.load_message(scope, message.id, &message.entry, line)?;
+                        tables.load_message(&scope, message.id, &message.entry, line)?;
                     }
                     Ok(())
                 })?;
             }
-            Ok(cache.write(false, |tables| tables.put_full(scope, &backup))?)
+            Ok(cache.write(false, |tables| tables.put_full(scope.reference(), &backup))?)
         })
         .await
     }

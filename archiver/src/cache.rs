@@ -15,10 +15,10 @@ use archive::{
     period::{Day, Hour, HourLength},
 };
 use model::{
-    Action, Applied, BackupId, Command, CommandId, Cursor, Entry, Heading, KnownCommand, LogId,
-    Member, MessageId, Offset, Outcome, Partition, PartitionClock, RunningRestore, Scope, ScopeKey,
-    ScopeRef, Timestamp, Touched, Unappliable, UserId, Verdict, limits::OUTCOME_KEPT_MICROS,
-    log_fold::images,
+    Action, Applied, BackupId, Command, CommandId, ContentHash, Cursor, Entry, Heading,
+    KnownCommand, LogId, Member, MessageId, Offset, Outcome, Partition, PartitionClock,
+    RunningRestore, Scope, ScopeKey, ScopeRef, Timestamp, Touched, Unappliable, UserId, Verdict,
+    limits::OUTCOME_KEPT_MICROS, log_fold::images,
 };
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -30,7 +30,7 @@ pub(crate) use tombstones::{OldPart, OldTombstones};
 /// Memory for the cache's pages, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 48 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
@@ -39,7 +39,7 @@ const PARTITIONS: TableDefinition<u32, &[u8]> = TableDefinition::new("partitions
 const SCOPES: TableDefinition<(u32, [u8; 16]), &[u8]> = TableDefinition::new("scopes");
 /// Scope and id → entry.
 const IDS: TableDefinition<([u8; 16], [u8; 16]), &[u8]> = TableDefinition::new("ids");
-/// Scope and content hash → the live message's id.
+/// Scope and content hash → the live message's id, unless it is the content's own: then the id says it.
 const CONTENTS: TableDefinition<([u8; 16], [u8; 32]), [u8; 16]> = TableDefinition::new("contents");
 /// Scope and cursor → the line of a backup.
 const LINES: TableDefinition<([u8; 16], u64), &[u8]> = TableDefinition::new("lines");
@@ -364,7 +364,11 @@ impl<'t> Tables<'t> {
             self.load_entry(&mut scope, reference, id)?;
         }
         for hash in touched.contents {
-            if let Some(id) = self.contents.get((reference, hash.0))? {
+            let own = MessageId::of_content(&command.scope, &hash);
+            self.load_entry(&mut scope, reference, own)?;
+            if !scope.messages.get(&own).is_some_and(|entry| has_content(entry, &hash))
+                && let Some(id) = self.contents.get((reference, hash.0))?
+            {
                 let id = MessageId(uuid::Uuid::from_bytes(id.value()));
                 self.load_entry(&mut scope, reference, id)?;
             }
@@ -388,6 +392,9 @@ impl<'t> Tables<'t> {
     }
 
     fn load_entry(&self, scope: &mut Scope, reference: [u8; 16], id: MessageId) -> Result<()> {
+        if scope.messages.contains_key(&id) {
+            return Ok(());
+        }
         if let Some(entry) = self.ids.get((reference, id.0.into_bytes()))? {
             scope.insert(id, record::parse_entry(entry.value())?);
         }
@@ -413,12 +420,12 @@ impl<'t> Tables<'t> {
         }
         // First every content is let go of, then each is taken again: they may have changed hands.
         for (changed, _) in changed.iter().filter(|(changed, _)| !changed.is_new) {
-            self.let_go(key, changed.id)?;
+            self.let_go(&command.scope, key, changed.id)?;
         }
         for (changed, message) in &changed {
             let line = message_line::write(message);
             self.lines.insert((key, message.entry.cursor.get()), line.as_bytes())?;
-            self.put_entry(key, changed.id, &message.entry)?;
+            self.put_entry(&command.scope, key, changed.id, &message.entry)?;
         }
         if let Some(floor) = applied.floor {
             self.forget_tombstones(key, floor)?;
@@ -478,31 +485,36 @@ impl<'t> Tables<'t> {
         }
     }
 
-    fn let_go(&mut self, scope: [u8; 16], id: MessageId) -> Result<()> {
-        let key = (scope, id.0.into_bytes());
-        let Some(old) = self.ids.get(key)?.map(|old| record::parse_entry(old.value())) else {
+    fn let_go(&mut self, key: &ScopeKey, scope: [u8; 16], id: MessageId) -> Result<()> {
+        let Some(old) =
+            self.ids.get((scope, id.0.into_bytes()))?.map(|old| record::parse_entry(old.value()))
+        else {
             return Ok(());
         };
         let old = old?;
         self.lines.remove((scope, old.cursor.get()))?;
-        if old.is_live() {
-            self.contents.remove((scope, old.content_hash.0))?;
-        } else {
+        if !old.is_live() {
             self.tombstones.remove((scope, old.cursor.get()))?;
+        } else if id != MessageId::of_content(key, &old.content_hash) {
+            self.contents.remove((scope, old.content_hash.0))?;
         }
         Ok(())
     }
 
-    fn put_entry(&mut self, scope: [u8; 16], id: MessageId, entry: &Entry) -> Result<()> {
-        let id = id.0.into_bytes();
-        self.ids.insert((scope, id), record::entry(entry).as_slice())?;
-        match entry.deleted_at {
-            None => self.contents.insert((scope, entry.content_hash.0), id)?.is_some(),
-            Some(at) => {
-                let (place, tombstone) = ((scope, entry.cursor.get()), (at.as_micros(), id));
-                self.tombstones.insert(place, tombstone)?.is_some()
-            }
-        };
+    fn put_entry(
+        &mut self,
+        key: &ScopeKey,
+        scope: [u8; 16],
+        id: MessageId,
+        entry: &Entry,
+    ) -> Result<()> {
+        self.ids.insert((scope, id.0.into_bytes()), record::entry(entry).as_slice())?;
+        if let Some(at) = entry.deleted_at {
+            let tombstone = (at.as_micros(), id.0.into_bytes());
+            self.tombstones.insert((scope, entry.cursor.get()), tombstone)?;
+        } else if id != MessageId::of_content(key, &entry.content_hash) {
+            self.contents.insert((scope, entry.content_hash.0), id.0.into_bytes())?;
+        }
         Ok(())
     }
 
@@ -694,6 +706,10 @@ impl View {
         let (key, heading) = self.existing_scope(partition, scope)?;
         Ok(ScopeLine::new(key, &heading, self.members(scope)?, backup))
     }
+}
+
+fn has_content(entry: &Entry, hash: &ContentHash) -> bool {
+    entry.is_live() && entry.content_hash == *hash
 }
 
 fn bytes(scope: ScopeRef) -> [u8; 16] {

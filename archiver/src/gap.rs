@@ -124,7 +124,7 @@ async fn load_scope(
         cache.write(false, |tables| {
             for MessageRow { id, entry, json } in messages {
                 let line = message_line::write_pulled(json, &entry);
-                tables.load_message(scope, id, &entry, line.as_bytes())?;
+                tables.load_message(key, id, &entry, line.as_bytes())?;
             }
             Ok(())
         })?;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use model::{
-    CommandId, Entry, Heading, Member, MessageId, Offset, Outcome, Partition, ScopeKey, ScopeRef,
-    UserId,
+    CommandId, Entry, Heading, Member, MessageId, Offset, Outcome, Partition, ScopeKey, UserId,
 };
 use redb::ReadableTable;
 
@@ -78,14 +77,14 @@ impl Tables<'_> {
     /// Puts a message in place, with its line of a backup.
     pub(crate) fn load_message(
         &mut self,
-        scope: ScopeRef,
+        key: &ScopeKey,
         id: MessageId,
         entry: &Entry,
         line: &[u8],
     ) -> Result<()> {
-        let scope = bytes(scope);
+        let scope = bytes(key.reference());
         self.lines.insert((scope, entry.cursor.get()), line)?;
-        self.put_entry(scope, id, entry)
+        self.put_entry(key, scope, id, entry)
     }
 
     /// Puts what became of a command in place, unless that is known: then this is a repetition of it.
