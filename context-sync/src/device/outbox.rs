@@ -33,6 +33,8 @@ pub struct Sending {
     read: Place,
     /// Up to where it was cut into pushes.
     cut: Place,
+    /// Lines from before `cut` for which there was no room.
+    held: Vec<String>,
 }
 
 /// One push of them.
@@ -48,6 +50,14 @@ pub struct Push {
 pub struct BadLine {
     pub why: String,
     text: String,
+}
+
+/// What of a file was acknowledged.
+#[derive(Default)]
+struct Done {
+    up_to: Place,
+    /// But for these lines, which come before all others.
+    held: Vec<String>,
 }
 
 /// Up to where a file was read.
@@ -81,9 +91,9 @@ impl Outbox {
     pub fn waiting(&self) -> Result<u64, Failure> {
         let mut waiting = lines(&read(&self.path())?);
         for (path, _) in self.on_their_way()? {
-            let text = read(&path)?;
-            let done = usize::try_from(done(&path)?.bytes).unwrap_or(usize::MAX);
-            waiting += lines(text.get(done..).unwrap_or_default());
+            let (text, Done { up_to, held }) = (read(&path)?, done(&path)?);
+            let up_to = usize::try_from(up_to.bytes).unwrap_or(usize::MAX);
+            waiting += held.len() as u64 + lines(text.get(up_to..).unwrap_or_default());
         }
         Ok(waiting)
     }
@@ -138,19 +148,22 @@ impl Outbox {
 
 impl Sending {
     fn open(path: PathBuf, id: Uuid, rejected: PathBuf) -> Result<Self, Failure> {
-        let read = done(&path)?;
+        let Done { up_to: read, held } = done(&path)?;
         let open = || {
             let mut file = File::open(&path)?;
             file.seek(SeekFrom::Start(read.bytes))?;
             Ok(BufReader::new(file))
         };
         let lines = open().map_err(|error| unusable(&path, &error))?;
-        Ok(Self { path, rejected, id, lines, ahead: None, read, cut: read })
+        Ok(Self { path, rejected, id, lines, ahead: None, read, cut: read, held })
     }
 
     /// What is to be pushed next; `None` where the file ends. Who had it open before it was taken may still add
     /// a line.
     pub fn next_push(&mut self) -> Result<Option<Push>, Failure> {
+        if !self.held.is_empty() {
+            return self.push_of_held().map(Some);
+        }
         let (mut messages, mut bad, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut end = self.cut;
         while let Some(line) = self.line()? {
@@ -176,9 +189,19 @@ impl Sending {
         if end == self.cut {
             return Ok(None);
         }
-        let key = self.key(&messages);
+        let key = self.key("", &messages);
         self.cut = end;
         Ok(Some(Push { messages, bad, key, end }))
+    }
+
+    fn push_of_held(&mut self) -> Result<Push, Failure> {
+        let mut messages = Vec::with_capacity(self.held.len());
+        for line in self.held.drain(..) {
+            let json = RawValue::from_string(line);
+            let json = json.map_err(|e| unusable(&mark(&self.path), &e.into()))?;
+            messages.push(Outgoing { origin: "an earlier line".to_owned(), json });
+        }
+        Ok(Push { key: self.key("held ", &messages), messages, bad: Vec::new(), end: self.cut })
     }
 
     fn line(&mut self) -> Result<Option<Line>, Failure> {
@@ -196,8 +219,8 @@ impl Sending {
         Ok(Some(Line { text, end: self.read }))
     }
 
-    fn key(&self, messages: &[Outgoing]) -> String {
-        let mut name = self.cut.bytes.to_string();
+    fn key(&self, kind: &str, messages: &[Outgoing]) -> String {
+        let mut name = format!("{kind}{}", self.cut.bytes);
         for message in messages {
             name.push('\n');
             name.push_str(message.json.get());
@@ -205,16 +228,24 @@ impl Sending {
         Uuid::new_v5(&self.id, name.as_bytes()).to_string()
     }
 
-    /// All of the push has an outcome; `rejected` are the places of those messages that were not taken.
-    pub fn acknowledged(&self, push: &Push, rejected: &[usize]) -> Result<(), Failure> {
-        let messages = rejected.iter().filter_map(|place| push.messages.get(*place));
+    /// All of the push has an outcome; `rejected` are the places of those messages that were not taken, `held` of those
+    /// that are to be pushed again, before all others.
+    pub fn acknowledged(
+        &self,
+        push: &Push,
+        rejected: &[usize],
+        held: &[usize],
+    ) -> Result<(), Failure> {
+        let at = |place: &usize| push.messages.get(*place).map(|message| message.json.get());
         let bad = push.bad.iter().map(|bad| bad.text.as_str());
-        append(&self.rejected, bad.chain(messages.map(|message| message.json.get())))?;
+        append(&self.rejected, bad.chain(rejected.iter().filter_map(at)))?;
         let Place { bytes, lines } = push.end;
+        let mut text = format!("{bytes} {lines}\n");
+        held.iter().filter_map(at).for_each(|line| text.extend([line, "\n"]));
         let (mark, written) = (mark(&self.path), self.path.with_extension("done.new"));
         let write = || {
             let mut file = File::create(&written)?;
-            file.write_all(format!("{bytes} {lines}\n").as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&written, &mark)
         };
@@ -234,14 +265,17 @@ fn mark(sending: &Path) -> PathBuf {
 }
 
 /// How much was acknowledged; all of it is sent again where that cannot be told.
-fn done(sending: &Path) -> Result<Place, Failure> {
+fn done(sending: &Path) -> Result<Done, Failure> {
     let text = read(&mark(sending))?;
-    let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
-    let place = match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(bytes), Some(lines)) => Place { bytes, lines },
-        _ => Place::default(),
-    };
-    Ok(place)
+    let mut lines = text.lines();
+    let mut numbers = lines.next().unwrap_or_default().split(' ').map(|number| number.parse().ok());
+    Ok(match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(bytes), Some(count)) => {
+            let held = lines.map(str::to_owned).collect();
+            Done { up_to: Place { bytes, lines: count }, held }
+        }
+        _ => Done::default(),
+    })
 }
 
 /// Those that are not empty.
@@ -318,13 +352,13 @@ mod tests {
         let (mut later, mut earlier) = (taken.pop().unwrap(), taken.pop().unwrap());
         let again = earlier.next_push().unwrap().unwrap();
         assert_eq!((texts(&again), &again.key), (texts(&first), &first.key));
-        earlier.acknowledged(&again, &[1]).unwrap();
+        earlier.acknowledged(&again, &[1], &[]).unwrap();
         assert!(earlier.next_push().unwrap().is_none());
         earlier.end().unwrap();
         let last = later.next_push().unwrap().unwrap();
         assert_eq!(texts(&last), ["{\"n\": 3}"]);
         assert!(last.bad[0].why.starts_with("line 2: no JSON") && last.key != first.key);
-        later.acknowledged(&last, &[]).unwrap();
+        later.acknowledged(&last, &[], &[]).unwrap();
         later.end().unwrap();
         assert_eq!(rejected(&outbox), ["{\"n\": 2}", "nonsense"]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -339,13 +373,44 @@ mod tests {
         let mut sending = outbox.take().unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
         assert_eq!(first.messages.len(), BATCH_MESSAGES);
-        sending.acknowledged(&first, &[]).unwrap();
+        sending.acknowledged(&first, &[], &[]).unwrap();
         let second = sending.next_push().unwrap().unwrap();
         drop(sending);
         assert_eq!(outbox.waiting().unwrap(), 50);
         let again = outbox.take().unwrap().remove(0).next_push().unwrap().unwrap();
         assert_eq!((texts(&again), &again.key), (texts(&second), &second.key));
         assert_eq!(again.messages[0].origin, format!("line {}", BATCH_MESSAGES + 1));
+    }
+
+    #[test]
+    fn what_had_no_room_comes_first_and_under_another_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        fs::write(outbox.path(), "{\"n\": 1}\n{\"n\": 2}\n{\"n\": 3}\n").unwrap();
+        let mut sending = outbox.take().unwrap().remove(0);
+        let first = sending.next_push().unwrap().unwrap();
+        sending.acknowledged(&first, &[1], &[0, 2]).unwrap();
+        assert_eq!(
+            (outbox.waiting().unwrap(), rejected(&outbox)),
+            (2, vec!["{\"n\": 2}".to_owned()])
+        );
+        fs::write(outbox.path(), "{\"n\": 1}\n").unwrap();
+        let mut keys = vec![first.key];
+        for _ in 0..2 {
+            let mut taken = outbox.take().unwrap();
+            assert_eq!((taken.len(), outbox.waiting().unwrap()), (2, 3));
+            let again = taken[0].next_push().unwrap().unwrap();
+            assert_eq!(texts(&again), ["{\"n\": 1}", "{\"n\": 3}"]);
+            assert!(taken[0].next_push().unwrap().is_none());
+            keys.push(again.key);
+        }
+        assert!(keys[0] != keys[1] && keys[1] == keys[2], "{keys:?}");
+        let mut taken = outbox.take().unwrap();
+        let again = taken[0].next_push().unwrap().unwrap();
+        taken[0].acknowledged(&again, &[], &[]).unwrap();
+        assert_eq!(outbox.waiting().unwrap(), 1);
+        taken.remove(0).end().unwrap();
+        assert_eq!(outbox.take().unwrap().len(), 1);
     }
 
     #[test]
@@ -358,7 +423,7 @@ mod tests {
         let mut open = OpenOptions::new().append(true).open(outbox.path()).unwrap();
         let mut sending = outbox.take().unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
-        sending.acknowledged(&first, &[]).unwrap();
+        sending.acknowledged(&first, &[], &[]).unwrap();
         open.write_all(b"{\"n\": 2}\n").unwrap();
         assert_eq!(texts(&sending.next_push().unwrap().unwrap()), ["{\"n\": 2}"]);
     }
