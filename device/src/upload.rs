@@ -1,6 +1,6 @@
 //! Many messages on their way to one scope.
 
-use model::{InvalidCode, PushAnswer, PushResult, Status};
+use model::{Epoch, InvalidCode, PushAnswer, PushResult, Status};
 use serde_json::json;
 
 use crate::{
@@ -55,7 +55,7 @@ impl<'a, R: Requests> Upload<'a, R> {
     /// Takes a message, and pushes those before it if they are enough.
     pub async fn add(&mut self, message: Outgoing) -> Result<Option<Delivered>, ClientError> {
         match self.batches.add(message) {
-            Some(batch) => self.deliver(new_key(), &batch).await.map(Some),
+            Some(batch) => self.deliver(new_key(), None, &batch).await.map(Some),
             None => Ok(None),
         }
     }
@@ -66,10 +66,10 @@ impl<'a, R: Requests> Upload<'a, R> {
         if batch.is_empty() {
             return Ok(None);
         }
-        self.deliver(new_key(), &batch).await.map(Some)
+        self.deliver(new_key(), None, &batch).await.map(Some)
     }
 
-    /// One push, under an Idempotency-Key. One of which every message is invalid is an error to the API; to an upload it
+    /// One push, under an Idempotency-Key; `epoch` is that of its base cursors. One of which every message is invalid is an error to the API; to an upload it
     /// is as good as any other: the next messages may be fine.
     ///
     /// # Errors
@@ -77,11 +77,12 @@ impl<'a, R: Requests> Upload<'a, R> {
     pub async fn deliver(
         &mut self,
         key: String,
+        epoch: Option<Epoch>,
         batch: &[Outgoing],
     ) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
         let json = batch.iter().map(|message| &*message.json).collect();
-        let pushed = self.requests.push(key, json).await;
+        let pushed = self.requests.push(key, epoch, json).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {

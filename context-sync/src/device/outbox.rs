@@ -2,7 +2,8 @@
 //!
 //! What is on its way is taken out of the tools' reach by renaming the file, and cut into pushes in the same way however
 //! often it is sent, each under its own Idempotency-Key: a push whose answer was lost is not applied again when it
-//! is repeated, so that it does not undo what others wrote meanwhile.
+//! is repeated, so that it does not undo what others wrote meanwhile. The new name says of which epoch its base cursors
+//! are: that of the replica that the tools looked at, whatever the replica's has become until they are pushed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use device::batches::{BATCH_BYTES, BATCH_MESSAGES, Outgoing};
+use model::Epoch;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -28,6 +30,7 @@ pub struct Sending {
     rejected: PathBuf,
     /// Names the pushes that it is cut into.
     id: Uuid,
+    epoch: Option<Epoch>,
     lines: BufReader<File>,
     ahead: Option<Line>,
     read: Place,
@@ -43,6 +46,8 @@ pub struct Push {
     pub bad: Vec<BadLine>,
     /// The same whenever the same lines are sent.
     pub key: String,
+    /// That the messages' base cursors are of.
+    pub epoch: Option<Epoch>,
     end: Place,
 }
 
@@ -90,7 +95,7 @@ impl Outbox {
     /// How many messages wait.
     pub fn waiting(&self) -> Result<u64, Failure> {
         let mut waiting = lines(&read(&self.path())?);
-        for (path, _) in self.on_their_way()? {
+        for Taken { path, .. } in self.on_their_way()? {
             let (text, Done { up_to, held }) = (read(&path)?, done(&path)?);
             let up_to = usize::try_from(up_to.bytes).unwrap_or(usize::MAX);
             waiting += held.len() as u64 + lines(text.get(up_to..).unwrap_or_default());
@@ -98,21 +103,31 @@ impl Outbox {
         Ok(waiting)
     }
 
-    /// Takes what waits; it stays on disk until it is acknowledged. What was taken before comes first.
-    pub fn take(&self) -> Result<Vec<Sending>, Failure> {
-        let mut files = self.on_their_way()?;
+    /// Takes what waits; it stays on disk until it is acknowledged. What was taken before comes first. `epoch`: the
+    /// replica's, since it was written.
+    pub fn take(&self, epoch: Option<Epoch>) -> Result<Vec<Sending>, Failure> {
+        self.set_aside(epoch)?;
+        let taken = self.on_their_way()?;
+        taken.into_iter().map(|taken| Sending::open(taken, self.rejected())).collect()
+    }
+
+    /// Whatever waits was written while the replica was of this epoch.
+    pub fn set_aside(&self, epoch: Option<Epoch>) -> Result<(), Failure> {
         let id = Uuid::now_v7();
-        let taken = self.replica.with_extension(format!("sending-{id}.jsonl"));
-        match fs::rename(self.path(), &taken) {
-            Ok(()) => files.push((taken, id)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unusable(&self.path(), &error)),
+        let name = match epoch {
+            Some(Epoch(epoch)) => format!("sending-{id}.{epoch}.jsonl"),
+            None => format!("sending-{id}.jsonl"),
+        };
+        match fs::rename(self.path(), self.replica.with_extension(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(unusable(&self.path(), &error))
+            }
+            _ => Ok(()),
         }
-        files.into_iter().map(|(path, id)| Sending::open(path, id, self.rejected())).collect()
     }
 
     /// In the order in which they were taken.
-    fn on_their_way(&self) -> Result<Vec<(PathBuf, Uuid)>, Failure> {
+    fn on_their_way(&self) -> Result<Vec<Taken>, Failure> {
         let (Some(directory), Some(stem)) = (self.replica.parent(), self.replica.file_stem())
         else {
             return Ok(Vec::new());
@@ -128,10 +143,10 @@ impl Outbox {
         for entry in entries {
             let path = entry.map_err(|error| unusable(directory, &error))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let id = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".jsonl"));
-            found.extend(id.and_then(|id| id.parse().ok()).map(|id| (path, id)));
+            let named = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".jsonl"));
+            found.extend(named.and_then(|named| Taken::named(named, path)));
         }
-        found.sort_by_key(|(_, id)| *id);
+        found.sort_by_key(|taken| taken.id);
         Ok(found)
     }
 
@@ -146,8 +161,26 @@ impl Outbox {
     }
 }
 
+/// A file that was taken.
+struct Taken {
+    path: PathBuf,
+    id: Uuid,
+    epoch: Option<Epoch>,
+}
+
+impl Taken {
+    fn named(name: &str, path: PathBuf) -> Option<Self> {
+        let (id, epoch) = match name.split_once('.') {
+            Some((id, epoch)) => (id, Some(Epoch(epoch.parse().ok()?))),
+            None => (name, None),
+        };
+        Some(Self { path, id: id.parse().ok()?, epoch })
+    }
+}
+
 impl Sending {
-    fn open(path: PathBuf, id: Uuid, rejected: PathBuf) -> Result<Self, Failure> {
+    fn open(taken: Taken, rejected: PathBuf) -> Result<Self, Failure> {
+        let Taken { path, id, epoch } = taken;
         let Done { up_to: read, held } = done(&path)?;
         let open = || {
             let mut file = File::open(&path)?;
@@ -155,7 +188,7 @@ impl Sending {
             Ok(BufReader::new(file))
         };
         let lines = open().map_err(|error| unusable(&path, &error))?;
-        Ok(Self { path, rejected, id, lines, ahead: None, read, cut: read, held })
+        Ok(Self { path, rejected, id, epoch, lines, ahead: None, read, cut: read, held })
     }
 
     /// What is to be pushed next; `None` where the file ends. Who had it open before it was taken may still add
@@ -191,7 +224,7 @@ impl Sending {
         }
         let key = self.key("", &messages);
         self.cut = end;
-        Ok(Some(Push { messages, bad, key, end }))
+        Ok(Some(Push { messages, bad, key, epoch: self.epoch, end }))
     }
 
     fn push_of_held(&mut self) -> Result<Push, Failure> {
@@ -201,7 +234,8 @@ impl Sending {
             let json = json.map_err(|e| unusable(&mark(&self.path), &e.into()))?;
             messages.push(Outgoing { origin: "an earlier line".to_owned(), json });
         }
-        Ok(Push { key: self.key("held ", &messages), messages, bad: Vec::new(), end: self.cut })
+        let (key, bad) = (self.key("held ", &messages), Vec::new());
+        Ok(Push { messages, bad, key, epoch: self.epoch, end: self.cut })
     }
 
     fn line(&mut self) -> Result<Option<Line>, Failure> {
@@ -337,17 +371,17 @@ mod tests {
     fn what_waits_stays_until_it_is_acknowledged() {
         let directory = tempfile::tempdir().unwrap();
         let outbox = outbox(directory.path());
-        assert_eq!((outbox.waiting().unwrap(), outbox.take().unwrap().len()), (0, 0));
+        assert_eq!((outbox.waiting().unwrap(), outbox.take(None).unwrap().len()), (0, 0));
         fs::write(outbox.path(), "{\"n\": 1}\n\n{\"n\": 2}").unwrap();
         assert_eq!(outbox.waiting().unwrap(), 2);
-        let first = outbox.take().unwrap().remove(0).next_push().unwrap().unwrap();
+        let first = outbox.take(None).unwrap().remove(0).next_push().unwrap().unwrap();
         assert_eq!(
             (texts(&first), outbox.waiting().unwrap()),
             (vec!["{\"n\": 1}", "{\"n\": 2}"], 2)
         );
         // It was not acknowledged, and more was added meanwhile: the first push is the same one again.
         fs::write(outbox.path(), "{\"n\": 3}\nnonsense\n").unwrap();
-        let mut taken = outbox.take().unwrap();
+        let mut taken = outbox.take(None).unwrap();
         assert_eq!((taken.len(), outbox.waiting().unwrap()), (2, 4));
         let (mut later, mut earlier) = (taken.pop().unwrap(), taken.pop().unwrap());
         let again = earlier.next_push().unwrap().unwrap();
@@ -370,14 +404,14 @@ mod tests {
         let outbox = outbox(directory.path());
         let line = |n: usize| format!("{{\"n\": {n}}}\n");
         fs::write(outbox.path(), (1..=BATCH_MESSAGES + 50).map(line).collect::<String>()).unwrap();
-        let mut sending = outbox.take().unwrap().remove(0);
+        let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
         assert_eq!(first.messages.len(), BATCH_MESSAGES);
         sending.acknowledged(&first, &[], &[]).unwrap();
         let second = sending.next_push().unwrap().unwrap();
         drop(sending);
         assert_eq!(outbox.waiting().unwrap(), 50);
-        let again = outbox.take().unwrap().remove(0).next_push().unwrap().unwrap();
+        let again = outbox.take(None).unwrap().remove(0).next_push().unwrap().unwrap();
         assert_eq!((texts(&again), &again.key), (texts(&second), &second.key));
         assert_eq!(again.messages[0].origin, format!("line {}", BATCH_MESSAGES + 1));
     }
@@ -387,7 +421,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let outbox = outbox(directory.path());
         fs::write(outbox.path(), "{\"n\": 1}\n{\"n\": 2}\n{\"n\": 3}\n").unwrap();
-        let mut sending = outbox.take().unwrap().remove(0);
+        let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
         sending.acknowledged(&first, &[1], &[0, 2]).unwrap();
         assert_eq!(
@@ -397,7 +431,7 @@ mod tests {
         fs::write(outbox.path(), "{\"n\": 1}\n").unwrap();
         let mut keys = vec![first.key];
         for _ in 0..2 {
-            let mut taken = outbox.take().unwrap();
+            let mut taken = outbox.take(None).unwrap();
             assert_eq!((taken.len(), outbox.waiting().unwrap()), (2, 3));
             let again = taken[0].next_push().unwrap().unwrap();
             assert_eq!(texts(&again), ["{\"n\": 1}", "{\"n\": 3}"]);
@@ -405,12 +439,12 @@ mod tests {
             keys.push(again.key);
         }
         assert!(keys[0] != keys[1] && keys[1] == keys[2], "{keys:?}");
-        let mut taken = outbox.take().unwrap();
+        let mut taken = outbox.take(None).unwrap();
         let again = taken[0].next_push().unwrap().unwrap();
         taken[0].acknowledged(&again, &[], &[]).unwrap();
         assert_eq!(outbox.waiting().unwrap(), 1);
         taken.remove(0).end().unwrap();
-        assert_eq!(outbox.take().unwrap().len(), 1);
+        assert_eq!(outbox.take(None).unwrap().len(), 1);
     }
 
     #[test]
@@ -421,11 +455,50 @@ mod tests {
         assert!(!outbox.path().exists());
         fs::write(outbox.path(), "{\"n\": 1}\n").unwrap();
         let mut open = OpenOptions::new().append(true).open(outbox.path()).unwrap();
-        let mut sending = outbox.take().unwrap().remove(0);
+        let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
         sending.acknowledged(&first, &[], &[]).unwrap();
         open.write_all(b"{\"n\": 2}\n").unwrap();
         assert_eq!(texts(&sending.next_push().unwrap().unwrap()), ["{\"n\": 2}"]);
+    }
+
+    #[test]
+    fn a_push_keeps_the_epoch_in_which_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        let [older, newer] = [1, 2].map(|n| Some(Epoch(Uuid::from_u128(n))));
+        let write = |n: u32| fs::write(outbox.path(), format!("{{\"n\": {n}}}\n")).unwrap();
+        write(1);
+        let first = outbox.take(older).unwrap().remove(0).next_push().unwrap().unwrap();
+        // Written while the replica became another epoch's: it was still the older one that was looked at.
+        write(2);
+        outbox.set_aside(older).unwrap();
+        outbox.set_aside(older).unwrap();
+        write(3);
+        let mut taken = outbox.take(newer).unwrap();
+        let pushes: Vec<Push> =
+            taken.iter_mut().map(|sending| sending.next_push().unwrap().unwrap()).collect();
+        let epochs: Vec<_> = pushes.iter().map(|push| push.epoch).collect();
+        assert_eq!(epochs, [older, older, newer]);
+        assert_eq!((&pushes[0].key, texts(&pushes[0])), (&first.key, texts(&first)));
+        taken[0].acknowledged(&pushes[0], &[], &[0]).unwrap();
+        let held = outbox.take(newer).unwrap().remove(0).next_push().unwrap().unwrap();
+        assert_eq!((held.epoch, outbox.waiting().unwrap()), (older, 3));
+    }
+
+    #[test]
+    fn what_was_taken_before_epochs_were_named_has_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let outbox = outbox(directory.path());
+        let name = format!("user.sending-{}.jsonl", Uuid::now_v7());
+        fs::write(directory.path().join(name), "{\"n\": 1}\n").unwrap();
+        for other in ["user.sending-x.jsonl", "user.sending-x.y.jsonl"] {
+            fs::write(directory.path().join(other), "{\"n\": 2}\n").unwrap();
+        }
+        let epoch = Some(Epoch(Uuid::from_u128(1)));
+        let mut taken = outbox.take(epoch).unwrap();
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].next_push().unwrap().unwrap().epoch, None);
     }
 
     #[test]
@@ -435,7 +508,7 @@ mod tests {
         let sizes = [10, BATCH_BYTES + 1, BATCH_BYTES / 2, BATCH_BYTES / 2 + 2, 10];
         let line = |size: &usize| format!("\"{}\"\n", "x".repeat(size - 2));
         fs::write(outbox.path(), sizes.iter().map(line).collect::<String>()).unwrap();
-        let mut sending = outbox.take().unwrap().remove(0);
+        let mut sending = outbox.take(None).unwrap().remove(0);
         let mut pushes = Vec::new();
         while let Some(push) = sending.next_push().unwrap() {
             pushes.push(push.messages.len());

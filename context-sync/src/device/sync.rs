@@ -8,6 +8,7 @@ use device::{
     replica::Replica,
     upload::{Delivered, Tally, Upload, new_key},
 };
+use model::Epoch;
 use serde_json::json;
 
 use super::{
@@ -42,13 +43,17 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let scope = &args.connection.scope;
     let _held = store.hold()?;
     let mut replica = store.load()?;
-    let pushed = push(&client, scope, &store, &progress).await;
+    let epoch = replica.epoch;
+    let pushed = push(&client, scope, &store, epoch, &progress).await;
     let (pushed, no_room) = pushed.map_err(|error| purged(error, &store))?;
     let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
     let Mending { mended, left, .. } = mending;
     // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
     if !matches!(&ended, Err(error) if is_purge(error)) {
+        if replica.epoch != epoch {
+            store.outbox.set_aside(epoch)?;
+        }
         store.keep(&left)?;
         store.save(&replica)?;
     }
@@ -75,12 +80,13 @@ async fn push(
     client: &Client,
     scope: &Scope,
     store: &Store,
+    epoch: Option<Epoch>,
     progress: &Progress,
 ) -> Result<(Tally, Option<String>), Failure> {
     let requests = client.in_scope(scope);
     let mut upload = Upload::new(&requests);
     loop {
-        let Full { no_room, deleted } = push_all(&mut upload, store, progress).await?;
+        let Full { no_room, deleted } = push_all(&mut upload, store, epoch, progress).await?;
         // What was deleted meanwhile has made room, if anything.
         if no_room.is_none() || deleted == 0 {
             return Ok((upload.tally, no_room));
@@ -101,10 +107,11 @@ struct Full {
 async fn push_all(
     upload: &mut Upload<'_, InScope<'_>>,
     store: &Store,
+    epoch: Option<Epoch>,
     progress: &Progress,
 ) -> Result<Full, Failure> {
     let mut full = Full::default();
-    for mut sending in store.outbox.take()? {
+    for mut sending in store.outbox.take(epoch)? {
         while let Some(push) = sending.next_push()? {
             if full.no_room.is_some() {
                 full.deleted += delete(upload, &push).await?;
@@ -132,7 +139,7 @@ async fn deliver(
     if push.messages.is_empty() {
         return Ok(Some(Delivered::default()));
     }
-    let delivered = match upload.deliver(push.key.clone(), &push.messages).await {
+    let delivered = match upload.deliver(push.key.clone(), push.epoch, &push.messages).await {
         Err(ClientError::Problem(problem)) if problem.is_no_room() => {
             full.deleted += delete(upload, push).await?;
             full.no_room = Some(problem.to_string());
@@ -155,7 +162,7 @@ async fn delete(upload: &mut Upload<'_, InScope<'_>>, push: &Push) -> Result<u64
         return Ok(0);
     }
     let tally = upload.tally.clone();
-    let delivered = upload.deliver(new_key(), &deletes).await;
+    let delivered = upload.deliver(new_key(), push.epoch, &deletes).await;
     upload.tally = tally; // they are counted with what waits
     Ok(delivered?.deleted())
 }

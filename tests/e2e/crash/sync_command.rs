@@ -5,6 +5,10 @@ use std::{fs, path::Path};
 use serde_json::{Value, json};
 
 use super::{Child, run};
+use crate::{
+    client::{USER, say},
+    cluster::{Cluster, LogKind},
+};
 
 /// What a device's command printed, and its exit status.
 async fn device(command: &str, data: &str, replica: &Path) -> (Value, i32) {
@@ -165,4 +169,43 @@ async fn what_is_sent_again_undoes_no_later_edit() {
     assert_eq!((&done["count"], code), (&json!(131), 0));
     assert!(fs::read_to_string(&laptop).unwrap().contains("the phone's"));
     dev.kill().await;
+}
+
+/// Cursors of an epoch that is over say nothing of what stands there now: nothing is deleted that was never seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
+    let cluster = Cluster::start(LogKind::Embedded).await;
+    let ann = cluster.device("ann");
+    let pushed = ann.push(USER, &[say("one")]).await.ok();
+    let id = &pushed["results"][0]["id"];
+    let delete = format!("{}\n", json!({"id": id, "deleted": true, "base_cursor": 1}));
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let file = scratch.path().join("laptop.jsonl");
+    let outbox = file.with_extension("outbox.jsonl");
+    let flags = [
+        format!("--url={}", ann.url),
+        format!("--token={}", ann.token),
+        format!("--replica={}", file.display()),
+    ];
+    let sync = async || {
+        let ended = run(&["sync", "--json", &flags[0], &flags[1], &flags[2]]).await;
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        serde_json::from_slice::<Value>(&ended.stdout).unwrap()
+    };
+    let first = sync().await;
+    assert_eq!((&first["count"], &first["cursor"]), (&json!(1), &json!(1)));
+
+    // As if a recovery had lost what this device saw at cursor 1, and another message stood there.
+    let epoch = first["epoch"].as_str().unwrap();
+    let replica = fs::read_to_string(&file).unwrap();
+    fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
+    fs::write(&outbox, &delete).unwrap();
+    let done = sync().await;
+    assert_eq!((&done["pushed"]["skipped"], &done["pushed"]["synced"]), (&json!(1), &json!(0)));
+    assert_eq!((&done["count"], &done["epoch"]), (&json!(1), &json!(epoch)));
+
+    fs::write(&outbox, &delete).unwrap();
+    let done = sync().await;
+    assert_eq!((&done["pushed"]["synced"], &done["count"]), (&json!(1), &json!(0)));
+    cluster.finish().await;
 }
