@@ -1,6 +1,12 @@
 //! What one tenant feels of another's storm.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     Failure,
@@ -28,16 +34,44 @@ const STORM_PACE: Duration = Duration::from_millis(32);
 pub(crate) struct Felt {
     pub(crate) alone: Measured,
     pub(crate) in_storm: Measured,
+    /// Which part of the storm was refused: without any it was none, and nothing was measured.
+    pub(crate) refused: f64,
 }
 
 /// Pushes that may be too many.
-struct Storm(Push);
+struct Storm {
+    push: Push,
+    answers: Arc<Answers>,
+}
+
+/// What the storm was answered.
+#[derive(Default)]
+struct Answers {
+    taken: AtomicU64,
+    refused: AtomicU64,
+}
 
 impl Work for Storm {
     async fn once(&mut self) -> Result<(), Failure> {
-        match self.0.send().await? {
-            (200 | 429, _) => Ok(()),
-            (status, body) => Err(format!("the storm was answered with {status}: {body}").into()),
+        let Answers { taken, refused } = &*self.answers;
+        match self.push.send().await? {
+            (200, _) => taken.fetch_add(1, Ordering::Relaxed),
+            (429, _) => refused.fetch_add(1, Ordering::Relaxed),
+            (status, body) => {
+                return Err(format!("the storm was answered with {status}: {body}").into());
+            }
+        };
+        Ok(())
+    }
+}
+
+impl Answers {
+    fn refused(&self) -> Result<f64, Failure> {
+        let [taken, refused] =
+            [&self.taken, &self.refused].map(|count| count.load(Ordering::Relaxed) as f64);
+        match refused > 0.0 {
+            true => Ok(refused / (taken + refused)),
+            false => Err("the storm was none: nothing of it was too much".into()),
         }
     }
 }
@@ -45,14 +79,15 @@ impl Work for Storm {
 /// Measures a tenant alone, and then while another one sends too much.
 pub(crate) async fn feel(server: &Server, time: Duration) -> Result<Felt, Failure> {
     let alone = run(quiet(server).await?, time, QUIET_PACE).await?;
-    let mut storm = Vec::new();
+    let (mut storm, answers) = (Vec::new(), Arc::<Answers>::default());
     for i in 0..STORM {
-        storm.push(Storm(Push::of("storm", server, &format!("u{i}"), 1).await?));
+        let push = Push::of("storm", server, &format!("u{i}"), 1).await?;
+        storm.push(Storm { push, answers: answers.clone() });
     }
     let quiet = quiet(server).await?;
     let (in_storm, _) =
         tokio::try_join!(run(quiet, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
-    Ok(Felt { alone, in_storm })
+    Ok(Felt { alone, in_storm, refused: answers.refused()? })
 }
 
 async fn quiet(server: &Server) -> Result<Vec<Push>, Failure> {

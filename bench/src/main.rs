@@ -270,13 +270,17 @@ impl Bench<'_> {
         let dev = ["dev", "--data-dir", &data, "--database-url", &url];
         let args = [&dev[..], &fairness::RATES].concat();
         let server = Server::start(&server::binary()?, &args, self.directory).await?;
-        let fairness::Felt { alone, in_storm } = fairness::feel(&server, self.time).await?;
+        let fairness::Felt { alone, in_storm, refused } =
+            fairness::feel(&server, self.time).await?;
+        let felt = |which: &str, in_storm: f64, name: &'static str, alone: f64| {
+            let what = format!("push {which} of a tenant in another's storm");
+            Line::new("embedded", what, in_storm, "ms").beside(name, Some(alone)).below(2.0)
+        };
+        lines.push(felt("p50", in_storm.p50_ms, "p50 without the storm", alone.p50_ms));
         lines.push(
-            Line::new("embedded", "push p99 of a tenant in another's storm", in_storm.p99_ms, "ms")
-                .latency(in_storm)
-                .beside("p99 without the storm", Some(alone.p99_ms))
-                .below(2.0),
+            felt("p99", in_storm.p99_ms, "p99 without the storm", alone.p99_ms).latency(in_storm),
         );
+        lines.push(Line::new("embedded", "of the storm is refused", refused * 100.0, "%"));
         server.stop()
     }
 

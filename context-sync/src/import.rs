@@ -54,7 +54,7 @@ pub async fn run(args: ImportArgs) -> Result<(), Failure> {
 fn show(progress: &Progress, delivered: Option<Delivered>) {
     let Some(delivered) = delivered else { return };
     progress.add(delivered.messages);
-    for why in &delivered.rejections {
+    for why in delivered.rejections.iter().chain(&delivered.no_room) {
         progress.note(why);
     }
 }
@@ -71,8 +71,8 @@ fn report(tally: &Tally, empty: u64, json: bool) -> Result<(), Failure> {
         };
         let _ = print([format!("{}{note}", of_tally(tally))])?;
     }
-    match tally.rejected {
+    match tally.not_taken() {
         0 => Ok(()),
-        rejected => Err(format!("{rejected} commits were rejected").into()),
+        not_taken => Err(format!("{not_taken} commits were rejected").into()),
     }
 }

@@ -87,17 +87,21 @@ pub fn rate_limited(
 /// to it, all in the unit that the name carries. Counted.
 pub fn quota_exceeded(limit: &'static str, max: u64, used: u64, sent: u64) -> Problem {
     measure::refused(limit);
+    no_room(format!("{limit} is {max}, used are {used}, sent were {sent}; deletes pass"))
+        .with("limit", limit)
+        .with("max", max)
+        .with("used", used)
+        .with("sent", sent)
+}
+
+fn no_room(detail: impl Into<String>) -> Problem {
     Problem::new(
         StatusCode::INSUFFICIENT_STORAGE,
         "SYNC_007",
         "Storage quota exceeded",
-        format!("{limit} is {max}, used are {used}, sent were {sent}; a push of nothing but deletes passes"),
+        detail,
         "Contact admin",
     )
-    .with("limit", limit)
-    .with("max", max)
-    .with("used", used)
-    .with("sent", sent)
 }
 
 /// 503: more is under way than this process takes at once, so that what it took is not hurt. Nothing was changed.
@@ -149,6 +153,7 @@ pub fn invalid_message(code: InvalidCode, detail: impl Into<String>) -> Problem 
     match code {
         InvalidCode::InvalidRequest => Problem::invalid_request(detail),
         InvalidCode::HashMismatch => hash_mismatch(detail),
+        InvalidCode::QuotaExceeded => no_room(detail),
         InvalidCode::PayloadTooLarge => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "PAYLOAD_TOO_LARGE",

@@ -1,5 +1,6 @@
 //! Many messages cut into pushes.
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Messages in a push.
@@ -12,6 +13,17 @@ pub const BATCH_BYTES: usize = 3 << 20;
 pub struct Outgoing {
     pub origin: String,
     pub json: Box<RawValue>,
+}
+
+impl Outgoing {
+    /// Whether it deletes a message: that passes, however full a scope is.
+    pub fn is_delete(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Delete {
+            deleted: bool,
+        }
+        serde_json::from_str(self.json.get()).is_ok_and(|Delete { deleted }| deleted)
+    }
 }
 
 /// Collects messages until a push is full.
@@ -62,6 +74,18 @@ mod tests {
         assert_eq!(sizes((0..250).map(|_| message(10))), [100, 100, 50]);
         assert_eq!(sizes((0..100).map(|_| message(10))), [100]);
         assert_eq!(sizes([]), [0]);
+    }
+
+    #[test]
+    fn a_delete_says_so() {
+        let is_delete = |json: &str| {
+            let json = RawValue::from_string(json.to_owned()).unwrap();
+            Outgoing { origin: String::new(), json }.is_delete()
+        };
+        assert!(is_delete(r#"{"id": "x", "deleted": true, "base_cursor": 1}"#));
+        for other in [r#"{"deleted": false}"#, r#"{"deleted": null}"#, r#"{"type": "a"}"#, "7"] {
+            assert!(!is_delete(other), "{other}");
+        }
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Problem {
         Self { status, retry_after, ..problem }
     }
 
+    /// There is no room for what is written. Deletes pass.
+    pub fn is_no_room(&self) -> bool {
+        self.code == "SYNC_007"
+    }
+
     /// One that is about the messages, not about the caller or the scope.
     pub fn is_about_messages(&self) -> bool {
         matches!(self.code.as_str(), "INVALID_REQUEST" | "PAYLOAD_TOO_LARGE" | "SYNC_002")

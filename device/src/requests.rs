@@ -13,10 +13,11 @@ use crate::{
 /// The requests of a device about one scope. Each is answered for good: what is worth another try was tried again.
 pub trait Requests {
     /// Pushes messages, each the JSON text of one, and waits for their outcome. Nothing is applied twice for a day,
-    /// whoever sends it again under this Idempotency-Key.
+    /// whoever sends it again under this Idempotency-Key. `epoch`: that their base cursors are of.
     fn push(
         &self,
         key: String,
+        epoch: Option<Epoch>,
         messages: Vec<&RawValue>,
     ) -> impl Future<Output = Result<PushAnswer, ClientError>>;
 

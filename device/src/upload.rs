@@ -1,6 +1,6 @@
 //! Many messages on their way to one scope.
 
-use model::PushAnswer;
+use model::{Epoch, InvalidCode, PushAnswer, PushResult, Status};
 use serde_json::json;
 
 use crate::{
@@ -16,6 +16,8 @@ pub struct Tally {
     pub synced: u64,
     pub skipped: u64,
     pub rejected: u64,
+    /// There was no room for them.
+    pub over_quota: u64,
     /// The scope's head after the last push; `None` before the first.
     pub cursor: Option<u64>,
 }
@@ -29,7 +31,7 @@ pub struct Upload<'a, R> {
 }
 
 /// One push that is done.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Delivered {
     pub messages: u64,
     /// `None`: all of its messages were rejected.
@@ -38,6 +40,11 @@ pub struct Delivered {
     pub rejections: Vec<String>,
     /// Their places in the push.
     pub rejected: Vec<usize>,
+    /// The places of those for which there was no room, while deletes passed. They are to be pushed again, under another
+    /// key.
+    pub over_quota: Vec<usize>,
+    /// Which quota that was.
+    pub no_room: Option<String>,
 }
 
 impl<'a, R: Requests> Upload<'a, R> {
@@ -48,7 +55,7 @@ impl<'a, R: Requests> Upload<'a, R> {
     /// Takes a message, and pushes those before it if they are enough.
     pub async fn add(&mut self, message: Outgoing) -> Result<Option<Delivered>, ClientError> {
         match self.batches.add(message) {
-            Some(batch) => self.deliver(new_key(), &batch).await.map(Some),
+            Some(batch) => self.deliver(new_key(), None, &batch).await.map(Some),
             None => Ok(None),
         }
     }
@@ -59,25 +66,28 @@ impl<'a, R: Requests> Upload<'a, R> {
         if batch.is_empty() {
             return Ok(None);
         }
-        self.deliver(new_key(), &batch).await.map(Some)
+        self.deliver(new_key(), None, &batch).await.map(Some)
     }
 
-    /// One push, under an Idempotency-Key. One of which every message is invalid is an error to the API; to an upload it
+    /// One push, under an Idempotency-Key; `epoch` is that of its base cursors. One of which every message is invalid is an error to the API; to an upload it
     /// is as good as any other: the next messages may be fine.
+    ///
+    /// # Errors
+    /// There is no answer; or nothing of the push was taken, for another reason than its messages.
     pub async fn deliver(
         &mut self,
         key: String,
+        epoch: Option<Epoch>,
         batch: &[Outgoing],
     ) -> Result<Delivered, ClientError> {
         let messages = batch.len() as u64;
         let json = batch.iter().map(|message| &*message.json).collect();
-        let pushed = self.requests.push(key, json).await;
+        let pushed = self.requests.push(key, epoch, json).await;
         self.tally.pushes += 1;
         match pushed {
             Ok(answer) => {
                 self.tally.count(&answer);
-                let (rejected, rejections) = rejections(batch, &answer).into_iter().unzip();
-                Ok(Delivered { messages, answer: Some(answer), rejections, rejected })
+                Ok(Delivered::of(batch, answer))
             }
             Err(ClientError::Problem(problem)) if problem.is_about_messages() => {
                 self.tally.rejected += messages;
@@ -88,26 +98,42 @@ impl<'a, R: Requests> Upload<'a, R> {
                 };
                 let rejections = vec![format!("{origin}{others}: {problem}")];
                 let rejected = (0..batch.len()).collect();
-                Ok(Delivered { messages, answer: None, rejections, rejected })
+                Ok(Delivered { messages, rejections, rejected, ..Delivered::default() })
             }
             Err(error) => Err(error),
         }
     }
 }
 
-fn new_key() -> String {
+/// An Idempotency-Key that nobody has used.
+pub fn new_key() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-fn rejections(batch: &[Outgoing], answer: &PushAnswer) -> Vec<(usize, String)> {
-    let rejected = answer.results.iter().filter_map(|result| {
-        let code = result.code?;
-        let place = result.index as usize;
-        let origin = batch.get(place).map_or("?", |m| m.origin.as_str());
-        let why = format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default());
-        Some((place, why))
-    });
-    rejected.collect()
+impl Delivered {
+    fn of(batch: &[Outgoing], answer: PushAnswer) -> Self {
+        let mut delivered = Self { messages: batch.len() as u64, ..Self::default() };
+        for result in &answer.results {
+            let Some(code) = result.code else { continue };
+            let place = result.index as usize;
+            let origin = batch.get(place).map_or("?", |m| m.origin.as_str());
+            let why = format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default());
+            if code == InvalidCode::QuotaExceeded {
+                delivered.over_quota.push(place);
+                delivered.no_room.get_or_insert(why);
+            } else {
+                delivered.rejected.push(place);
+                delivered.rejections.push(why);
+            }
+        }
+        Self { answer: Some(answer), ..delivered }
+    }
+
+    /// How many messages it deleted.
+    pub fn deleted(&self) -> u64 {
+        let results = self.answer.iter().flat_map(|answer| &answer.results);
+        results.filter(|result| result.status == Status::Deleted).count() as u64
+    }
 }
 
 impl Tally {
@@ -115,19 +141,27 @@ impl Tally {
     pub fn count(&mut self, answer: &PushAnswer) {
         self.synced += u64::from(answer.synced);
         self.skipped += u64::from(answer.skipped);
-        self.rejected += u64::from(answer.rejected);
+        let is_over_quota = |result: &&PushResult| result.code == Some(InvalidCode::QuotaExceeded);
+        let over_quota = answer.results.iter().filter(is_over_quota).count() as u64;
+        self.over_quota += over_quota;
+        self.rejected += u64::from(answer.rejected).saturating_sub(over_quota);
         self.cursor = Some(answer.cursor.get());
     }
 
     /// All messages that were counted.
     pub fn messages(&self) -> u64 {
-        self.synced + self.skipped + self.rejected
+        self.synced + self.skipped + self.not_taken()
+    }
+
+    /// Those that the scope has not got.
+    pub fn not_taken(&self) -> u64 {
+        self.rejected + self.over_quota
     }
 
     /// For programs.
     pub fn json(&self) -> serde_json::Value {
-        let Self { pushes, synced, skipped, rejected, cursor } = self;
+        let Self { pushes, synced, skipped, rejected, over_quota, cursor } = self;
         json!({ "pushes": pushes, "synced": synced, "skipped": skipped, "rejected": rejected,
-                "cursor": cursor })
+                "over_quota": over_quota, "cursor": cursor })
     }
 }

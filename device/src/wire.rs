@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 #[derive(Serialize)]
 pub struct PushBody<'a> {
     pub messages: Vec<&'a RawValue>,
+    /// That the messages' base cursors are of, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
 }
 
 /// The outcome of a push, or that it is not known yet.

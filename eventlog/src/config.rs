@@ -10,6 +10,10 @@ pub const EMBEDDED_PARTITIONS: u32 = 4;
 pub const KAFKA_PARTITIONS: u32 = 12;
 /// How long an append may take, in milliseconds: shorter than an HTTP client waits.
 pub const APPEND_TIMEOUT_MS: u32 = 10_000;
+/// What may wait to be appended, in bytes.
+const QUEUE_BYTES_MAX: u32 = 32 << 20;
+/// The smallest queue: the largest record, and then some.
+const QUEUE_BYTES_MIN: i64 = 16 << 20;
 
 /// The message log.
 #[derive(Args, Clone, Debug)]
@@ -85,6 +89,17 @@ pub struct LogConfig {
     )]
     pub log_append_timeout_ms: u32,
 
+    /// Bytes of records that wait until the log has them, at most; more are refused at once, and requests that would
+    /// append are 503.
+    #[arg(
+        long,
+        env = "CONTEXT_SYNC_LOG_QUEUE_BYTES_MAX",
+        default_value_t = QUEUE_BYTES_MAX,
+        value_parser = clap::value_parser!(u32).range(QUEUE_BYTES_MIN..),
+        value_name = "BYTES"
+    )]
+    pub log_queue_bytes_max: u32,
+
     /// Opens a log that is there, and makes none: for whoever only wants to look.
     #[arg(skip)]
     pub log_must_exist: bool,
@@ -102,6 +117,7 @@ impl LogConfig {
             log_retention_hours: 0,
             log_retention_bytes: 0,
             log_append_timeout_ms: APPEND_TIMEOUT_MS,
+            log_queue_bytes_max: QUEUE_BYTES_MAX,
             log_must_exist: false,
         }
     }
@@ -302,7 +318,9 @@ mod tests {
         assert_eq!(config.log, LogAddress::Embedded);
         assert_eq!((config.log_retention_hours, config.log_retention_bytes), (0, 0));
         assert_eq!(format!("{config:?}"), format!("{:?}", LogConfig::new(LogAddress::Embedded)));
+        assert_eq!(config.log_queue_bytes_max, QUEUE_BYTES_MAX);
         assert!(parse(&["--log-append-timeout-ms", "0"]).is_err());
+        assert!(parse(&["--log-queue-bytes-max", "8388608"]).is_err(), "no room for a record");
         assert_eq!(parse(&["--log-replication", "-1"]).unwrap().log_replication, -1);
     }
 }

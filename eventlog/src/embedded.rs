@@ -52,6 +52,7 @@ struct Options {
     /// Of the whole log.
     retention_bytes: Option<u64>,
     retention_interval: Duration,
+    queue_bytes_max: usize,
 }
 
 impl Options {
@@ -66,6 +67,7 @@ impl Options {
                 .map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
             retention_bytes,
             retention_interval: RETENTION_INTERVAL,
+            queue_bytes_max: config.log_queue_bytes_max as usize,
         }
     }
 }
@@ -215,7 +217,7 @@ fn open_dir(options: Options, dir: &Path) -> Result<EmbeddedLog, OpenError> {
             tail: Position { segment: last.number, byte: tail.place },
         }),
         progress: watch::Sender::new(Progress::Open),
-        queue: Queue::default(),
+        queue: Queue::new(options.queue_bytes_max),
     });
     let writer = Writer::new(Arc::clone(&shared), options, file, &last, tail);
     let writer = thread::Builder::new()

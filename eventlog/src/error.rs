@@ -30,8 +30,8 @@ pub enum RejectReason {
     #[error("there is no partition {partition}; the log has {partitions}")]
     NoSuchPartition { partition: Partition, partitions: u32 },
     /// More is waiting than the log takes just now.
-    #[error("the queue of records to append is full; try again later")]
-    QueueFull,
+    #[error("as much waits to be appended as may, {bytes_max} bytes; try again later")]
+    QueueFull { bytes_max: u64 },
     /// [`crate::EventLog::close`] was called.
     #[error("the log is closed")]
     Closed,
@@ -49,7 +49,7 @@ impl AppendError {
         match self {
             Self::Unknown { .. } => true,
             Self::Rejected(reason) => {
-                matches!(reason, RejectReason::QueueFull | RejectReason::Unavailable(_))
+                matches!(reason, RejectReason::QueueFull { .. } | RejectReason::Unavailable(_))
             }
         }
     }

@@ -58,7 +58,7 @@ pub struct IngestConfig {
     pub members_max: u32,
 
     /// Bytes of content and metadata in a scope, at most; 0 sets no quota. An operator may set another
-    /// for a tenant (`ops quota`), of this and the two that follow
+    /// for a tenant (`ops quota`), of this and the three that follow
     #[arg(long, env = "CONTEXT_SYNC_SCOPE_BYTES_MAX", default_value_t = 1 << 30)]
     pub scope_bytes_max: u64,
 
@@ -69,6 +69,10 @@ pub struct IngestConfig {
     /// Bytes of content and metadata in all scopes of a tenant, at most; 0 sets no quota
     #[arg(long, env = "CONTEXT_SYNC_TENANT_BYTES_MAX", default_value_t = 100 << 30)]
     pub tenant_bytes_max: u64,
+
+    /// Live messages in all scopes of a tenant, at most; 0 sets no quota
+    #[arg(long, env = "CONTEXT_SYNC_TENANT_MESSAGES_MAX", default_value_t = 100_000_000)]
+    pub tenant_messages_max: u64,
 
     /// Pushes under way at once, at most, of which one tenant gets half; more are 503. 0 sets no limit
     #[arg(long, env = "CONTEXT_SYNC_PUSHES_IN_FLIGHT_MAX", default_value_t = 4_000)]
@@ -111,6 +115,7 @@ impl Default for IngestConfig {
             scope_bytes_max: 1 << 30,
             scope_messages_max: 1_000_000,
             tenant_bytes_max: 100 << 30,
+            tenant_messages_max: 100_000_000,
             pushes_in_flight_max: 4_000,
             push_bytes_in_flight_max: 64 << 20,
             projector_lag_records_max: 100_000,
@@ -137,6 +142,7 @@ impl IngestConfig {
             scope_bytes_max: self.scope_bytes_max,
             scope_messages_max: self.scope_messages_max,
             tenant_bytes_max: self.tenant_bytes_max,
+            tenant_messages_max: self.tenant_messages_max,
         }
     }
 

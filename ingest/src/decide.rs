@@ -161,6 +161,9 @@ fn too_large(bytes: usize) -> Problem {
 fn not_appended(error: &AppendError) -> Problem {
     match error {
         AppendError::Rejected(RejectReason::TooLarge { bytes, .. }) => too_large(*bytes),
+        AppendError::Rejected(RejectReason::QueueFull { bytes_max }) => {
+            problems::overloaded("log_queue_bytes_max", *bytes_max, "and as much waits for the log")
+        }
         AppendError::Rejected(_) => {
             problems::not_accepted("The message log cannot be written at the moment").cause(error)
         }

@@ -148,7 +148,10 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
             left(quotas.scope_messages_max, usage.scope_messages),
             left(quotas.scope_bytes_max, usage.scope_bytes),
         );
-        let of_tenant = Room::new(u64::MAX, left(quotas.tenant_bytes_max, usage.tenant_bytes));
+        let of_tenant = Room::new(
+            left(quotas.tenant_messages_max, usage.tenant_messages),
+            left(quotas.tenant_bytes_max, usage.tenant_bytes),
+        );
         room.give(added);
         of_tenant.give(added);
         self.remember(&scope, room, of_tenant);
@@ -175,6 +178,7 @@ fn check(usage: &Usage, quotas: &Quotas, added: Added) -> Result<(), Problem> {
     let table = [
         ("scope_messages_max", quotas.scope_messages_max, usage.scope_messages, added.messages),
         ("scope_bytes_max", quotas.scope_bytes_max, usage.scope_bytes, added.bytes),
+        ("tenant_messages_max", quotas.tenant_messages_max, usage.tenant_messages, added.messages),
         ("tenant_bytes_max", quotas.tenant_bytes_max, usage.tenant_bytes, added.bytes),
     ];
     for (limit, max, used, sent) in table {

@@ -62,17 +62,23 @@ async fn user_and_org_scopes_need_no_question() {
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
-const QUOTAS: Quotas =
-    Quotas { scope_bytes_max: 1_000, scope_messages_max: 100, tenant_bytes_max: 5_000 };
+const QUOTAS: Quotas = Quotas {
+    scope_bytes_max: 1_000,
+    scope_messages_max: 100,
+    tenant_bytes_max: 5_000,
+    tenant_messages_max: 700,
+};
 
 /// What everybody holds; `None`: the read model cannot be asked. And how often it was asked.
 #[derive(Clone, Default)]
 struct Held(Arc<Mutex<(Option<Usage>, usize)>>);
 
 impl Held {
-    fn set(&self, scope_messages: u64, scope_bytes: u64, tenant_bytes: u64) {
+    /// Messages and bytes, of the scope and of the tenant.
+    fn set(&self, scope: (u64, u64), tenant: (u64, u64)) {
+        let ((scope_messages, scope_bytes), (tenant_messages, tenant_bytes)) = (scope, tenant);
         let overrides = Overrides::default();
-        let usage = Usage { scope_messages, scope_bytes, tenant_bytes, overrides };
+        let usage = Usage { scope_messages, scope_bytes, tenant_bytes, tenant_messages, overrides };
         self.0.lock().unwrap().0 = Some(usage);
     }
 
@@ -101,21 +107,24 @@ async fn room(gate: &Gate<Held>, user: &str, messages: u64, bytes: u64) -> Resul
 #[tokio::test]
 async fn sync_007_the_quota_that_has_no_room_is_named() {
     // What the scope and the tenant hold, what is added, and who refuses it.
+    let none = (0, 0);
     let table = [
-        ((0, 0, 0), (100, 1_000), None),
-        ((0, 0, 0), (101, 1_000), Some("scope_messages_max is 100, used are 0, sent were 101")),
-        ((0, 0, 0), (100, 1_001), Some("scope_bytes_max is 1000, used are 0, sent were 1001")),
-        ((100, 300, 300), (1, 1), Some("scope_messages_max is 100, used are 100, sent were 1")),
-        ((9, 990, 990), (1, 10), None),
-        ((9, 990, 990), (1, 11), Some("scope_bytes_max is 1000, used are 990, sent were 11")),
-        ((9, 990, 5_000), (1, 1), Some("tenant_bytes_max is 5000, used are 5000, sent were 1")),
+        (none, none, (100, 1_000), None),
+        (none, none, (101, 1_000), Some("scope_messages_max is 100, used are 0, sent were 101")),
+        (none, none, (100, 1_001), Some("scope_bytes_max is 1000, used are 0, sent were 1001")),
+        ((100, 9), (100, 9), (1, 1), Some("scope_messages_max is 100, used are 100, sent were 1")),
+        ((9, 990), (9, 990), (1, 10), None),
+        ((9, 990), (9, 990), (1, 11), Some("scope_bytes_max is 1000, used are 990, sent were 11")),
+        ((9, 9), (9, 5_000), (1, 1), Some("tenant_bytes_max is 5000, used are 5000, sent were 1")),
+        ((9, 9), (690, 9), (10, 1), None),
+        ((9, 9), (690, 9), (11, 1), Some("tenant_messages_max is 700, used are 690, sent were 11")),
         // Over it already, since the quota is a new one.
-        ((200, 2_000, 9_000), (1, 1), Some("scope_messages_max is 100, used are 200, sent were 1")),
-        ((200, 2_000, 9_000), (0, 0), None),
+        ((200, 9), (200, 9), (1, 1), Some("scope_messages_max is 100, used are 200, sent were 1")),
+        ((200, 9), (800, 9_000), none, None),
     ];
-    for ((messages, bytes, of_tenant), (more, more_bytes), refused) in table {
+    for (scope, tenant, (more, more_bytes), refused) in table {
         let held = Held::default();
-        held.set(messages, bytes, of_tenant);
+        held.set(scope, tenant);
         let gate = Gate::new(held, QUOTAS);
         let problem = room(&gate, "ann", more, more_bytes).await.err();
         assert_eq!(problem.is_some(), refused.is_some(), "{problem:?}");
@@ -129,7 +138,7 @@ async fn sync_007_the_quota_that_has_no_room_is_named() {
 #[tokio::test]
 async fn sync_007_ample_room_is_given_without_asking_again() {
     let held = Held::default();
-    held.set(0, 0, 0);
+    held.set((0, 0), (0, 0));
     let gate = Gate::new(held.clone(), QUOTAS);
     // A sixteenth of 100 messages is 6.
     for (messages, asked) in [(1, 1), (2, 1), (3, 1), (1, 2), (5, 2), (1, 3)] {
@@ -142,14 +151,21 @@ async fn sync_007_ample_room_is_given_without_asking_again() {
     assert_eq!(held.asked(), 5, "a sixteenth of the tenant's 5,000 bytes is 312");
     let freed = room(&gate, "cy", 101, 1).await;
     assert!(freed.is_err());
-    held.set(0, 0, 0);
+    held.set((0, 0), (0, 0));
     assert!(room(&gate, "cy", 1, 1).await.is_ok(), "a refusal is not remembered");
+    // A sixteenth of the 48 messages that are left to the tenant is 3.
+    held.set((0, 0), (652, 0));
+    let asked = held.asked();
+    for (messages, more) in [(2, 1), (1, 1), (1, 2)] {
+        room(&gate, "dan", messages, 1).await.unwrap();
+        assert_eq!(held.asked(), asked + more);
+    }
 }
 
 #[tokio::test]
 async fn sync_007_what_an_operator_set_counts_and_zero_turns_a_quota_off() {
     let held = Held::default();
-    held.set(1_000, 10_000, 100_000);
+    held.set((1_000, 10_000), (20_000, 100_000));
     let off = Gate::new(held.clone(), Quotas::default());
     assert!(room(&off, "ann", 1 << 40, 1 << 40).await.is_ok());
     let set = |overrides| held.0.lock().unwrap().0.as_mut().unwrap().overrides = overrides;
@@ -157,11 +173,15 @@ async fn sync_007_what_an_operator_set_counts_and_zero_turns_a_quota_off() {
     set(Overrides {
         scope_messages_max: Some(0),
         scope_bytes_max: Some(0),
+        tenant_messages_max: Some(0),
         tenant_bytes_max: None,
     });
     let problem = room(&gate, "ann", 1, 1).await.unwrap_err();
     assert!(problem.detail().starts_with("tenant_bytes_max is 5000"), "{problem}");
-    set(Overrides { tenant_bytes_max: Some(0), ..set_off() });
+    set(Overrides { tenant_messages_max: None, ..set_off() });
+    let problem = room(&gate, "ann", 1, 1).await.unwrap_err();
+    assert!(problem.detail().starts_with("tenant_messages_max is 700"), "{problem}");
+    set(set_off());
     assert!(room(&gate, "ann", 1 << 40, 1 << 40).await.is_ok());
     set(Overrides { scope_messages_max: Some(1_001), ..set_off() });
     assert!(room(&gate, "bob", 1, 1).await.is_ok());
@@ -169,7 +189,12 @@ async fn sync_007_what_an_operator_set_counts_and_zero_turns_a_quota_off() {
 }
 
 fn set_off() -> Overrides {
-    Overrides { scope_bytes_max: Some(0), scope_messages_max: Some(0), tenant_bytes_max: Some(0) }
+    Overrides {
+        scope_bytes_max: Some(0),
+        scope_messages_max: Some(0),
+        tenant_bytes_max: Some(0),
+        tenant_messages_max: Some(0),
+    }
 }
 
 #[tokio::test]
@@ -185,7 +210,7 @@ async fn sync_007_while_nobody_can_tell_what_is_held_nobody_is_held_up() {
 #[tokio::test]
 async fn sync_007_a_team_is_asked_about_once_for_its_member_and_its_room() {
     let held = Held::default();
-    held.set(99, 0, 0);
+    held.set((99, 0), (99, 0));
     let gate = Gate::new(held.clone(), QUOTAS);
     let ann = || query("acme/team/web", "ann", OrgRole::Member);
     let usage = gate.pass(ann(), |_| true).await.unwrap();

@@ -11,8 +11,8 @@ use axum::{
 use contract::{Caller, headers, path, problems};
 use http::{StatusCode, header::LOCATION};
 use model::{
-    Action, Command, CommandId, Outcome, Place, Refusal, RequestHash, ScopeKey, ScopeKind,
-    Standing, Verdict,
+    Action, Change, Command, CommandId, InvalidCode, Outcome, Place, PushedChange, Refusal,
+    Rejected, RequestHash, ScopeKey, ScopeKind, Standing, Verdict,
 };
 use serde::Serialize;
 use service::{Problem, http::read_body};
@@ -65,7 +65,7 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
         push.forget_bases(ingest.epoch.kept(&scope, epoch).await?);
     }
     let added = push.added();
-    let command = Command {
+    let mut command = Command {
         id: Ingest::command_id(&scope, KIND, &caller.user, key),
         request_hash: RequestHash::of(&[KIND.as_bytes(), b"\n", &body]),
         scope,
@@ -81,7 +81,9 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     if let Some(outcome) = known? {
         return answer(&outcome);
     }
-    room?;
+    if let Err(problem) = room {
+        keep_deletes(&mut command.action, problem)?;
+    }
     match ingest.decide(&command, false, ingest.wait(&parts.headers)).await? {
         Decision::Outcome(outcome) => answer(&outcome),
         Decision::Accepted(at) => Ok(accepted(command.id, at)),
@@ -98,6 +100,28 @@ async fn known(
         return Ok(None);
     }
     ingest.known_outcome(command.id, command.request_hash, &command.scope).await
+}
+
+/// What is over its quota keeps no delete from the log: the writes are refused, each with why.
+///
+/// # Errors
+/// That there is no room, if nothing is left.
+fn keep_deletes(action: &mut Action, no_room: Problem) -> Result<(), Problem> {
+    let Action::MessagesPushed { changes, rejected } = action else { return Err(no_room) };
+    let is_delete = |pushed: &PushedChange| matches!(pushed.change, Change::Delete { .. });
+    if !changes.iter().any(is_delete) {
+        return Err(no_room);
+    }
+    changes.retain(|pushed| {
+        let stays = is_delete(pushed);
+        if !stays {
+            let (index, code) = (pushed.index, InvalidCode::QuotaExceeded);
+            let detail = format!("messages[{index}]: {}", no_room.detail());
+            rejected.push(Rejected { index, code, detail });
+        }
+        stays
+    });
+    Ok(())
 }
 
 /// A bad request is told to anyone, everything else (too large, a wrong hash) to those who may push.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use contract::{path::parse_uuid, problems};
 use model::{
-    Change, Cursor, Epoch, Limits, PushedChange, Rejected,
+    Change, Epoch, Limits, PushedChange, Rejected,
     draft::{Invalid, parse_change},
 };
 use readmodel::epochs::Kept;
@@ -74,24 +74,13 @@ impl PushBody {
 
     /// Whether a message says which version its writer had seen.
     pub(crate) fn names_bases(&self) -> bool {
-        self.changes.iter().any(|pushed| match &pushed.change {
-            Change::Write(write) => write.base_cursor.is_some(),
-            Change::Delete { .. } => true,
-        })
+        self.changes.iter().any(|pushed| pushed.change.base_cursor().is_some())
     }
 
-    /// Cursors that the scope did not keep say nothing: the writers had seen nothing.
+    /// Cursors that the scope did not keep say nothing.
     pub(crate) fn forget_bases(&mut self, kept: Kept) {
         for pushed in &mut self.changes {
-            match &mut pushed.change {
-                Change::Write(write) => {
-                    write.base_cursor = write.base_cursor.filter(|base| kept.keeps(*base));
-                }
-                Change::Delete { base_cursor, .. } if !kept.keeps(*base_cursor) => {
-                    *base_cursor = Cursor::ZERO;
-                }
-                Change::Delete { .. } => {}
-            }
+            pushed.change.forget_base(|base| kept.keeps(base));
         }
     }
 }

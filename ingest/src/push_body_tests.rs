@@ -1,4 +1,4 @@
-use model::message::InvalidCode;
+use model::{Cursor, message::InvalidCode};
 
 use super::*;
 

@@ -346,7 +346,7 @@ async fn a_log_that_fails_says_whether_it_was_accepted() {
     let unknown = AppendError::Unknown { reason: "no answer".to_owned() };
     let too_large = RejectReason::TooLarge { bytes: 9, bytes_max: 8 };
     let table = [
-        (rejected(RejectReason::QueueFull), 503, "UNAVAILABLE", json!(false)),
+        (rejected(RejectReason::QueueFull { bytes_max: 8 }), 503, "UNAVAILABLE", json!(false)),
         (rejected(RejectReason::Closed), 503, "UNAVAILABLE", json!(false)),
         (Does::Fails(unknown), 503, "UNAVAILABLE", json!("unknown")),
         (rejected(too_large), 413, "PAYLOAD_TOO_LARGE", json!(null)),
@@ -359,6 +359,15 @@ async fn a_log_that_fails_says_whether_it_was_accepted() {
         assert_eq!((found, &problem["code"]), (status, &code.into()), "{problem}");
         assert_eq!(problem["accepted"], accepted);
     }
+}
+
+#[tokio::test]
+async fn overload_a_log_that_cannot_keep_up_is_named_with_its_limit() {
+    let full = AppendError::Rejected(RejectReason::QueueFull { bytes_max: 8 });
+    let request = push(&json!({"messages": [message("x")]}));
+    let (_, problem) = ask(&service(Does::Fails(full)), request).await;
+    let limit = json!([problem["limit"], problem["max"]]);
+    assert_eq!(limit, json!(["log_queue_bytes_max", 8]), "{problem}");
 }
 
 #[tokio::test]

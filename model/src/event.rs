@@ -104,6 +104,29 @@ pub enum Change {
     Delete { id: MessageId, base_cursor: Cursor },
 }
 
+impl Change {
+    /// The cursor of the version that the writer had seen.
+    pub const fn base_cursor(&self) -> Option<Cursor> {
+        match self {
+            Self::Write(write) => write.base_cursor,
+            Self::Delete { base_cursor, .. } => Some(*base_cursor),
+        }
+    }
+
+    /// A base that does not stand says nothing: the writer had seen nothing.
+    pub fn forget_base(&mut self, stands: impl Fn(Cursor) -> bool) {
+        match self {
+            Self::Write(write) => {
+                write.base_cursor = write.base_cursor.filter(|base| stands(*base))
+            }
+            Self::Delete { base_cursor, .. } if !stands(*base_cursor) => {
+                *base_cursor = Cursor::ZERO
+            }
+            Self::Delete { .. } => {}
+        }
+    }
+}
+
 /// A message to create, or a version of one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {

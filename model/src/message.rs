@@ -128,7 +128,7 @@ impl Body {
     }
 }
 
-/// Why a message of a push is invalid.
+/// Why a message of a push was refused before the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum InvalidCode {
     #[serde(rename = "INVALID_REQUEST")]
@@ -137,16 +137,21 @@ pub enum InvalidCode {
     PayloadTooLarge,
     #[serde(rename = "SYNC_002")]
     HashMismatch,
+    /// It is a message; there was no room for it.
+    #[serde(rename = "SYNC_007")]
+    QuotaExceeded,
 }
 
 impl InvalidCode {
-    pub const ALL: [Self; 3] = [Self::InvalidRequest, Self::PayloadTooLarge, Self::HashMismatch];
+    pub const ALL: [Self; 4] =
+        [Self::InvalidRequest, Self::PayloadTooLarge, Self::HashMismatch, Self::QuotaExceeded];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
             Self::HashMismatch => "SYNC_002",
+            Self::QuotaExceeded => "SYNC_007",
         }
     }
 }

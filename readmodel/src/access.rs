@@ -24,9 +24,9 @@ pub struct Account {
     pub usage: Usage,
 }
 
-/// Standing, role, what is held, and what operators have set.
+/// Standing, role, what the scope and the tenant hold, and what operators have set.
 type AccountRow =
-    (bool, bool, Option<String>, i64, i64, i64, Option<i64>, Option<i64>, Option<i64>);
+    (bool, bool, Option<String>, [i64; 4], Option<i64>, Option<i64>, Option<i64>, Option<i64>);
 
 /// The users' accounts in the scopes, in the order asked: one round trip for all.
 ///
@@ -42,13 +42,14 @@ pub async fn accounts(
     let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
     let rows = sqlx::query_as::<_, AccountRow>(
         "select s.scope is not null, r.user_id is not null, r.role,
-             coalesce(s.live_count, 0), coalesce(s.live_bytes, 0),
-             (select coalesce(sum(u.live_bytes), 0)::bigint from tenant_usage u
-              where u.tenant_id = asked.tenant_id),
-             q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max
+             array[coalesce(s.live_count, 0), coalesce(s.live_bytes, 0), u.count, u.bytes],
+             q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max, q.tenant_messages_max
          from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
                  as asked (scope, tenant_id, user_id, place)
              cross join source
+             cross join lateral (
+                 select coalesce(sum(live_count), 0)::bigint as count, coalesce(sum(live_bytes), 0)::bigint as bytes
+                 from tenant_usage where tenant_usage.tenant_id = asked.tenant_id) u
              left join scopes s on s.scope = asked.scope and s.tenant_id = asked.tenant_id
              left join members r on r.scope = asked.scope and r.tenant_id = asked.tenant_id
                  and r.user_id = asked.user_id
@@ -64,15 +65,18 @@ pub async fn accounts(
         return Err(ReadModelError::NotMigrated);
     }
     let account = |(query, row): (&AccessQuery, AccountRow)| {
-        let (exists, is_member, role, messages, bytes, of_tenant, ..) = row;
+        let (exists, is_member, role, held, ..) = row;
+        let [scope_messages, scope_bytes, tenant_messages, tenant_bytes] =
+            held.map(i64::unsigned_abs);
         let member = is_member.then(|| role.as_deref().and_then(Role::parse));
         Account {
             standing: Standing::of(&query.scope, &query.user, query.org_role, exists, member),
             usage: Usage {
-                scope_messages: messages.unsigned_abs(),
-                scope_bytes: bytes.unsigned_abs(),
-                tenant_bytes: of_tenant.unsigned_abs(),
-                overrides: overrides(row.6, row.7, row.8),
+                scope_messages,
+                scope_bytes,
+                tenant_bytes,
+                tenant_messages,
+                overrides: overrides([row.4, row.5, row.6, row.7]),
             },
         }
     };

@@ -14,6 +14,8 @@ pub struct Quotas {
     pub scope_messages_max: u64,
     /// Bytes of content and metadata in all scopes of a tenant.
     pub tenant_bytes_max: u64,
+    /// Live messages in all scopes of a tenant.
+    pub tenant_messages_max: u64,
 }
 
 /// What operators have set for one tenant. `None`: what the process is configured with counts.
@@ -22,6 +24,7 @@ pub struct Overrides {
     pub scope_bytes_max: Option<u64>,
     pub scope_messages_max: Option<u64>,
     pub tenant_bytes_max: Option<u64>,
+    pub tenant_messages_max: Option<u64>,
 }
 
 impl Overrides {
@@ -31,6 +34,7 @@ impl Overrides {
             scope_bytes_max: self.scope_bytes_max.unwrap_or(configured.scope_bytes_max),
             scope_messages_max: self.scope_messages_max.unwrap_or(configured.scope_messages_max),
             tenant_bytes_max: self.tenant_bytes_max.unwrap_or(configured.tenant_bytes_max),
+            tenant_messages_max: self.tenant_messages_max.unwrap_or(configured.tenant_messages_max),
         }
     }
 }
@@ -41,6 +45,7 @@ pub struct Usage {
     pub scope_messages: u64,
     pub scope_bytes: u64,
     pub tenant_bytes: u64,
+    pub tenant_messages: u64,
     pub overrides: Overrides,
 }
 
@@ -55,7 +60,8 @@ pub struct TenantQuotas {
     pub bytes: u64,
 }
 
-type Row = (String, Option<i64>, Option<i64>, Option<i64>, i64, i64);
+type Max = Option<i64>;
+type Row = (String, Max, Max, Max, Max, i64, i64);
 
 /// Tenants for whom operators have set something, or the one named, whatever it has.
 pub async fn show(
@@ -65,12 +71,12 @@ pub async fn show(
     let mut connection = connect::login(config).await?;
     let rows: Vec<Row> = sqlx::query_as(
         "select t.tenant_id, q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max,
-             coalesce(sum(u.live_count), 0)::bigint, coalesce(sum(u.live_bytes), 0)::bigint
+             q.tenant_messages_max, coalesce(sum(u.live_count), 0)::bigint, coalesce(sum(u.live_bytes), 0)::bigint
          from (select tenant_id from context_sync_settings.quotas where $1::text is null
                union all select $1 where $1 is not null) as t
              left join context_sync_settings.quotas q on q.tenant_id = t.tenant_id
              left join tenant_usage u on u.tenant_id = t.tenant_id
-         group by 1, 2, 3, 4 order by 1",
+         group by 1, 2, 3, 4, 5 order by 1",
     )
     .bind(tenant.map(TenantId::as_str))
     .fetch_all(&mut connection)
@@ -81,9 +87,9 @@ pub async fn show(
 }
 
 fn of_row(
-    (tenant_id, scope_bytes, scope_messages, tenant_bytes, messages, bytes): Row,
+    (tenant_id, scope_bytes, scope_messages, tenant_bytes, tenant_messages, messages, bytes): Row,
 ) -> TenantQuotas {
-    let overrides = overrides(scope_bytes, scope_messages, tenant_bytes);
+    let overrides = overrides([scope_bytes, scope_messages, tenant_bytes, tenant_messages]);
     TenantQuotas {
         tenant_id,
         overrides,
@@ -92,16 +98,11 @@ fn of_row(
     }
 }
 
-pub(crate) fn overrides(
-    scope_bytes_max: Option<i64>,
-    scope_messages_max: Option<i64>,
-    tenant_bytes_max: Option<i64>,
-) -> Overrides {
-    Overrides {
-        scope_bytes_max: scope_bytes_max.map(i64::unsigned_abs),
-        scope_messages_max: scope_messages_max.map(i64::unsigned_abs),
-        tenant_bytes_max: tenant_bytes_max.map(i64::unsigned_abs),
-    }
+/// In the order of the fields.
+pub(crate) fn overrides(set: [Max; 4]) -> Overrides {
+    let [scope_bytes_max, scope_messages_max, tenant_bytes_max, tenant_messages_max] =
+        set.map(|max| max.map(i64::unsigned_abs));
+    Overrides { scope_bytes_max, scope_messages_max, tenant_bytes_max, tenant_messages_max }
 }
 
 /// Sets what is `Some` for the tenant; what was set before and is `None` here stays.
@@ -114,17 +115,20 @@ pub async fn set(
     let mut connection = connect::login(config).await?;
     sqlx::query(
         "insert into context_sync_settings.quotas as q
-             (tenant_id, scope_bytes_max, scope_messages_max, tenant_bytes_max)
-         values ($1, $2, $3, $4)
+             (tenant_id, scope_bytes_max, scope_messages_max, tenant_bytes_max, tenant_messages_max)
+         values ($1, $2, $3, $4, $5)
          on conflict (tenant_id) do update
          set scope_bytes_max = coalesce(excluded.scope_bytes_max, q.scope_bytes_max),
              scope_messages_max = coalesce(excluded.scope_messages_max, q.scope_messages_max),
-             tenant_bytes_max = coalesce(excluded.tenant_bytes_max, q.tenant_bytes_max), set_at = now()",
+             tenant_bytes_max = coalesce(excluded.tenant_bytes_max, q.tenant_bytes_max),
+             tenant_messages_max = coalesce(excluded.tenant_messages_max, q.tenant_messages_max),
+             set_at = now()",
     )
     .bind(tenant.as_str())
     .bind(max(overrides.scope_bytes_max))
     .bind(max(overrides.scope_messages_max))
     .bind(max(overrides.tenant_bytes_max))
+    .bind(max(overrides.tenant_messages_max))
     .execute(&mut connection)
     .await
     .map_err(refused)?;
@@ -161,7 +165,12 @@ mod tests {
 
     #[test]
     fn what_is_set_counts_and_zero_is_set() {
-        let configured = Quotas { scope_bytes_max: 1, scope_messages_max: 2, tenant_bytes_max: 3 };
+        let configured = Quotas {
+            scope_bytes_max: 1,
+            scope_messages_max: 2,
+            tenant_bytes_max: 3,
+            tenant_messages_max: 4,
+        };
         assert_eq!(Overrides::default().over(configured), configured);
         let set = Overrides { scope_messages_max: Some(0), ..Overrides::default() };
         assert_eq!(set.over(configured), Quotas { scope_messages_max: 0, ..configured });

@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use apache_avro::{
     Schema, rabin::Rabin, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
 };
-use model::{Action, Command, Event, Fact, RulesVersion};
+use model::{Action, Command, Event, Fact, InvalidCode, Rejected, RulesVersion};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use wire::InvalidField;
@@ -52,6 +52,8 @@ pub struct Unencodable(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     MessagesPushed,
+    /// A message may also have been refused for a quota.
+    MessagesPushedV2,
     ScopeCreated,
     MemberSet,
     MemberRemoved,
@@ -91,10 +93,11 @@ macro_rules! event_schema {
     };
 }
 
-static SCHEMAS: LazyLock<[EventSchema; 13]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[EventSchema; 14]> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
     [
         event_schema!(Kind::MessagesPushed, "messages-pushed.v1"),
+        event_schema!(Kind::MessagesPushedV2, "messages-pushed.v2"),
         event_schema!(Kind::ScopeCreated, "scope-created.v1"),
         event_schema!(Kind::MemberSet, "member-set.v1"),
         event_schema!(Kind::MemberRemoved, "member-removed.v1"),
@@ -132,7 +135,7 @@ pub fn schemas() -> &'static [EventSchema] {
     SCHEMAS.as_slice()
 }
 
-/// Encodes an event as a single object, with the latest schema of its kind.
+/// Encodes an event as a single object, in a schema of its kind.
 pub fn encode(event: &Event) -> Result<Vec<u8>, Unencodable> {
     match event {
         Event::Command(command) => encode_command(command),
@@ -148,7 +151,7 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, Unencodable> {
 /// Encodes a command: what ingest appends.
 pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
     match &command.action {
-        Action::MessagesPushed { changes, rejected } => schema(Kind::MessagesPushed)
+        Action::MessagesPushed { changes, rejected } => schema(version_of(rejected))
             .write(&wire::MessagesPushed::new(command, changes, rejected)),
         Action::ScopeCreated => schema(Kind::ScopeCreated).write(&wire::ScopeCreated::new(command)),
         Action::MemberSet { user, role } => {
@@ -177,11 +180,22 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, Unencodable> {
     }
 }
 
+/// The first version that has the codes of the messages that were refused: builds that know no later one read all
+/// pushes but few.
+fn version_of(rejected: &[Rejected]) -> Kind {
+    match rejected.iter().any(|rejected| rejected.code == InvalidCode::QuotaExceeded) {
+        true => Kind::MessagesPushedV2,
+        false => Kind::MessagesPushed,
+    }
+}
+
 /// Decodes a record's value.
 pub fn decode(value: &[u8]) -> Result<Event, Undecodable> {
     let (schema, body) = schema_of(schemas(), value)?;
     let command = match schema.kind {
-        Kind::MessagesPushed => schema.read::<wire::MessagesPushed>(body)?.into_command()?,
+        Kind::MessagesPushed | Kind::MessagesPushedV2 => {
+            schema.read::<wire::MessagesPushed>(body)?.into_command()?
+        }
         Kind::ScopeCreated => schema.read::<wire::ScopeCreated>(body)?.into_command()?,
         Kind::MemberSet => schema.read::<wire::MemberSet>(body)?.into_command()?,
         Kind::MemberRemoved => schema.read::<wire::MemberRemoved>(body)?.into_command()?,
@@ -289,7 +303,7 @@ pub fn fingerprint_of_schema(json: &str) -> Option<u64> {
 }
 
 fn schema(kind: Kind) -> &'static EventSchema {
-    // The list has every kind, the latest version first.
+    // The list has every kind.
     let found = SCHEMAS.iter().find(|schema| schema.kind == kind);
     found.unwrap_or(&SCHEMAS[0])
 }

@@ -54,20 +54,21 @@ fn samples() -> Vec<(&'static str, Event)> {
         write(Some(4), "naïve – 東京 😀", None, Some(3)),
         delete,
     ];
-    let changes = (0u32..)
+    let changes: Vec<_> = (0u32..)
         .zip(changes)
         .map(|(index, change)| PushedChange { index: 2 * index, change })
         .collect();
-    let rejected = InvalidCode::ALL
-        .into_iter()
-        .zip([1, 3, 5])
-        .map(|(code, index)| Rejected { index, code, detail: "content takes a string".into() })
-        .collect();
+    let pushed = |codes: &[InvalidCode]| {
+        let rejected = |(code, index): (&InvalidCode, u32)| Rejected {
+            index,
+            code: *code,
+            detail: "content takes a string".into(),
+        };
+        let rejected = codes.iter().zip([1, 3, 5, 7]).map(rejected).collect();
+        command("acme/user/ann", Action::MessagesPushed { changes: changes.clone(), rejected })
+    };
     vec![
-        (
-            "messages-pushed.v1",
-            command("acme/user/ann", Action::MessagesPushed { changes, rejected }),
-        ),
+        ("messages-pushed.v1", pushed(&InvalidCode::ALL[..3])),
         ("scope-created.v1", command("acme/team/platform", Action::ScopeCreated)),
         (
             "member-set.v1",
@@ -123,6 +124,7 @@ fn samples() -> Vec<(&'static str, Event)> {
         ("scope-erased.v1", command("acme/user/ann", Action::ScopeErased)),
         ("tick.v1", Event::Tick),
         ("rules-changed.v1", Event::RulesChanged { version: RulesVersion(1) }),
+        ("messages-pushed.v2", pushed(&InvalidCode::ALL)),
     ]
 }
 

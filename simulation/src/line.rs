@@ -136,7 +136,12 @@ impl Line<'_> {
 }
 
 impl Requests for Line<'_> {
-    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
+    async fn push(
+        &self,
+        key: String,
+        epoch: Option<Epoch>,
+        messages: Vec<&RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
         // A key that was made at random is not the seed's.
         let key = match key.starts_with(KEY) {
             true => key,
@@ -147,6 +152,7 @@ impl Requests for Line<'_> {
             actor: self.seat.user.clone(),
             device: DeviceId::new(&format!("device-{}", self.seat.number)).unwrap(),
             key,
+            epoch,
             messages: messages.into_iter().map(ToOwned::to_owned).collect(),
         };
         let mut retry = 0;

@@ -10,7 +10,7 @@ use device::{
     replica::Replica,
     upload::Upload,
 };
-use model::{Cursor, Timestamp};
+use model::{Cursor, Epoch, Timestamp};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
@@ -28,8 +28,16 @@ pub struct Machine {
     /// Not sent yet.
     outbox: Vec<Box<RawValue>>,
     /// Pushes that are not acknowledged yet, the oldest first, each under its Idempotency-Key.
-    sending: VecDeque<(String, Vec<Outgoing>)>,
+    sending: VecDeque<Sending>,
     pushes: u32,
+}
+
+/// A push on its way.
+struct Sending {
+    key: String,
+    /// That the base cursors are of.
+    epoch: Option<Epoch>,
+    messages: Vec<Outgoing>,
 }
 
 /// Why a sync came to no end.
@@ -127,11 +135,12 @@ impl Machine {
             self.pushes += 1;
             let key = format!("{KEY}{}, push {}", self.seat.number, self.pushes);
             let outgoing = |json| Outgoing { origin: String::new(), json };
-            self.sending.push_back((key, self.outbox.drain(..).map(outgoing).collect()));
+            let messages = self.outbox.drain(..).map(outgoing).collect();
+            self.sending.push_back(Sending { key, epoch: self.replica.epoch, messages });
         }
         let mut upload = Upload::new(&requests);
-        while let Some((key, batch)) = self.sending.front() {
-            upload.deliver(key.clone(), batch).await.map_err(Unsynced::Push)?;
+        while let Some(Sending { key, epoch, messages }) = self.sending.front() {
+            upload.deliver(key.clone(), *epoch, messages).await.map_err(Unsynced::Push)?;
             self.sending.pop_front();
         }
         let mut mending = Mending::new(requests, &mut self.replica);

@@ -84,6 +84,7 @@ pub struct Push {
     pub actor: UserId,
     pub device: DeviceId,
     pub key: String,
+    pub epoch: Option<Epoch>,
     pub messages: Vec<Box<RawValue>>,
 }
 
@@ -443,7 +444,12 @@ impl World {
         {
             return Ok(Accepted::Known(known));
         }
-        let body: Vec<&[u8]> = push.messages.iter().map(|json| json.get().as_bytes()).collect();
+        if let Some(base) = self.rows.kept(push.scope.reference(), push.epoch) {
+            changes.iter_mut().for_each(|pushed| pushed.change.forget_base(|of| of <= base));
+        }
+        let epoch = push.epoch.map(|epoch| epoch.0.to_string()).unwrap_or_default();
+        let messages = push.messages.iter().map(|json| json.get().as_bytes());
+        let body: Vec<&[u8]> = messages.chain([epoch.as_bytes()]).collect();
         let command = Command {
             id,
             scope: push.scope.clone(),

@@ -86,6 +86,8 @@ pub(crate) struct Cluster {
     /// Runs all roles, until a story restarts it with others.
     pub(crate) node: Node,
     pub(crate) database: Database,
+    /// What the settings were read from.
+    flags: Vec<String>,
     client: reqwest::Client,
     dir: tempfile::TempDir,
 }
@@ -185,7 +187,7 @@ impl Cluster {
         let settings = settings(&flags);
         let node = Node::start(roles, &settings, dir.path()).await;
         let pool = database.owner_pool();
-        Self { kind, pool, settings, node, database, client: reqwest::Client::new(), dir }
+        Self { kind, pool, settings, node, database, flags, client: reqwest::Client::new(), dir }
     }
 
     /// Another process on the same log; only Kafka has several. Ready when this returns.
@@ -198,6 +200,24 @@ impl Cluster {
     pub(crate) async fn restart(&mut self, roles: &[Role]) {
         self.node.stop_in_place().await;
         self.node = Node::start(roles, &self.settings, self.dir.path()).await;
+    }
+
+    /// Stops the node; a process of its own goes on with what it had: its flags, and the directory for what it says.
+    /// [`Self::restart`] takes it back.
+    pub(crate) async fn leave(&mut self) -> (Vec<String>, &std::path::Path) {
+        self.node.stop_in_place().await;
+        let url = self.database.url();
+        let prefix = &self.settings.log.log_topic_prefix;
+        let now = [("--database-url=", url), ("--log-topic-prefix=", prefix.as_str())];
+        let of_now = |flag: &String| {
+            let changed = now.iter().find(|(name, _)| flag.starts_with(name));
+            changed.map_or_else(|| flag.clone(), |(name, value)| format!("{name}{value}"))
+        };
+        let mut flags: Vec<String> = self.flags.iter().map(of_now).collect();
+        if self.kind == LogKind::Embedded {
+            flags.push(format!("--log-dir={}", self.dir.path().join("log").display()));
+        }
+        (flags, self.dir.path())
     }
 
     /// Stops the node, does something with the log's directory, and starts all roles anew.
@@ -299,7 +319,11 @@ impl Node {
         self.stop_in_place().await;
     }
 
+    /// Does nothing where it is stopped already.
     async fn stop_in_place(&mut self) {
+        if self.shutdown.is_cancelled() {
+            return;
+        }
         self.shutdown.cancel();
         let ended = tokio::time::timeout(equation::DEADLINE, &mut self.task).await;
         ended.expect("stops in time").unwrap();

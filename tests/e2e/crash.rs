@@ -8,6 +8,7 @@ mod demo_command;
 mod dev_command;
 pub(crate) mod load;
 mod ops_commands;
+mod stalls;
 mod sync_command;
 
 pub(crate) use child::{Child, binary, free_port, run};

@@ -295,6 +295,11 @@ async fn check_finds_what_the_log_does_not_fold_to(cluster: &mut Cluster) {
             "what quotas are compared with is",
             false,
         ),
+        (
+            "update tenant_usage set live_count = live_count + 1",
+            "what quotas are compared with is",
+            false,
+        ),
     ] {
         sql(cluster, change).await;
         let found = ops(cluster, &["check"]).await;

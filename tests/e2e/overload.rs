@@ -18,7 +18,7 @@ both_logs! {
 }
 
 /// 503 in its whole: which limit, its value, that nothing was accepted, and when to come back.
-fn shed(reply: Reply) -> (String, u64) {
+pub(crate) fn shed(reply: Reply) -> (String, u64) {
     assert!(reply.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
     let problem = reply.problem(503, "UNAVAILABLE");
     assert_eq!(problem["accepted"], false);

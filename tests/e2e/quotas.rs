@@ -15,7 +15,9 @@ use crate::{
 
 both_logs! {
     sync_007_a_scope_that_is_full_takes_deletes_alone,
+    sync_007_deletes_pass_and_the_writes_of_the_same_push_do_not,
     sync_007_bytes_count_in_the_scope_and_in_all_of_the_tenant,
+    sync_007_messages_count_in_all_of_the_tenant,
     sync_007_an_operator_sets_a_tenant_s_quotas,
 }
 
@@ -49,17 +51,14 @@ async fn sync_007_a_scope_that_is_full_takes_deletes_alone(cluster: &mut Cluster
     for pusher in [&ann, &cluster.device("bob")] {
         assert_eq!(refused(pusher.push(&web, &four[3..]).await), full);
     }
-    let id = first["results"][0]["id"].clone();
-    let delete = json!({"id": id, "deleted": true, "base_cursor": 3});
-    // Whether it fits is decided of the whole push.
-    let mixed = [delete.clone(), say("four")];
-    assert_eq!(refused(ann.push(&web, &mixed).await), full);
     // Who retries what was taken is told so.
     assert_eq!(ann.push_once(&web, "first", &four[..3]).await.ok(), first);
     assert_eq!(cluster.ends().await, before, "nothing of it went to the log");
     // The caller's right is asked before.
     cluster.device("eve").push(&web, &four[3..]).await.problem(403, "SYNC_005");
 
+    let id = first["results"][0]["id"].clone();
+    let delete = json!({"id": id, "deleted": true, "base_cursor": 3});
     assert_eq!(statuses(&ann.push(&web, &[delete]).await.ok()), ["deleted"]);
     assert_eq!(statuses(&ann.push(&web, &four[3..]).await.ok()), ["created"]);
     assert_eq!(refused(ann.push(&web, &[say("five")]).await), full);
@@ -70,6 +69,44 @@ async fn sync_007_a_scope_that_is_full_takes_deletes_alone(cluster: &mut Cluster
     );
     // Every scope has a quota of its own.
     ann.push(USER, &four[..3]).await.ok();
+}
+
+async fn sync_007_deletes_pass_and_the_writes_of_the_same_push_do_not(cluster: &mut Cluster) {
+    cluster.settings.ingest.scope_messages_max = 3;
+    cluster.restart(ALL).await;
+    let ann = cluster.device("ann");
+    let first = ann.push(USER, &["one", "two", "three"].map(say)).await.ok();
+    let delete = |place: usize| json!({"id": first["results"][place]["id"], "deleted": true, "base_cursor": 3});
+    let mixed = [say("four"), delete(0), json!({"type": "decision"}), say("five"), delete(1)];
+    let answer = ann.push_once(USER, "mixed", &mixed).await.ok();
+    assert_eq!(statuses(&answer), ["invalid", "deleted", "invalid", "invalid", "deleted"]);
+    assert_eq!(
+        (&answer["synced"], &answer["skipped"], &answer["rejected"], &answer["cursor"]),
+        (&json!(2), &json!(0), &json!(3), &json!(5))
+    );
+    let codes: Vec<&Value> = (0..5).map(|place| &answer["results"][place]["code"]).collect();
+    let quota = json!("SYNC_007");
+    assert_eq!(codes, [&quota, &json!(null), &json!("INVALID_REQUEST"), &quota, &json!(null)]);
+    let detail = answer["results"][3]["detail"].as_str().unwrap();
+    let expected = "messages[3]: scope_messages_max is 3, used are 3, sent were 2; deletes pass";
+    assert_eq!(detail, expected);
+
+    // That key has its answer, though there is room now; another one finds it.
+    let before = cluster.ends().await;
+    assert_eq!(ann.push_once(USER, "mixed", &mixed).await.ok(), answer);
+    assert_eq!(cluster.ends().await, before, "nothing of it went to the log");
+    let status = ann.get(&format!("/api/v1/pushes/{}", answer["push_id"].as_str().unwrap())).await;
+    assert_eq!(status.ok()["results"], answer["results"]);
+    let again = ann.push(USER, &[say("four"), say("five")]).await.ok();
+    assert_eq!(statuses(&again), ["created", "created"]);
+    let page = ann.pull(USER, "").await.ok();
+    assert_eq!(contents(&page), ["three", "(deleted)", "(deleted)", "four", "five"]);
+    // Where nothing but writes is left, all is refused: what is invalid among them says nothing of the others.
+    let none = ann.push(USER, &[say("six"), json!({"type": "decision"})]).await;
+    assert_eq!(refused(none), limit("scope_messages_max", 3, 3, 1));
+    // A delete of what is not there passes too.
+    let absent = json!({"id": uuid::Uuid::new_v4(), "deleted": true, "base_cursor": 1});
+    assert_eq!(statuses(&ann.push(USER, &[say("six"), absent]).await.ok()), ["invalid", "absent"]);
 }
 
 /// A message that counts this many bytes.
@@ -104,6 +141,36 @@ async fn sync_007_bytes_count_in_the_scope_and_in_all_of_the_tenant(cluster: &mu
     cy.push(USER, &[bytes('b', 60)]).await.ok();
 }
 
+async fn sync_007_messages_count_in_all_of_the_tenant(cluster: &mut Cluster) {
+    cluster.settings.ingest.tenant_messages_max = 5;
+    cluster.restart(ALL).await;
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    ann.create_team("web", &[]).await;
+    let first = ann.push(&team("web"), &["one", "two", "three"].map(say)).await.ok();
+    bob.push(USER, &["one", "two"].map(say)).await.ok();
+    let full = limit("tenant_messages_max", 5, 5, 1);
+    for scope in [USER, &team("web")] {
+        assert_eq!(refused(ann.push(scope, &[say("four")]).await), full);
+    }
+    // Another tenant's is another sum.
+    let other = cluster.device_of("globex", "ann", OrgRole::Member);
+    other.push(USER, &["1", "2", "3", "4", "5"].map(say)).await.ok();
+    // What is deleted anywhere makes room everywhere, and what was there already takes none.
+    let id = first["results"][0]["id"].clone();
+    let delete = json!({"id": id, "deleted": true, "base_cursor": 3});
+    ann.push(&team("web"), &[delete]).await.ok();
+    bob.push(USER, &[say("two")]).await.ok();
+    assert_eq!(statuses(&bob.push(USER, &[say("three")]).await.ok()), ["created"]);
+    assert_eq!(refused(bob.push(USER, &[say("four")]).await), full);
+    // An operator's is another one.
+    let (acme, database) = (TenantId::new("acme").unwrap(), cluster.settings.database.clone());
+    let set = Overrides { tenant_messages_max: Some(6), ..Overrides::default() };
+    quotas::set(&database, &acme, &set).await.unwrap();
+    bob.push(USER, &[say("four")]).await.ok();
+    let full = limit("tenant_messages_max", 6, 6, 1);
+    assert_eq!(refused(ann.push(USER, &[say("five")]).await), full);
+}
+
 async fn sync_007_an_operator_sets_a_tenant_s_quotas(cluster: &mut Cluster) {
     cluster.settings.ingest.scope_messages_max = 1;
     cluster.restart(ALL).await;
@@ -127,13 +194,15 @@ async fn sync_007_an_operator_sets_a_tenant_s_quotas(cluster: &mut Cluster) {
 
     // What the command shows: the tenant holds what the read model says.
     let url = format!("--database-url={}", cluster.database.url());
-    let args = ["ops", "quota", "set", &url, "--tenant=acme", "--scope-bytes-max=7"];
-    assert!(run(&args).await.status.success());
+    for quota in ["--scope-bytes-max=7", "--tenant-messages-max=8"] {
+        let args = ["ops", "quota", "set", &url, "--tenant=acme", quota];
+        assert!(run(&args).await.status.success());
+    }
     let shown = run(&["ops", "quota", "show", &url, "--json"]).await;
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
     let expected = json!({
         "tenant_id": "acme", "messages": 4, "bytes": 15 + 4 * 2,
-        "scope_messages_max": 0, "scope_bytes_max": 7, "tenant_bytes_max": null,
+        "scope_messages_max": 0, "scope_bytes_max": 7, "tenant_messages_max": 8, "tenant_bytes_max": null,
     });
     assert_eq!(shown, expected);
     assert!(run(&["ops", "quota", "unset", &url, "--tenant=acme"]).await.status.success());

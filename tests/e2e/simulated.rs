@@ -1,5 +1,5 @@
 //! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
-//! repeats, to servers that are stopped, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
+//! repeats, to servers that are killed, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
 //! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
 
 use std::{
@@ -46,6 +46,7 @@ use crate::{
     backups,
     client::{Device, Reply, prefix},
     cluster::{ARCHIVING, Cluster, LogKind},
+    crash::Child,
     equation::{self, eventually},
     front::Front,
     recovering::sealed,
@@ -111,7 +112,10 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 struct Stage {
+    /// Its node works where no plan is played, or a log is read.
     cluster: Cluster,
+    /// The servers, while a plan is played: a process that can be killed.
+    servers: Option<Child>,
     front: Front,
     machines: Vec<Machine>,
     clients: Vec<Client>,
@@ -129,8 +133,13 @@ struct Noted<'a> {
 }
 
 impl Requests for Noted<'_> {
-    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
-        let answer = self.requests.push(key, messages).await?;
+    async fn push(
+        &self,
+        key: String,
+        epoch: Option<Epoch>,
+        messages: Vec<&RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
+        let answer = self.requests.push(key, epoch, messages).await?;
         self.witness.lock().unwrap().acknowledged(self.scope, &answer);
         Ok(answer)
     }
@@ -187,8 +196,9 @@ impl Stage {
             server.client(token, device).retrying(RETRY)
         };
         let clients = seats.iter().map(client).collect();
-        let stage = Self {
+        let mut stage = Self {
             cluster,
+            servers: None,
             front,
             clients,
             machines: seats.into_iter().map(Machine::new).collect(),
@@ -211,13 +221,33 @@ impl Stage {
             let archive = Archive::open(&stage.cluster.settings.archive).unwrap();
             sealed(&archive, stage.cluster.node.log.as_ref()).await;
         }
+        stage.leave().await;
         stage
     }
 
-    /// One who may do everything in a scope, at the node itself.
+    /// From here on the servers are another process.
+    async fn leave(&mut self) {
+        let (flags, dir) = self.cluster.leave().await;
+        let servers = Child::serve("ingest,projector,archiver,api", &flags, dir).await;
+        self.front.leads_to(&servers.url);
+        self.servers = Some(servers);
+    }
+
+    /// From here on they are in this one.
+    async fn take_back(&mut self) {
+        if let Some(mut servers) = self.servers.take() {
+            servers.signal("TERM");
+            assert!(servers.exit().await.success(), "{}", servers.said());
+        }
+        self.cluster.restart(ARCHIVING).await;
+        self.front.leads_to(&self.cluster.node.url);
+    }
+
+    /// One who may do everything in a scope, at the servers themselves.
     fn owner(&self, scope: &ScopeKey) -> Device {
         let owner = cast::owner(scope);
-        self.cluster.device_of(scope.tenant.as_str(), owner.as_str(), OrgRole::Member)
+        let device = self.cluster.device_of(scope.tenant.as_str(), owner.as_str(), OrgRole::Member);
+        self.servers.as_ref().map_or(device.clone(), |servers| device.at(&servers.url))
     }
 
     async fn step(&mut self, step: &Step) {
@@ -234,17 +264,17 @@ impl Stage {
                 self.front.faults(*faults, *seed);
                 // A device that cannot do it now does it later.
                 let syncing = sync(&mut self.machines, &self.clients, devices, &self.witness);
-                let restarting = async {
-                    if *crashes > 0 {
-                        self.cluster.restart(ARCHIVING).await;
-                        self.front.leads_to(&self.cluster.node.url);
+                let servers = self.servers.as_mut().filter(|_| *crashes > 0);
+                let crashing = async {
+                    if let Some(servers) = servers {
+                        crash(servers, *seed).await;
                     }
                 };
-                tokio::join!(syncing, restarting);
+                tokio::join!(syncing, crashing);
             }
             // Time passes by itself, and the servers work; nothing is old enough to expire.
             Step::Work { .. } | Step::Pass { .. } | Step::Expire { .. } => {}
-            Step::Crash => self.restart().await,
+            Step::Crash => crash(self.servers.as_mut().unwrap(), 0).await,
             Step::Backup { scope } => self.back_up(&cast::scopes()[*scope]).await,
             Step::Restore { scope, pick, mode } => {
                 let scope = &cast::scopes()[*scope];
@@ -260,11 +290,6 @@ impl Stage {
         }
     }
 
-    async fn restart(&mut self) {
-        self.cluster.restart(ARCHIVING).await;
-        self.front.leads_to(&self.cluster.node.url);
-    }
-
     async fn back_up(&mut self, scope: &ScopeKey) {
         let backup = backups::back_up(&self.owner(scope), &prefix(scope)).await;
         self.backups.entry(scope.clone()).or_default().push(backup);
@@ -272,7 +297,9 @@ impl Stage {
 
     /// Folds all once more; nothing may differ.
     async fn rebuild(&self, query: &str) {
-        let url = format!("{}/rebuild?{query}", self.cluster.node.ops_url);
+        let node = &self.cluster.node.ops_url;
+        let ops_url = self.servers.as_ref().map_or(node, |servers| &servers.ops_url);
+        let url = format!("{ops_url}/rebuild?{query}");
         let said = reqwest::Client::new().post(url).send().await.unwrap().text().await.unwrap();
         let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
         assert_eq!(last["done"]["differing"], 0, "{said}");
@@ -280,6 +307,9 @@ impl Stage {
 
     async fn recover(&mut self) {
         let old = self.cluster.node.log.log_id();
+        if let Some(mut lost) = self.servers.take() {
+            lost.kill().await;
+        }
         self.cluster
             .lose_all_but_the_archive(async |settings: &Settings, dir: &Path| {
                 recover(settings, dir, old).await;
@@ -295,6 +325,7 @@ impl Stage {
         }
         let machines: Vec<&Machine> = self.machines.iter().collect();
         self.witness.lock().unwrap().recovered(&bases, &machines);
+        self.leave().await;
     }
 
     /// Nothing goes wrong any more: all come to rest, and devices and scopes are the same.
@@ -317,7 +348,8 @@ impl Stage {
     }
 
     /// And so are rows, log and archive.
-    async fn end(self) {
+    async fn end(mut self) {
+        self.take_back().await;
         equation::caught_up(self.cluster.node.log.as_ref(), &self.cluster.pool).await;
         self.rebuild("dry_run=true").await;
         let archive = Archive::open(&self.cluster.settings.archive).unwrap();
@@ -400,6 +432,14 @@ impl Stage {
             .await;
         }
     }
+}
+
+/// Kills the servers in the midst of what they do, some milliseconds from now, and starts them again.
+async fn crash(servers: &mut Child, seed: u64) {
+    tokio::time::sleep(Duration::from_millis(seed % 100)).await;
+    servers.kill().await;
+    servers.start_again();
+    servers.ready().await;
 }
 
 /// These devices sync at the same time. Why those failed that did.

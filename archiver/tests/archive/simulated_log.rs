@@ -95,7 +95,8 @@ impl EventLog for SimulatedLog {
 
     fn append_to(&self, partition: Partition, key: Bytes, value: Bytes) -> AppendFuture {
         if self.is_closed.load(Ordering::SeqCst) && !key.is_empty() {
-            return async { Err(AppendError::from(RejectReason::QueueFull)) }.boxed();
+            return async { Err(AppendError::from(RejectReason::QueueFull { bytes_max: 0 })) }
+                .boxed();
         }
         let now = *self.now.lock().unwrap();
         let place = self.put(now, partition, key, value);

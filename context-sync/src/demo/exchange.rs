@@ -81,7 +81,7 @@ async fn push_all<'a>(
 
 fn check(delivered: &Delivered, expected: &[Status], progress: &Progress) -> Result<(), Failure> {
     progress.add(delivered.messages);
-    if let Some(why) = delivered.rejections.first() {
+    if let Some(why) = delivered.rejections.first().or(delivered.no_room.as_ref()) {
         return Err(why.as_str().into());
     }
     let results = delivered.answer.iter().flat_map(|answer| &answer.results);

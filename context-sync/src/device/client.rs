@@ -113,17 +113,19 @@ impl Client {
         scope: &Scope,
         messages: impl IntoIterator<Item = &RawValue>,
     ) -> Result<PushAnswer, ClientError> {
-        self.push_under(uuid::Uuid::new_v4().to_string(), scope, messages).await
+        self.push_under(uuid::Uuid::new_v4().to_string(), None, scope, messages).await
     }
 
     /// As [`Client::push`]; nothing is applied twice for a day, whoever sends it again under this Idempotency-Key.
+    /// `epoch`: that of the messages' base cursors.
     pub async fn push_under(
         &self,
         key: String,
+        epoch: Option<Epoch>,
         scope: &Scope,
         messages: impl IntoIterator<Item = &RawValue>,
     ) -> Result<PushAnswer, ClientError> {
-        let body = PushBody { messages: messages.into_iter().collect() };
+        let body = PushBody { messages: messages.into_iter().collect(), epoch };
         let path = format!("{}/push", scope.context_path());
         let answer = self
             .send(Call {
@@ -265,8 +267,13 @@ impl Client {
 }
 
 impl Requests for InScope<'_> {
-    async fn push(&self, key: String, messages: Vec<&RawValue>) -> Result<PushAnswer, ClientError> {
-        self.client.push_under(key, self.scope, messages).await
+    async fn push(
+        &self,
+        key: String,
+        epoch: Option<Epoch>,
+        messages: Vec<&RawValue>,
+    ) -> Result<PushAnswer, ClientError> {
+        self.client.push_under(key, epoch, self.scope, messages).await
     }
 
     async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {

@@ -81,10 +81,10 @@ pub async fn run(args: PushArgs) -> Result<(), Failure> {
     if !args.json {
         let _ = print([of_tally(&tally)])?;
     }
-    match tally.rejected {
+    match tally.not_taken() {
         0 => Ok(()),
-        rejected => {
-            Err(format!("{rejected} of {} messages were rejected", tally.messages()).into())
+        not_taken => {
+            Err(format!("{not_taken} of {} messages were rejected", tally.messages()).into())
         }
     }
 }
@@ -99,7 +99,7 @@ impl Shown<'_> {
     fn show(&mut self, delivered: Option<Delivered>) -> Result<(), Failure> {
         let Some(delivered) = delivered else { return Ok(()) };
         self.progress.add(delivered.messages);
-        for why in &delivered.rejections {
+        for why in delivered.rejections.iter().chain(&delivered.no_room) {
             self.reject(why);
         }
         if let Some(answer) = delivered.answer.filter(|_| self.json) {

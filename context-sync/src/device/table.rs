@@ -43,7 +43,7 @@ pub fn of_tally(tally: &Tally) -> Table {
     let mut table = Table::new(["pushes", "synced", "skipped", "rejected", "cursor"]);
     let cursor = tally.cursor.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string());
     let [pushes, synced, skipped, rejected] =
-        [tally.pushes, tally.synced, tally.skipped, tally.rejected].map(|n| n.to_string());
+        [tally.pushes, tally.synced, tally.skipped, tally.not_taken()].map(|n| n.to_string());
     table.row([pushes, synced, skipped, rejected, cursor]);
     table
 }

@@ -67,6 +67,10 @@ pub struct SetArgs {
     /// Bytes of content and metadata in all its scopes, at most; 0: no quota
     #[arg(long, group = "quotas")]
     tenant_bytes_max: Option<u64>,
+
+    /// Live messages in all its scopes, at most; 0: no quota
+    #[arg(long, group = "quotas")]
+    tenant_messages_max: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -90,6 +94,7 @@ pub(super) async fn run(command: QuotaCommand) -> Result<ExitCode, Failure> {
                 scope_bytes_max: args.scope_bytes_max,
                 scope_messages_max: args.scope_messages_max,
                 tenant_bytes_max: args.tenant_bytes_max,
+                tenant_messages_max: args.tenant_messages_max,
             };
             quotas::set(&database, &args.tenant, &overrides).await?;
             print(&quotas::show(&database, Some(&args.tenant)).await?, false);
@@ -131,16 +136,23 @@ fn print(tenants: &[TenantQuotas], json: bool) {
         "BYTES",
         "SCOPE_MESSAGES_MAX",
         "SCOPE_BYTES_MAX",
+        "TENANT_MESSAGES_MAX",
         "TENANT_BYTES_MAX",
     ]);
     for tenant in tenants {
-        let Overrides { scope_bytes_max, scope_messages_max, tenant_bytes_max } = tenant.overrides;
+        let Overrides {
+            scope_bytes_max,
+            scope_messages_max,
+            tenant_bytes_max,
+            tenant_messages_max,
+        } = tenant.overrides;
         table.row([
             tenant.tenant_id.clone(),
             tenant.messages.to_string(),
             tenant.bytes.to_string(),
             shown(scope_messages_max),
             shown(scope_bytes_max),
+            shown(tenant_messages_max),
             shown(tenant_bytes_max),
         ]);
     }
@@ -158,10 +170,11 @@ fn shown(max: Option<u64>) -> String {
 
 /// null: not set; 0: no quota.
 fn to_json(tenant: &TenantQuotas) -> serde_json::Value {
-    let Overrides { scope_bytes_max, scope_messages_max, tenant_bytes_max } = tenant.overrides;
+    let Overrides { scope_bytes_max, scope_messages_max, tenant_bytes_max, tenant_messages_max } =
+        tenant.overrides;
     json!({
         "tenant_id": tenant.tenant_id, "messages": tenant.messages, "bytes": tenant.bytes,
         "scope_messages_max": scope_messages_max, "scope_bytes_max": scope_bytes_max,
-        "tenant_bytes_max": tenant_bytes_max,
+        "tenant_messages_max": tenant_messages_max, "tenant_bytes_max": tenant_bytes_max,
     })
 }

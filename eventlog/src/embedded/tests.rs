@@ -214,9 +214,9 @@ async fn a_full_queue_rejects_and_recovers() {
     let queued: Vec<_> =
         (0..12).map(|_| log.append_to(partition(0), Bytes::new(), large.clone())).collect();
     let results = join_all(queued).await;
-    let full = results
-        .iter()
-        .filter(|result| matches!(result, Err(AppendError::Rejected(RejectReason::QueueFull))));
+    let full = results.iter().filter(|result| {
+        matches!(result, Err(AppendError::Rejected(RejectReason::QueueFull { .. })))
+    });
     let (full, end) = (full.count(), bounds(&log, 0).end as usize);
     assert!(full > 0, "12 records of 7 MiB were queued at once");
     assert_eq!(end, 12 - full);

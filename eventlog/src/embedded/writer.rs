@@ -21,8 +21,6 @@ use super::{
 };
 use crate::{AppendError, Appended, RejectReason};
 
-/// What may wait for the writer, in bytes of frames.
-const QUEUE_BYTES_MAX: usize = 24 * 1024 * 1024;
 /// What one group holds at most, in bytes of frames (its first record comes whatever its size).
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -50,6 +48,8 @@ struct Waiting {
 
 /// The records that wait for the writer.
 pub(super) struct Queue {
+    /// What may wait for the writer, in bytes of frames.
+    bytes_max: usize,
     waiting: Mutex<Waiting>,
     wake: Condvar,
     /// True once the writer has ended.
@@ -62,13 +62,12 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), wake: Condvar::new(), ended: watch::Sender::new(false) }
-    }
-}
-
 impl Queue {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let ended = watch::Sender::new(false);
+        Self { bytes_max, waiting: Mutex::default(), wake: Condvar::new(), ended }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,8 +88,8 @@ impl Queue {
         if waiting.closed {
             return Err(RejectReason::Closed);
         }
-        if waiting.bytes + bytes > QUEUE_BYTES_MAX {
-            return Err(RejectReason::QueueFull);
+        if waiting.bytes + bytes > self.bytes_max {
+            return Err(RejectReason::QueueFull { bytes_max: self.bytes_max as u64 });
         }
         waiting.bytes += bytes;
         waiting.records.push_back(queued);

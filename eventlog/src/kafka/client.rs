@@ -11,10 +11,6 @@ use crate::{KafkaProperty, LogConfig, LogError, OpenError};
 
 /// The `max.message.bytes` of the events topic, and the largest request to match: 8 MiB.
 pub(super) const MESSAGE_BYTES_MAX: u32 = 8 * 1024 * 1024;
-/// What the producer keeps at most until it is acknowledged, in KiB.
-const PRODUCER_QUEUE_KIB_MAX: u32 = 32 * 1024;
-/// How many records the producer keeps at most until they are acknowledged.
-const PRODUCER_QUEUE_RECORDS_MAX: u32 = 100_000;
 /// What a reader fetches ahead, in KiB. (One more fetch may be on its way.)
 const READER_QUEUE_KIB_MAX: u32 = 16 * 1024;
 /// What one partition gives in one fetch, in bytes (a larger record comes alone).
@@ -32,6 +28,8 @@ const RESERVED: &[(&str, &str)] = &[
     ("metadata.broker.list", "use --log kafka://host:port"),
     ("delivery.timeout.ms", "use --log-append-timeout-ms"),
     ("message.timeout.ms", "use --log-append-timeout-ms"),
+    ("queue.buffering.max.kbytes", "use --log-queue-bytes-max"),
+    ("queue.buffering.max.messages", "use --log-queue-bytes-max"),
     ("enable.idempotence", "it is always true: appends keep their order"),
     ("enable.gapless.guarantee", "the log is not made for it"),
     ("acks", "it is always all: an acknowledged record is durable"),
@@ -52,6 +50,7 @@ pub(super) struct Clients {
     base: ClientConfig,
     properties: Vec<KafkaProperty>,
     append_timeout_ms: u32,
+    pub(super) queue_bytes_max: u32,
     group: String,
 }
 
@@ -75,6 +74,7 @@ impl Clients {
             base,
             properties,
             append_timeout_ms: config.log_append_timeout_ms,
+            queue_bytes_max: config.log_queue_bytes_max,
             group: format!("{}.reader", config.log_topic_prefix),
         })
     }
@@ -89,8 +89,9 @@ impl Clients {
             .set("linger.ms", "0")
             .set("delivery.timeout.ms", self.append_timeout_ms.to_string())
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
-            .set("queue.buffering.max.kbytes", PRODUCER_QUEUE_KIB_MAX.to_string())
-            .set("queue.buffering.max.messages", PRODUCER_QUEUE_RECORDS_MAX.to_string());
+            .set("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string())
+            // Bytes alone count.
+            .set("queue.buffering.max.messages", "0");
         self.with_properties(config)
     }
 

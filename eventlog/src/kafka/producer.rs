@@ -129,7 +129,9 @@ impl Producer {
             sent => sent,
         }
         .map_err(|error| match error.rdkafka_error_code() {
-            Some(Code::QueueFull) => RejectReason::QueueFull,
+            Some(Code::QueueFull) => {
+                RejectReason::QueueFull { bytes_max: self.clients.queue_bytes_max.into() }
+            }
             Some(Code::MessageSizeTooLarge) => {
                 let bytes = key.len() + value.len();
                 RejectReason::TooLarge { bytes, bytes_max: RECORD_BYTES_MAX }

@@ -24,8 +24,11 @@ async fn usages<const N: usize>(database: &Database, keys: [&str; N]) -> [Usage;
     std::array::from_fn(|place| told[place].usage)
 }
 
-fn holds(scope_messages: u64, scope_bytes: u64, tenant_bytes: u64) -> Usage {
-    Usage { scope_messages, scope_bytes, tenant_bytes, overrides: Overrides::default() }
+/// Messages and bytes, of the scope and of the tenant.
+fn holds(scope: (u64, u64), tenant: (u64, u64)) -> Usage {
+    let ((scope_messages, scope_bytes), (tenant_messages, tenant_bytes)) = (scope, tenant);
+    let overrides = Overrides::default();
+    Usage { scope_messages, scope_bytes, tenant_bytes, tenant_messages, overrides }
 }
 
 #[tokio::test]
@@ -34,7 +37,7 @@ async fn what_is_held_is_what_is_live_in_the_scope_and_in_the_tenant() {
     let mut writer = Writer::new(&database).await;
     let (ann, web, other) = ("acme/user/ann", "acme/team/web", "globex/user/ann");
     let keys = [ann, web, other, "initech/user/ann"];
-    assert_eq!(usages(&database, keys).await, [holds(0, 0, 0); 4]);
+    assert_eq!(usages(&database, keys).await, [holds((0, 0), (0, 0)); 4]);
     let id = Uuid::new_v4();
     let mine = json!({"id": id, "type": "decision", "content": "12345"});
     writer.write(&push(ann, "ann", &[mine, say("678")])).await;
@@ -42,16 +45,20 @@ async fn what_is_held_is_what_is_live_in_the_scope_and_in_the_tenant() {
     writer.write(&push(web, "ann", &[say("1")])).await;
     writer.write(&push(other, "ann", &[say("12")])).await;
     // Content, and two bytes of metadata each.
-    let held = [holds(2, 12, 15), holds(1, 3, 15), holds(1, 4, 4), holds(0, 0, 0)];
+    let (acme, globex) = ((3, 15), (1, 4));
+    let held =
+        [holds((2, 12), acme), holds((1, 3), acme), holds((1, 4), globex), holds((0, 0), (0, 0))];
     assert_eq!(usages(&database, keys).await, held);
     // Twice the same counts once, an edit by what it adds, and a delete gives all back.
     writer.write(&push(ann, "ann", &[say("678")])).await;
     let edit = json!({"id": id, "type": "decision", "content": "1234567", "base_cursor": 1});
     writer.write(&push(ann, "ann", &[edit])).await;
-    assert_eq!(usages(&database, [ann, web]).await, [holds(2, 14, 17), holds(1, 3, 17)]);
+    let acme = (3, 17);
+    assert_eq!(usages(&database, [ann, web]).await, [holds((2, 14), acme), holds((1, 3), acme)]);
     let delete = json!({"id": id, "deleted": true, "base_cursor": 3});
     writer.write(&push(ann, "ann", &[delete])).await;
-    assert_eq!(usages(&database, [ann, web]).await, [holds(1, 5, 8), holds(1, 3, 8)]);
+    let acme = (2, 8);
+    assert_eq!(usages(&database, [ann, web]).await, [holds((1, 5), acme), holds((1, 3), acme)]);
 }
 
 #[tokio::test]
@@ -63,7 +70,7 @@ async fn a_batch_that_lost_its_race_adds_nothing_to_a_tenant() {
     let step = [crate::writer::advance(0, 0, 1)];
     let again = writer.projection.commit(&step, &writes, false).await;
     assert!(matches!(again, Err(ReadModelError::PositionMoved)), "{again:?}");
-    assert_eq!(usages(&database, ["acme/user/ann"]).await, [holds(1, 5, 5)]);
+    assert_eq!(usages(&database, ["acme/user/ann"]).await, [holds((1, 5), (1, 5))]);
 }
 
 fn tenant(name: &str) -> TenantId {
@@ -78,9 +85,13 @@ async fn what_operators_set_is_told_and_stays_when_the_read_model_is_dropped() {
     assert_eq!(show(config, None).await.unwrap(), []);
     let messages = Overrides { scope_messages_max: Some(7), ..Overrides::default() };
     set(config, &acme, &messages).await.unwrap();
-    let bytes = Overrides { tenant_bytes_max: Some(0), ..Overrides::default() };
-    set(config, &acme, &bytes).await.unwrap();
-    let both = Overrides { scope_messages_max: Some(7), tenant_bytes_max: Some(0), ..messages };
+    let of_tenant = Overrides {
+        tenant_bytes_max: Some(0),
+        tenant_messages_max: Some(9),
+        ..Overrides::default()
+    };
+    set(config, &acme, &of_tenant).await.unwrap();
+    let both = Overrides { scope_messages_max: Some(7), ..of_tenant };
     let [ours, theirs] = usages(&database, ["acme/user/ann", "globex/user/ann"]).await;
     assert_eq!((ours.overrides, theirs.overrides), (both, Overrides::default()));
     let shown =

@@ -5,6 +5,10 @@ use std::{fs, path::Path};
 use serde_json::{Value, json};
 
 use super::{Child, run};
+use crate::{
+    client::{USER, say},
+    cluster::{Cluster, LogKind},
+};
 
 /// What a device's command printed, and its exit status.
 async fn device(command: &str, data: &str, replica: &Path) -> (Value, i32) {
@@ -81,6 +85,50 @@ async fn wf_cs_012_sync_keeps_a_file_right_and_status_says_so() {
     dev.kill().await;
 }
 
+/// What there is no room for waits in its order, and what makes room passes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sync_007_sync_deletes_from_a_scope_that_is_full_and_keeps_what_had_no_room() {
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let data_dir = scratch.path().join("data");
+    let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
+    let mut dev = Child::dev(&data_dir, &output, &["--scope-messages-max=4".to_owned()]).await;
+    let file = scratch.path().join("laptop.jsonl");
+    let outbox = file.with_extension("outbox.jsonl");
+    let id = |n: u128| uuid::Uuid::from_u128(n);
+    let write = |n: u128, content: &str| {
+        format!("{}\n", json!({"id": id(n), "type": "decision", "content": content}))
+    };
+    let delete = |n: u128| format!("{}\n", json!({"id": id(n), "deleted": true, "base_cursor": 4}));
+    let all: String = (1..=4).map(|n| write(n, &format!("message {n}"))).collect();
+    fs::write(&outbox, all).unwrap();
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!((&done["pushed"]["synced"], code), (&json!(4), 0));
+
+    // Two versions of one message, and a delete between them: the delete passes, and makes too little room.
+    fs::write(&outbox, write(5, "older") + &delete(1) + &write(5, "newer")).unwrap();
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!((&done["count"], &done["pushed"]["rejected"], code), (&json!(3), &json!(0), 1));
+    assert!(!file.with_extension("rejected.jsonl").exists());
+    let replica = format!("--replica={}", file.display());
+    let refused = run(&["sync", "--json", "--data-dir", data, &replica]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let expected =
+        "2 messages wait until there is room: SYNC_007: scope_messages_max is 4, used are 3";
+    assert!(said.contains(expected), "{said}");
+    let (told, _) = device("status", data, &file).await;
+    assert_eq!((&told["status"], &told["waiting"]), (&json!("in_sync"), &json!(2)));
+
+    // Whoever writes more meanwhile waits behind them, but for what is deleted.
+    fs::write(&outbox, write(5, "newest") + &delete(2) + &delete(3)).unwrap();
+    let (done, code) = device("sync", data, &file).await;
+    assert_eq!((&done["count"], &done["pushed"]["over_quota"], code), (&json!(2), &json!(0), 0));
+    let held = fs::read_to_string(&file).unwrap();
+    assert!(held.contains("newest") && held.contains("message 4"), "{held}");
+    let (told, code) = device("status", data, &file).await;
+    assert_eq!((&told["status"], &told["waiting"], code), (&json!("in_sync"), &json!(0), 0));
+    dev.kill().await;
+}
+
 /// A push whose neighbour failed is repeated under its own key: it undoes nothing that others wrote meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_again_undoes_no_later_edit() {
@@ -121,4 +169,43 @@ async fn what_is_sent_again_undoes_no_later_edit() {
     assert_eq!((&done["count"], code), (&json!(131), 0));
     assert!(fs::read_to_string(&laptop).unwrap().contains("the phone's"));
     dev.kill().await;
+}
+
+/// Cursors of an epoch that is over say nothing of what stands there now: nothing is deleted that was never seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
+    let cluster = Cluster::start(LogKind::Embedded).await;
+    let ann = cluster.device("ann");
+    let pushed = ann.push(USER, &[say("one")]).await.ok();
+    let id = &pushed["results"][0]["id"];
+    let delete = format!("{}\n", json!({"id": id, "deleted": true, "base_cursor": 1}));
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let file = scratch.path().join("laptop.jsonl");
+    let outbox = file.with_extension("outbox.jsonl");
+    let flags = [
+        format!("--url={}", ann.url),
+        format!("--token={}", ann.token),
+        format!("--replica={}", file.display()),
+    ];
+    let sync = async || {
+        let ended = run(&["sync", "--json", &flags[0], &flags[1], &flags[2]]).await;
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        serde_json::from_slice::<Value>(&ended.stdout).unwrap()
+    };
+    let first = sync().await;
+    assert_eq!((&first["count"], &first["cursor"]), (&json!(1), &json!(1)));
+
+    // As if a recovery had lost what this device saw at cursor 1, and another message stood there.
+    let epoch = first["epoch"].as_str().unwrap();
+    let replica = fs::read_to_string(&file).unwrap();
+    fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
+    fs::write(&outbox, &delete).unwrap();
+    let done = sync().await;
+    assert_eq!((&done["pushed"]["skipped"], &done["pushed"]["synced"]), (&json!(1), &json!(0)));
+    assert_eq!((&done["count"], &done["epoch"]), (&json!(1), &json!(epoch)));
+
+    fs::write(&outbox, &delete).unwrap();
+    let done = sync().await;
+    assert_eq!((&done["pushed"]["synced"], &done["count"]), (&json!(1), &json!(0)));
+    cluster.finish().await;
 }
