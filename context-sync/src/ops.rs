@@ -124,7 +124,7 @@ The status is 0 if all is well or mended, 1 if --dry-run found that something di
   context-sync ops recover --yes                      a development instance whose log/ is gone (stop it first)
 
 No service of the lost log may still run: while it is archived, it is not given up. The new log must be empty, the archive whole:
-`context-sync ops verify` says so. Stopped, it goes on when it is started again. What messages were before (their histories)
+`context-sync ops verify` says so. What is refused has made nothing. Stopped (Ctrl-C), it goes on when it is started again. What messages were before (their histories)
 is not recovered. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
 on up to what was archived, a minute before the end at most; beyond it they get SYNC_001, and push again what they have.")]
     Recover(Box<RecoverArgs>),

@@ -43,6 +43,7 @@ mod quotas;
 mod rates;
 mod rebuilding;
 mod reconcile;
+mod recover_command;
 mod recovering;
 mod repair;
 mod restores;
