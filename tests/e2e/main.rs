@@ -45,6 +45,7 @@ mod rebuilding;
 mod reconcile;
 mod recover_command;
 mod recovering;
+mod recovered;
 mod repair;
 mod restores;
 mod simulated;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use archive::{
     base::{self, CommandLine},
+    erasure::{self, ErasureState},
     history::{Names, newest_hour},
     manifest::{BackupObject, FORMAT, Header, Kind, ManifestReader, TableFile},
     object::LinesWriter,
@@ -13,8 +14,8 @@ use archive::{
 use eventlog::EventLog;
 use futures_util::{StreamExt, stream};
 use model::{
-    BackupId, BackupType, Cursor, Event, LogId, Offset, Partition, Timestamp,
-    limits::OUTCOME_KEPT_MICROS,
+    BackupId, BackupType, Cursor, ErasedFrom, ErasureDone, Event, Fact, LogId, Offset, Partition,
+    Timestamp, limits::OUTCOME_KEPT_MICROS,
 };
 use service::ops::Readiness;
 use tokio::sync::watch;
@@ -242,7 +243,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Says of every backup of a log that it is there, or has expired. How many there are.
+    /// Says of every backup of a log that it is there, or has expired, and of every erasure how far it is. How many
+    /// backups there are.
     pub(super) async fn catalogue(
         &self,
         log: LogId,
@@ -274,6 +276,14 @@ impl<'a> Work<'a> {
             let facts = self.sealer().facts;
             backups +=
                 facts.tell_again(&path, &names, shows.unwrap_or(header.clock), is_new).await?;
+        }
+        for ErasureState { erasure, done } in erasure::list(archive, log, partition).await? {
+            for from in ErasedFrom::ALL.into_iter().filter(|from| done.contains(from.as_str())) {
+                let (scope, at) = (erasure.scope.clone(), self.of.clock.now());
+                let (erasure, cursor) = (erasure.erasure_id, erasure.cursor);
+                let done = ErasureDone { erasure, scope, cursor, from, at };
+                self.sealer().facts.say(&Fact::ErasureDone(done)).await?;
+            }
         }
         Ok(backups)
     }
