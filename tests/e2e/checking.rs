@@ -90,7 +90,7 @@ async fn a_check_compares_what_the_archive_comes_to(cluster: &mut Cluster) {
     assert_eq!((wrong.status, &sums["differ"]), (1, &json!(1)), "{wrong:?}");
     assert!(text.contains("in the archive is another by the log"), "{text}");
     let expected = json!({"scope": key, "rows": "agrees", "archive": "differs"});
-    assert_eq!(scopes, [expected.clone()]);
+    assert_eq!(scopes, std::slice::from_ref(&expected));
     let (own, _, scopes) = check(cluster, &["--scope", key]).await;
     assert_eq!((own.status, scopes), (1, vec![expected]));
     let (other, _, scopes) = check(cluster, &["--scope", "acme/user/ann"]).await;
