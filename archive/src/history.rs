@@ -211,6 +211,17 @@ impl Names {
         let end = self.hours.partition_point(|name| name.as_str() <= hour);
         (full, &self.hours[begin..end])
     }
+
+    /// The paths of the manifests that make up the state at the end of an hour, given by its manifest's path: the newest
+    /// full before it, if there is one, and the hours after that up to this one.
+    pub(crate) fn making_up(&self, hour: &str) -> (Option<String>, Vec<String>) {
+        let name = path::name(hour).unwrap_or_default();
+        let (full, hours) = self.chain(name);
+        (
+            full.map(|name| self.path(FULL, name)),
+            hours.iter().map(|name| self.path(HOUR, name)).collect(),
+        )
+    }
 }
 
 /// The newest hour's manifest of a partition, and what its header says; `None` before the first one.
@@ -383,14 +394,30 @@ pub struct StateReader {
 }
 
 impl FoundBackup {
-    /// Fetches and checks every object, so that nothing is read of a damaged one.
+    /// As [`StateReader::open`].
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn open(&self, archive: &Archive) -> Result<StateReader, ArchiveError> {
+        StateReader::open(archive, &self.objects, &self.line, &self.backup.path).await
+    }
+}
+
+impl StateReader {
+    /// Fetches and checks every object that makes up a scope's state, so that nothing is read of a damaged one. `line`:
+    /// what they come to. `path`: whose problem it is if they do not.
     ///
     /// # Errors
     /// [`ArchiveError::Damaged`] if one is not what its manifest says.
-    pub async fn open(&self, archive: &Archive) -> Result<StateReader, ArchiveError> {
-        let mut objects = Vec::with_capacity(self.objects.len());
+    pub(crate) async fn open(
+        archive: &Archive,
+        made_of: &[BackupObject],
+        line: &ScopeLine,
+        path: &str,
+    ) -> Result<Self, ArchiveError> {
+        let mut objects = Vec::with_capacity(made_of.len());
         let mut last = HashMap::new();
-        for object in &self.objects {
+        for object in made_of {
             let fetched = archive.fetch_checked(&object.path, &object.sha256).await?;
             let mut lines = fetched.lines(&object.path)?;
             if !objects.is_empty() {
@@ -402,20 +429,18 @@ impl FoundBackup {
             }
             objects.push((lines, object.content_sha256.clone()));
         }
-        Ok(StateReader {
+        Ok(Self {
             objects: objects.into_iter(),
             reading: None,
             last,
-            floor: self.line.floor,
-            expected: (self.line.count, self.line.digest),
+            floor: line.floor,
+            expected: (line.count, line.digest),
             count: 0,
             digest: Digest::EMPTY,
-            path: self.backup.path.clone(),
+            path: path.to_owned(),
         })
     }
-}
 
-impl StateReader {
     /// The next message, tombstones included; `None` at the end, once count and digest were found to be what
     /// the manifest says.
     pub fn next_message(&mut self) -> Result<Option<Message>, ArchiveError> {

@@ -21,6 +21,7 @@ pub mod redaction;
 pub mod replay;
 pub mod restoration;
 pub mod segment;
+pub mod standing;
 mod store;
 pub mod table;
 pub mod unlisted;

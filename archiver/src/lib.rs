@@ -49,7 +49,8 @@ pub use drill::{DRILL_SCOPES, DrillError, DrilledScope, Drilling, drill};
 pub use error::ArchiverError;
 pub use expiry::{Fate, Forgotten, Overdue, Stays, Summary};
 pub use recovery::{
-    Lost, Recovered, Recovering, Recovery, RecoveryError, last_written, lost, lost_log,
+    Judged, Lost, NewLog, Recovered, Recovering, Recovery, RecoveryError, last_written, lost,
+    lost_log,
 };
 pub use upkeep::{Expiring, Operator, Upkeep};
 

@@ -4,26 +4,27 @@
 //! as the hour that they are the beginning of, under the lost log's id. Then every partition of the new log gets its
 //! base: a full of every scope, and what became of the commands that may still be repeated. From there a projector
 //! and an archiver go on. Done again, it comes to the same; whatever it was stopped at.
+//!
+//! It is [judged](judging) first, by all that can be known before there is a new log: what is refused has changed nothing.
 
+mod judging;
 mod lost_log;
 mod work;
 
 use std::{sync::Arc, time::Duration};
 
 use archive::{
-    Archive, ArchiveError,
-    base::{self, Owner},
-    manifest::ManifestReader,
-    period::HourLength,
-    replay::Replay,
-    unlisted::{partitions, unlisted},
+    Archive, ArchiveError, base, manifest::ManifestReader, period::HourLength, replay::Replay,
+    unlisted::partitions,
 };
 use eventlog::EventLog;
 use model::{LogId, Offset, Partition, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{ArchiverConfig, Clock, error::ArchiverError};
+pub use judging::{Judged, NewLog};
 use work::Work;
 
 /// A log that was lost, by what the archive has of it.
@@ -38,15 +39,11 @@ pub struct Lost {
     pub hours: Option<HourLength>,
 }
 
-/// Recovers a lost log into a new one.
+/// Recovers a lost log into a new one, once it was [judged](Recovery::judge).
 pub struct Recovery {
     pub config: ArchiverConfig,
     pub archive: Archive,
     pub lost: Lost,
-    /// The new log. Nothing is appended to it.
-    pub log: Arc<dyn EventLog>,
-    /// Its log of facts, which the catalogue is made of.
-    pub facts: Arc<dyn EventLog>,
     pub clock: Clock,
     /// For how long the archive must have been given nothing of the lost log: else somebody archives it still.
     pub quiet: Duration,
@@ -132,8 +129,12 @@ pub enum RecoveryError {
         "scope {scope} is in partition {partition} of the lost log, which had another number of partitions: create the new log anew with --log-partitions"
     )]
     OtherPartition { scope: String, partition: Partition },
-    #[error("it was stopped; started again, it goes on from there")]
-    Stopped,
+    /// `is_quiet`: what it wrote itself does not keep it from being started again.
+    #[error(
+        "it was stopped; started again{}, it goes on from there",
+        if *is_quiet { "" } else { " with --quiet-seconds 0 (it has written to the archive itself just now)" }
+    )]
+    Stopped { is_quiet: bool },
 }
 
 impl From<ArchiveError> for RecoveryError {
@@ -205,91 +206,62 @@ impl Lost {
     }
 }
 
-impl Recovery {
-    /// Recovers, and says how it goes; the last thing that is said is how it ended.
-    pub async fn run(self, say: mpsc::Sender<Recovering>) {
-        let last = match self.recover(&say).await {
+impl Judged {
+    /// Recovers into the new log, to which nothing is appended, and its log of facts, which the catalogue is made of.
+    /// Says how it goes, and last how it ended: until `shutdown`, at the latest.
+    pub async fn run(
+        self,
+        log: Arc<dyn EventLog>,
+        facts: Arc<dyn EventLog>,
+        say: mpsc::Sender<Recovering>,
+        shutdown: CancellationToken,
+    ) {
+        let recovered = tokio::select! {
+            recovered = self.recover(&log, &facts, &say) => recovered,
+            // As where it is killed: nothing is half written.
+            () = shutdown.cancelled() => Err(self.stopped(log.log_id()).await),
+        };
+        let last = match recovered {
             Ok(recovered) => Recovering::Done(recovered),
             Err(error) => Recovering::Failed(error.to_string()),
         };
         let _ = say.send(last).await; // whoever asked may have gone
     }
 
-    async fn recover(&self, say: &mpsc::Sender<Recovering>) -> Result<Recovered, RecoveryError> {
-        self.check().await?;
-        for path in unlisted(&self.archive, || {}).await? {
-            self.archive.delete(&path).await?;
-            tell(say, Recovering::Removed(path)).await?;
+    async fn recover(
+        &self,
+        log: &Arc<dyn EventLog>,
+        facts: &Arc<dyn EventLog>,
+        say: &mpsc::Sender<Recovering>,
+    ) -> Result<Recovered, RecoveryError> {
+        let Self { recovery, leftovers } = self;
+        recovery.check_log(log.as_ref()).await?;
+        for path in leftovers {
+            recovery.archive.delete(path).await?;
+            tell(say, Recovering::Removed(path.clone())).await?;
         }
-        let mut work = Work::new(self).await?;
-        let count = self.log.partitions();
+        let mut work = Work::new(recovery, log, facts).await?;
+        let count = log.partitions();
         let partitions = || (0..count).map(Partition::new);
-        work.seal(say).await?;
         let (mut scopes, mut until) = (0, None);
         for partition in partitions() {
-            let (count, end) = work.write_base(partition).await?;
-            (scopes, until) = (scopes + count, until.max(end));
-            tell(say, Recovering::Based { partition, scopes: count, of: self.log.partitions() })
-                .await?;
+            let next_offset = work.seal(partition).await?;
+            tell(say, Recovering::Sealed { partition, next_offset }).await?;
+            // With the first base the lost log is given up: nobody goes on with it any more.
+            let (own, end) = work.write_base(partition).await?;
+            (scopes, until) = (scopes + own, until.max(end));
+            tell(say, Recovering::Based { partition, scopes: own, of: count }).await?;
         }
         let mut backups = 0;
-        for log in base::lineage(&self.archive, self.log.log_id()).await?.into_iter().skip(1) {
+        for before in base::lineage(&recovery.archive, log.log_id()).await?.into_iter().skip(1) {
             for partition in partitions() {
-                backups += work.catalogue(log, partition).await?;
+                backups += work.catalogue(before, partition).await?;
                 tell(say, Recovering::Catalogued { backups }).await?;
             }
         }
         work.remove_cache().await;
-        let (from, log, until) = (self.lost.log, self.log.log_id(), until.map(|at| at.to_string()));
+        let (from, log, until) = (recovery.lost.log, log.log_id(), until.map(|at| at.to_string()));
         Ok(Recovered { from, log, scopes, backups, until })
-    }
-
-    /// The new log is new, and the lost one is not gone on from elsewhere.
-    async fn check(&self) -> Result<(), RecoveryError> {
-        let (from, into) = (self.lost.log, self.log.log_id());
-        if from == into {
-            return Err(RecoveryError::SameLog(into));
-        }
-        let found = self.log.partitions();
-        if let Some(needed) = self.lost.partitions.filter(|needed| *needed != found) {
-            return Err(RecoveryError::OtherPartitionCount { needed, found });
-        }
-        if let Some(last) = self.lost.last.filter(|last| last.get() >= found) {
-            return Err(RecoveryError::FewerPartitions { last, found });
-        }
-        for partition in (0..found).map(Partition::new) {
-            let bounds = self.log.bounds(partition).await.map_err(ArchiverError::from)?;
-            if bounds.end > Offset::ZERO {
-                return Err(RecoveryError::NotEmpty);
-            }
-        }
-        for log in base::logs(&self.archive).await? {
-            match base::recovered_from(&self.archive, log).await? {
-                Some(before) if before == from && log != into => {
-                    return Err(RecoveryError::GivenUp { from, into: log });
-                }
-                before if log == into && before != Some(from) => return Err(RecoveryError::InUse),
-                _ => {}
-            }
-        }
-        match base::owner(&self.archive, from).await? {
-            Owner::GivenUpFor(other) if other != into => {
-                Err(RecoveryError::GivenUp { from, into: other })
-            }
-            Owner::GivenUpFor(_) => Ok(()), // this recovery has begun
-            _ => self.check_quiet().await,
-        }
-    }
-
-    /// Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
-    async fn check_quiet(&self) -> Result<(), RecoveryError> {
-        let (log, quiet) = (self.lost.log, self.quiet);
-        let Some(at) = last_written(&self.archive, log).await? else { return Ok(()) };
-        let passed = self.clock.now().micros_since(at).max(0).unsigned_abs();
-        if u128::from(passed) >= quiet.as_micros() {
-            return Ok(());
-        }
-        Err(RecoveryError::StillArchived { log, seconds: passed / 1_000_000, quiet })
     }
 }
 
@@ -309,5 +281,5 @@ pub async fn last_written(
 }
 
 async fn tell(say: &mpsc::Sender<Recovering>, line: Recovering) -> Result<(), RecoveryError> {
-    say.send(line).await.map_err(|_| RecoveryError::Stopped)
+    say.send(line).await.map_err(|_| RecoveryError::Stopped { is_quiet: true })
 }

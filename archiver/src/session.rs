@@ -175,17 +175,26 @@ impl Session<'_> {
     }
 
     /// Where to go on in each partition.
-    pub(crate) async fn positions(
+    async fn positions(
         &self,
         cache: &Arc<Cache>,
     ) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
         let mut positions = Vec::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {
-            self.compare(cache, partition).await?;
-            self.tell_sealed(cache, partition)?;
-            positions.push((partition, self.catch_up(cache, partition).await?));
+            positions.push((partition, self.position(cache, partition).await?));
         }
         Ok(positions)
+    }
+
+    /// Where to go on in a partition.
+    pub(crate) async fn position(
+        &self,
+        cache: &Arc<Cache>,
+        partition: Partition,
+    ) -> Result<Offset, ArchiverError> {
+        self.compare(cache, partition).await?;
+        self.tell_sealed(cache, partition)?;
+        self.catch_up(cache, partition).await
     }
 
     /// Where the log ends now: what is folded before that is of the past.

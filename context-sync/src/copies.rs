@@ -76,7 +76,7 @@ impl Copies {
         let archive = archive
             .archive
             .as_ref()
-            .map(|_| Archive::open(archive).map_err(|error| error.to_string()));
+            .map(|_| Archive::open_existing(archive).map_err(|error| error.to_string()));
         Self {
             log: events,
             facts,

@@ -84,13 +84,16 @@ login is the one that migrates.")]
 The status is 0 if all is well, 1 if something needs an operator, 3 if a part could not be asked: each is named.")]
     Status(Box<StatusArgs>),
 
-    /// Are the rows what the log folds to? Compares them, message by message
+    /// Are the rows what the log folds to, and is the archive? Compares them, message by message
     #[command(after_help = "Examples:
   context-sync ops check                              everything, of the development instance here
   context-sync ops check --log kafka://kafka:9092 --sample 3/30
   context-sync ops check --scope acme/team/web --json
+  context-sync ops check --each                       of each scope, which of the three agree
+  context-sync ops check --log kafka://kafka:9092 --archive gs://backups
 
-Pushes and pulls go on. The fold of one partition's scopes is in memory, without contents: of a large log take a sample.
+The archive is compared as its sealed hours have it: full and incrementals are read, of every scope that is asked for. Where none is
+named, rows and log are compared. Pushes and pulls go on. The fold of one partition's scopes is in memory, without contents: of a large log take a sample.
 The status is 0 if they are, 1 if something differs or is parked, 3 if a part could not be asked.")]
     Check(Box<CheckArgs>),
 
@@ -124,7 +127,7 @@ The status is 0 if all is well or mended, 1 if --dry-run found that something di
   context-sync ops recover --yes                      a development instance whose log/ is gone (stop it first)
 
 No service of the lost log may still run: while it is archived, it is not given up. The new log must be empty, the archive whole:
-`context-sync ops verify` says so. Stopped, it goes on when it is started again. What messages were before (their histories)
+`context-sync ops verify` says so. What is refused has made nothing. Stopped (Ctrl-C), it goes on when it is started again. What messages were before (their histories)
 is not recovered. Afterwards: `context-sync migrate` on an empty database, and start the services. Devices carry
 on up to what was archived, a minute before the end at most; beyond it they get SYNC_001, and push again what they have.")]
     Recover(Box<RecoverArgs>),

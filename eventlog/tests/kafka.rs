@@ -90,7 +90,33 @@ async fn a_topic_that_would_lose_or_reorder_events_is_refused() {
         assert_eq!((topic, named.as_str()), (events_topic(&home), setting));
         assert_eq!((found.as_str(), asked.as_str()), (value, wanted));
         assert!(text.contains(setting) && text.contains(value), "{text}");
+        assert_eq!(topics(&home), [events_topic(&home)], "nothing is made");
     }
+}
+
+/// Those of a log that there are.
+fn topics(home: &Home) -> Vec<String> {
+    let consumer: BaseConsumer = client(home).create().unwrap();
+    let metadata = consumer.fetch_metadata(None, DEADLINE).unwrap();
+    let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+    names.filter(|name| name.starts_with(&home.config.log_topic_prefix)).collect()
+}
+
+#[tokio::test]
+async fn of_a_log_with_other_partitions_nothing_is_made() {
+    let mut home = Home::kafka().await;
+    create_events_topic(&home, &[]).await;
+    home.config.log_partitions = Some(5);
+    let refused = home.try_open().await.err().unwrap();
+    let counts = (4, 5);
+    assert!(
+        matches!(refused, OpenError::PartitionCount { found, wanted, .. } if (found, wanted) == counts),
+        "{refused}"
+    );
+    assert_eq!(topics(&home), [events_topic(&home)]);
+    home.config.log_partitions = Some(4);
+    home.open().await;
+    assert_eq!(topics(&home).len(), 2);
 }
 
 #[tokio::test]

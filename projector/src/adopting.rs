@@ -6,19 +6,21 @@ use std::collections::HashMap;
 use archive::{
     Archive,
     base::{self, CommandLine, CommandReader, Owner, StoredEpoch},
+    erasure::{self, Erasure},
     history::newest_hour,
     manifest::{ManifestReader, ScopeLine},
     message_line, redaction, segment,
 };
 use eventlog::EventLog;
 use model::{
-    Cursor, Epoch, LogId, Member, Offset, Partition, PartitionClock, RulesVersion, ScopeKey,
+    Cursor, Epoch, LogId, Member, Offset, Partition, PartitionClock, Place, RulesVersion, ScopeKey,
     ScopeRef,
 };
 use readmodel::{
     DatabaseConfig, ProjectionSet,
     adoption::{Adoption, PastEpoch},
     epochs::NewEpoch,
+    erasures::ErasedImage,
     projection::Position,
     write::{MemberImage, MessageImage, OutcomeImage, Writes},
 };
@@ -49,8 +51,12 @@ pub(crate) async fn adopt(
     let mut filling = Filling { archive, adoption, only, bases: Vec::new() };
     if is_recovered {
         tracing::info!(log = %log.log_id(), "the log was recovered: beginning with what the archive has");
+        let lineage = base::lineage(archive, log.log_id()).await?;
         for partition in (0..log.partitions()).map(Partition::new) {
-            filling.partition(log.log_id(), partition).await?;
+            let position = filling.partition(log.log_id(), partition).await?;
+            for lost in lineage.iter().skip(1).rev() {
+                filling.erasures(*lost, &position).await?;
+            }
         }
     }
     let Filling { adoption, bases, .. } = filling;
@@ -133,7 +139,11 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    async fn partition(&mut self, log: LogId, partition: Partition) -> Result<(), ProjectorError> {
+    async fn partition(
+        &mut self,
+        log: LogId,
+        partition: Partition,
+    ) -> Result<Position, ProjectorError> {
         let Some(mut manifest) = base::open(self.archive, log, partition).await? else {
             return Err(ProjectorError::Unrecovered { log, partition });
         };
@@ -146,7 +156,25 @@ impl Filling<'_> {
                 self.scope(&position, line).await?;
             }
         }
-        Ok(())
+        Ok(position)
+    }
+
+    /// The erasures that a lost log had: who asked for one sees how far it is.
+    async fn erasures(&mut self, lost: LogId, position: &Position) -> Result<(), ProjectorError> {
+        let partition = position.partition;
+        let states = erasure::list(self.archive, lost, partition).await?;
+        let erasures = states.into_iter().map(|state| state.erasure);
+        let own = erasures.filter(|own| self.only.is_none_or(|only| own.scope == *only));
+        let image = |Erasure { erasure_id: id, offset, scope, cursor, at, .. }| ErasedImage {
+            id,
+            scope: scope.reference(),
+            tenant: scope.tenant,
+            place: Place { partition, offset },
+            cursor,
+            at,
+        };
+        let writes = Writes { erased: own.map(image).collect(), ..Writes::default() };
+        Ok(self.adoption.write(position, &writes).await?)
     }
 
     /// What became of the commands that may still be repeated.

@@ -1,10 +1,22 @@
 //! A user has their data erased: rows and history at once, the archive once the hour is sealed, everybody else's stays.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use archive::{ArchiveAddress, verify::Sample};
+use archive::{
+    Archive, ArchiveAddress,
+    verify::{Sample, verify},
+};
 use arrow_array::{Array, BinaryArray, StringArray};
 use context_sync::device::scope::Scope;
+use dev::gcs::{Fault, Front};
 use device::{drift::Mended, replica::Replica};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -13,9 +25,10 @@ use service::auth::OrgRole;
 use crate::{
     backups::back_up,
     client::{Device, Reply, USER, assert_keys, contents, say, team},
-    cluster::Cluster,
+    cluster::{Cluster, LogKind},
     equation::eventually,
     reconcile::{assert_in_sync, mend},
+    recovering::sealed,
     restores::restore,
 };
 
@@ -45,42 +58,69 @@ fn data(user: &str) -> String {
     format!("/api/v1/users/{user}/data")
 }
 
-async fn erase(device: &Device, user: &str, key: &str) -> Reply {
+pub(crate) async fn erase(device: &Device, user: &str, key: &str) -> Reply {
     let request = device.request(Method::DELETE, &data(user)).header("Idempotency-Key", key);
     Reply::of(request).await
 }
 
-/// The objects of the bucket that say the secret, whatever they are packed in.
-fn tellers(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            tellers(&path, found);
-            continue;
-        }
-        // The archiver may delete it just now.
-        let Ok(bytes) = std::fs::read(&path) else { continue };
-        let name = path.display().to_string();
-        let mut content = bytes.clone();
-        if name.ends_with(".gz") {
-            let unpacked = std::process::Command::new("gzip").arg("-dc").arg(&path).output();
-            content.extend(unpacked.unwrap().stdout);
-        } else if name.ends_with(".parquet") {
-            for batch in archive::table::rows(bytes.into(), &name).unwrap() {
-                for column in batch.columns() {
-                    let any = column.as_any();
-                    if let Some(texts) = any.downcast_ref::<StringArray>() {
-                        texts.iter().flatten().for_each(|text| content.extend(text.bytes()));
-                    } else if let Some(values) = any.downcast_ref::<BinaryArray>() {
-                        values.iter().flatten().for_each(|value| content.extend(value));
-                    }
+/// Whether an object says the secret, whatever it is packed in.
+fn tells(name: &str, bytes: Vec<u8>, secret: &str) -> bool {
+    let mut content = bytes.clone();
+    if name.ends_with(".gz") {
+        let mut unpacked = flate2::read::MultiGzDecoder::new(bytes.as_slice());
+        // What is half written is not packed to its end.
+        let _ = unpacked.read_to_end(&mut content);
+    } else if name.ends_with(".parquet") {
+        for batch in archive::table::rows(bytes.into(), name).unwrap() {
+            for column in batch.columns() {
+                let any = column.as_any();
+                if let Some(texts) = any.downcast_ref::<StringArray>() {
+                    texts.iter().flatten().for_each(|text| content.extend(text.bytes()));
+                } else if let Some(values) = any.downcast_ref::<BinaryArray>() {
+                    values.iter().flatten().for_each(|value| content.extend(value));
                 }
             }
         }
-        if content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()) {
+    }
+    content.windows(secret.len()).any(|part| part == secret.as_bytes())
+}
+
+/// The objects of an archive that say the secret.
+pub(crate) async fn tellers(archive: &Archive, secret: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (path, _) in archive.list("").await.unwrap() {
+        // The archiver may delete it just now.
+        let Ok(mut object) = archive.fetch(&path).await else { continue };
+        if tells(&path, object.bytes().unwrap(), secret) {
+            found.insert(path);
+        }
+    }
+    found
+}
+
+/// The files of a folder that do, objects or not.
+fn tellers_in(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tellers_in(&path, found);
+            continue;
+        }
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let name = path.display().to_string();
+        if tells(&name, bytes, SECRET) {
             found.insert(name);
         }
     }
+}
+
+/// Waits until an erasure is done, but for the log.
+pub(crate) async fn erased_from_archive(device: &Device, location: &str) -> Value {
+    eventually("the erasure is done", async || {
+        let shown = device.get(location).await.ok();
+        (shown["status"] == "completed").then_some(shown)
+    })
+    .await
 }
 
 async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
@@ -148,11 +188,7 @@ async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
     }
 
     // Then in the archive.
-    let done = eventually("the erasure is done", async || {
-        let shown = laptop.get(&location).await.ok();
-        (shown["status"] == "completed").then_some(shown)
-    })
-    .await;
+    let done = erased_from_archive(&laptop, &location).await;
     assert_keys(&done, &ERASURE);
     for copy in ["read_model", "backups", "tables"] {
         assert_eq!(done[copy]["status"], "erased", "{done}");
@@ -160,14 +196,14 @@ async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
     }
     assert_eq!((&done["log"]["status"], &done["log"]["at"]), (&json!("pending"), &Value::Null));
     assert!(done["log"]["before"].as_str().unwrap().contains('-'), "{done}");
-    let archive = archive::Archive::open(&cluster.settings.archive).unwrap();
+    let archive = Archive::open(&cluster.settings.archive).unwrap();
     let Some(ArchiveAddress::File(folder)) = cluster.settings.archive.archive.clone() else {
         panic!("the archive is a folder")
     };
     let mut found = BTreeSet::new();
-    tellers(&folder, &mut found);
+    tellers_in(&folder, &mut found);
     assert_eq!(found, BTreeSet::new());
-    let report = archive::verify::verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
+    let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
     // What was written anew may be a part of its day by now; that it was stays.
     assert_ne!(archive.list("redactions").await.unwrap(), []);
@@ -185,6 +221,70 @@ async fn what_a_user_had_is_erased_everywhere(cluster: &mut Cluster) {
     assert_eq!((&after["record_count"], &after["cursor_last"]), (&json!(1), &json!(7)));
     let merged = json!({"backup_id": after["id"], "mode": "replace"});
     assert_eq!(restore(&laptop, USER, merged).await.ok()["skipped"], 1);
+}
+
+/// In a bucket nothing is ever overwritten: what takes an object's place is created, and then the other is deleted. Also
+/// where every fourth answer to that is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_rewrites_the_objects_of_a_bucket() {
+    let front = Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
+    let bucket = front.make_bucket().await.unwrap();
+    let archive = format!("--archive=gs://{bucket}/backups");
+    let endpoint = format!("--archive-endpoint={}", front.url());
+    let cluster = Cluster::start_archiving_to(LogKind::Embedded, &[&archive, &endpoint]).await;
+    let (writes, requests) = (AtomicU64::new(0), Arc::new(Mutex::new(Vec::new())));
+    let noted = requests.clone();
+    front.misbehave(move |request| {
+        let is_write = [Method::PUT, Method::DELETE].contains(&request.method);
+        let number = is_write.then(|| writes.fetch_add(1, Ordering::SeqCst))?;
+        let creates = request.headers.get("x-goog-if-generation-match").is_some_and(|to| to == "0");
+        let path = request.uri.path().to_owned();
+        noted.lock().unwrap().push((request.method.clone(), path, creates));
+        (number % 4 == 3).then_some(Fault::AnswerLost)
+    });
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    let secret = |n: u32| say(&format!("{SECRET} {n}"));
+    ann.push(USER, &[secret(1), secret(2)]).await.ok();
+    bob.push(USER, &[say("bob's")]).await.ok();
+    let (anns, bobs) = (back_up(&ann, USER).await, back_up(&bob, USER).await);
+    let archive = Archive::open(&cluster.settings.archive).unwrap();
+    sealed(&archive, cluster.node.log.as_ref()).await;
+    let told = tellers(&archive, SECRET).await;
+    let of = |folder: &str| told.iter().filter(|path| path.starts_with(folder)).count();
+    assert!(of("tenants/") > 1 && of("events/") > 0 && of("messages/") > 0, "{told:?}");
+
+    let answer = erase(&ann, "ann", "k").await;
+    let location = answer.headers["location"].to_str().unwrap().to_owned();
+    answer.ok();
+    erased_from_archive(&ann, &location).await;
+    front.behave();
+    assert_eq!(tellers(&archive, SECRET).await, BTreeSet::new());
+    let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
+    assert_eq!(report.problems, []);
+    let requests = requests.lock().unwrap().clone();
+    let puts = requests.iter().filter(|(method, ..)| *method == Method::PUT);
+    let blind: Vec<_> = puts.filter(|(.., creates)| !creates).collect();
+    assert!(blind.is_empty(), "they may overwrite: {blind:?}");
+    for path in &told {
+        // All but letters and digits is escaped.
+        let escaped = |c: char| match c.is_ascii_alphanumeric() {
+            true => c.to_string(),
+            false => format!("%{:02X}", u32::from(c)),
+        };
+        let escaped: String = path.chars().map(escaped).collect();
+        let deleted = |(method, of, _): &(Method, String, bool)| {
+            *method == Method::DELETE && of.ends_with(&escaped)
+        };
+        assert!(requests.iter().any(deleted), "{path}");
+    }
+    let rewritten = archive.list("redactions").await.unwrap();
+    assert!(rewritten.iter().any(|(path, _)| path.ends_with(".json")), "{rewritten:?}");
+    // Backups of before are not served; another's is.
+    for (device, backup, status) in [(&ann, &anns, 404), (&bob, &bobs, 200)] {
+        let content = format!("{USER}/backups/{}/content", backup["id"].as_str().unwrap());
+        assert_eq!(device.request(Method::GET, &content).send().await.unwrap().status(), status);
+    }
+    cluster.finish().await;
 }
 
 async fn an_erasure_is_asked_for_by_those_who_may(cluster: &mut Cluster) {

@@ -9,19 +9,20 @@ use archive::{
     segment::{self, SegmentReader},
     verify::{Sample, verify},
 };
-use archiver::{Clock, Recovered, Recovering, Recovery, lost};
+use archiver::{Clock, NewLog, Recovered, Recovering, Recovery, lost};
 use context_sync::serve::{Logs, Role, Settings};
 use eventlog::{EventLog, ReadLimit};
 use model::{LogFold, LogId, Offset, Partition};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backups::{back_up, completed},
     client::{Device, Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
     equation::eventually,
-    operators::{ops, said},
+    operators::ops,
     replica::Replica,
 };
 
@@ -220,7 +221,7 @@ async fn fold_of(cluster: &Cluster, loss: u32) -> Option<LogFold> {
     }
 }
 
-async fn recover(settings: &Settings, dir: &Path, old: LogId) -> Recovered {
+pub(crate) async fn recover(settings: &Settings, dir: &Path, old: LogId) -> Recovered {
     let archive = Archive::open(&settings.archive).unwrap();
     let logs = Logs::open(settings, dir).await.unwrap();
     let facts = logs.facts.clone().unwrap();
@@ -232,13 +233,13 @@ async fn recover(settings: &Settings, dir: &Path, old: LogId) -> Recovered {
             config: settings.archiver.clone(),
             archive: archive.clone(),
             lost: found,
-            log: logs.events.clone(),
-            facts: facts.clone(),
             clock: Clock::system(),
             quiet: Duration::ZERO,
         };
+        let judged = recovery.judge(NewLog::There(logs.events.as_ref())).await.unwrap();
         let (say, mut said) = mpsc::channel(1);
-        let running = tokio::spawn(recovery.run(say));
+        let (log, shutdown) = (logs.events.clone(), CancellationToken::new());
+        let running = tokio::spawn(judged.run(log, facts.clone(), say, shutdown));
         let (mut count, mut last) = (0, None);
         while let Some(line) = said.recv().await {
             count += 1;
@@ -344,14 +345,12 @@ async fn a_new_log_on_an_old_bucket_is_refused() {
     let found = lost(&archive, None).await.unwrap();
     let into = async |log: std::sync::Arc<dyn EventLog>| {
         let (config, clock) = (cluster.settings.archiver.clone(), Clock::system());
-        let (archive, lost, facts) = (archive.clone(), found.clone(), log.clone());
+        let (archive, lost) = (archive.clone(), found.clone());
         let quiet = Duration::from_secs(180);
-        let recovery = Recovery { config, archive, lost, log, facts, clock, quiet };
-        let (say, mut said) = mpsc::channel(64);
-        recovery.run(say).await;
-        match said.recv().await {
-            Some(Recovering::Failed(reason)) => reason,
-            other => panic!("{other:?}"),
+        let recovery = Recovery { config, archive, lost, clock, quiet };
+        match recovery.judge(NewLog::There(log.as_ref())).await {
+            Err(reason) => reason.to_string(),
+            Ok(_) => panic!("it may be recovered"),
         }
     };
     let reason = into(cluster.node.log.clone()).await;
@@ -364,56 +363,4 @@ async fn a_new_log_on_an_old_bucket_is_refused() {
     let reason = into(other.clone()).await;
     assert!(reason.contains("must be empty"), "{reason}");
     cluster.finish().await;
-}
-
-/// As an operator types it: asked first, refused while the log lives, and then done.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_is_given_up_only_if_it_is_said_so_and_it_is_lost() {
-    let bucket = tempfile::tempdir().unwrap();
-    let flag = format!("--archive=file://{}", bucket.path().display());
-    let mut cluster = Cluster::start_archiving_to(LogKind::Embedded, &[&flag]).await;
-    let ann = cluster.device("ann");
-    let pushed = ann.push(USER, &[say("one"), say("two")]).await.ok();
-    let archive = Archive::open(&cluster.settings.archive).unwrap();
-    sealed(&archive, cluster.node.log.as_ref()).await;
-    let old = cluster.node.log.log_id();
-    let scratch = tempfile::tempdir().unwrap();
-    let path = |name: &str| scratch.path().join(name).display().to_string();
-    let cache = format!("--archive-cache={}", path("cache"));
-    let into = format!("--log-dir={}", path("new"));
-    let recover = async |args: &[&str]| said(&[&["ops", "recover"], args].concat()).await;
-    // A mistyped archive is none, and is not made.
-    let typo = format!("--archive=file://{}", path("typo"));
-    let none = recover(&[&typo, &into, "--yes"]).await;
-    assert!(none.status == 1 && none.error.contains("typo is missing"), "{none:?}");
-    let which = recover(&[&flag, "--yes"]).await;
-    assert!(which.status == 1 && which.error.contains("name the new log"), "{which:?}");
-    let asked = recover(&[&flag, &into, &cache]).await;
-    let text = asked.lines.join(" ");
-    assert!(asked.status == 1 && text.contains("add --yes"), "{asked:?}");
-    assert!(text.contains(&old.to_string()) && text.contains(&path("new")), "{text}");
-    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing is made");
-    let lives = recover(&[&flag, &into, &cache, "--yes"]).await;
-    assert!(lives.status == 1 && lives.error.contains("it lives still"), "{lives:?}");
-    assert_eq!(base::owner(&archive, old).await.unwrap(), Owner::Ours);
-
-    let mut done = Value::Null;
-    cluster
-        .lose_all_but_the_archive(async |_, dir: &Path| {
-            let into = format!("--log-dir={}", dir.display());
-            let flags = [flag.as_str(), &into, &cache, "--yes", "--quiet-seconds=0", "--json"];
-            let recovered = recover(&flags).await;
-            assert_eq!(recovered.status, 0, "{recovered:?}");
-            done = recovered.objects().pop().unwrap()["done"].clone();
-        })
-        .await;
-    let new = cluster.node.log.log_id().to_string();
-    assert_eq!((&done["from"], &done["log"]), (&json!(old.to_string()), &json!(new)));
-    let page = cluster.device("ann").pull(USER, "").await.ok();
-    assert_eq!((contents(&page).len(), &page["head"]), (2, &pushed["cursor"]));
-    // Nothing is to be recovered from the one that was given up.
-    let again = format!("--from={old}");
-    let late = recover(&[&flag, &into, &cache, &again, "--yes", "--quiet-seconds=0"]).await;
-    assert!(late.status == 1 && late.error.contains("goes on in log"), "{late:?}");
-    cluster.node.stop().await;
 }

@@ -13,7 +13,7 @@ use archive::{
     Archive,
     verify::{Sample, verify},
 };
-use archiver::{Clock, Recovering, Recovery, lost};
+use archiver::{Clock, NewLog, Recovering, Recovery, lost};
 use context_sync::{
     device::{
         client::{Client, InScope, Server},
@@ -41,6 +41,7 @@ use simulation::{
     witness::{Standing, Standings, Witness},
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backups,
@@ -473,13 +474,13 @@ async fn recover(settings: &Settings, dir: &Path, old: LogId) {
         config: settings.archiver.clone(),
         archive: archive.clone(),
         lost: found.into(&archive, logs.events.log_id()).await.unwrap(),
-        log: logs.events.clone(),
-        facts: facts.clone(),
         clock: Clock::system(),
         quiet: Duration::ZERO,
     };
+    let judged = recovery.judge(NewLog::There(logs.events.as_ref())).await.unwrap();
     let (say, mut said) = mpsc::channel(64);
-    let running = tokio::spawn(recovery.run(say));
+    let (log, shutdown) = (logs.events.clone(), CancellationToken::new());
+    let running = tokio::spawn(judged.run(log, facts.clone(), say, shutdown));
     let mut last = None;
     while let Some(line) = said.recv().await {
         last = Some(line);

@@ -1,6 +1,6 @@
 //! A log of which nothing is left but what the archive has.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use archive::{Archive, history::newest_hour};
 use bytes::Bytes;
@@ -16,6 +16,8 @@ use crate::{error::ArchiverError, records::reach};
 /// segments.
 pub(super) struct LostLog {
     id: LogId,
+    /// Of each partition, up to where hours have its records.
+    sealed: Vec<Offset>,
     ends: Vec<Offset>,
 }
 
@@ -26,13 +28,20 @@ impl LostLog {
         id: LogId,
         partitions: u32,
     ) -> Result<Self, ArchiverError> {
-        let mut ends = Vec::new();
+        let (mut sealed, mut ends) = (Vec::new(), Vec::new());
         for partition in (0..partitions).map(Partition::new) {
             let newest = newest_hour(archive, id, partition).await?;
-            let sealed = newest.map_or(Offset::ZERO, |(_, header)| header.next_offset);
-            ends.push(reach(archive, id, partition, sealed, &[]).await?);
+            let until = newest.map_or(Offset::ZERO, |(_, header)| header.next_offset);
+            ends.push(reach(archive, id, partition, until, &[]).await?);
+            sealed.push(until);
         }
-        Ok(Self { id, ends })
+        Ok(Self { id, sealed, ends })
+    }
+
+    /// The records that segments alone have.
+    pub(super) fn raw(&self) -> Vec<(Partition, Range<Offset>)> {
+        let ranges = self.sealed.iter().zip(&self.ends).map(|(from, to)| *from..*to);
+        (0..).map(Partition::new).zip(ranges).collect()
     }
 }
 

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use archive::{
     base::{self, CommandLine},
+    erasure::{self, ErasureState},
     history::{Names, newest_hour},
     manifest::{BackupObject, FORMAT, Header, Kind, ManifestReader, TableFile},
     object::LinesWriter,
     path,
     table::{EventFiles, RecordVerdict},
 };
-use eventlog::{EventLog, partition_of};
+use eventlog::EventLog;
 use futures_util::{StreamExt, stream};
 use model::{
-    BackupId, BackupType, Cursor, Event, LogId, Offset, Partition, Timestamp,
-    limits::OUTCOME_KEPT_MICROS,
+    BackupId, BackupType, Cursor, ErasedFrom, ErasureDone, Event, Fact, LogId, Offset, Partition,
+    Timestamp, limits::OUTCOME_KEPT_MICROS,
 };
 use service::ops::Readiness;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::{Recovering, Recovery, RecoveryError, lost_log::LostLog, tell};
+use super::{Recovery, RecoveryError, judging::check_partition, lost_log::LostLog};
 use crate::{
     Upkeep,
     bootstrap::next_events,
@@ -38,6 +39,9 @@ const CACHE: &str = "recovery.redb";
 /// A recovery that goes on.
 pub(super) struct Work<'a> {
     of: &'a Recovery,
+    /// The new log, and its log of facts.
+    log: &'a Arc<dyn EventLog>,
+    facts: &'a Arc<dyn EventLog>,
     lost: Arc<dyn EventLog>,
     cache: Arc<Cache>,
     upkeep: Upkeep,
@@ -47,24 +51,28 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub(super) async fn new(of: &'a Recovery) -> Result<Self, RecoveryError> {
-        let count = of.log.partitions();
-        let lost: Arc<dyn EventLog> =
-            Arc::new(LostLog::find(&of.archive, of.lost.log, count).await?);
-        let (directory, log) = (of.config.cache_directory(), of.lost.log);
+    pub(super) async fn new(
+        of: &'a Recovery,
+        log: &'a Arc<dyn EventLog>,
+        facts: &'a Arc<dyn EventLog>,
+    ) -> Result<Self, RecoveryError> {
+        let lost = LostLog::find(&of.archive, of.lost.log, log.partitions()).await?;
+        let (directory, lost_id) = (of.config.cache_directory(), of.lost.log);
         let hours = of.config.archive_hour_seconds;
         let cache = blocking(move || {
             let failed = |error: std::io::Error| {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))
             };
             std::fs::create_dir_all(&directory).map_err(failed)?;
-            Ok(Arc::new(Cache::open(&directory.join(CACHE), log, hours)?))
+            Ok(Arc::new(Cache::open(&directory.join(CACHE), lost_id, hours)?))
         })
         .await?;
         let (upkeep, _) = Upkeep::new(of.clock.clone(), None);
         Ok(Self {
             of,
-            lost,
+            log,
+            facts,
+            lost: Arc::new(lost),
             cache,
             upkeep,
             progress: watch::Sender::new(Progress::default()),
@@ -73,29 +81,27 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Seals what the segments have, as far as it goes: a cut hour is an hour.
-    pub(super) async fn seal(&self, say: &mpsc::Sender<Recovering>) -> Result<(), RecoveryError> {
+    /// Seals what the segments have of a partition, as far as it goes: a cut hour is an hour. Where it ends.
+    pub(super) async fn seal(&self, partition: Partition) -> Result<Offset, RecoveryError> {
         let ready = self.readiness.component("recovery");
         let session = Session {
             config: &self.of.config,
             log: &self.lost,
-            facts: &self.of.facts,
+            facts: self.facts,
             archive: &self.of.archive,
             database: None,
             progress: &self.progress,
             ready: &ready,
             upkeep: &self.upkeep,
         };
-        for (partition, next_offset) in session.positions(&self.cache).await? {
-            self.sealer().seal_hour(partition).await?;
-            tell(say, Recovering::Sealed { partition, next_offset }).await?;
-        }
-        Ok(())
+        let next_offset = session.position(&self.cache, partition).await?;
+        self.sealer().seal_hour(partition).await?;
+        Ok(next_offset)
     }
 
     fn sealer(&self) -> Sealer<'_> {
         let facts = Facts {
-            log: &self.of.facts,
+            log: self.facts,
             archive: &self.of.archive,
             retention: &self.of.config.retention,
             clock: &self.upkeep.clock,
@@ -109,7 +115,7 @@ impl<'a> Work<'a> {
         &mut self,
         partition: Partition,
     ) -> Result<(u64, Option<Timestamp>), RecoveryError> {
-        let (length, log) = (self.of.config.archive_hour_seconds, self.of.log.log_id());
+        let (length, log) = (self.of.config.archive_hour_seconds, self.log.log_id());
         let state = self.cache.state(partition).map_err(ArchiverError::from)?;
         let newest = newest_hour(&self.of.archive, self.of.lost.log, partition).await?;
         let newest = newest.map(|(_, header)| header);
@@ -128,7 +134,7 @@ impl<'a> Work<'a> {
             kind: Kind::Full,
             log_id: log,
             partition,
-            partitions: self.of.log.partitions(),
+            partitions: self.log.partitions(),
             period: name.clone(),
             period_seconds: length,
             first_offset: Offset::ZERO,
@@ -148,10 +154,7 @@ impl<'a> Work<'a> {
         let count = scopes.len() as u64;
         for scope in &scopes {
             let (key, _) = view.existing_scope(partition, *scope).map_err(ArchiverError::from)?;
-            let key = key.to_string();
-            if partition_of(key.as_bytes(), self.of.log.partitions()) != partition {
-                return Err(RecoveryError::OtherPartition { scope: key, partition });
-            }
+            check_partition(&key.to_string(), partition, self.log.partitions())?;
         }
         let lines = scopes.into_iter().map(|scope| {
             let (view, name, sealer) = (view.clone(), &name, &sealer);
@@ -222,7 +225,7 @@ impl<'a> Work<'a> {
             }
         }
         let mut object = lines.finish()?;
-        let path = path::base_commands(self.of.log.log_id(), partition, name);
+        let path = path::base_commands(self.log.log_id(), partition, name);
         self.of.archive.create(&path, &mut object).await?;
         let (sha256, size_bytes) = (object.sha256.clone(), object.size_bytes);
         Ok(Some(TableFile { path, sha256, size_bytes, rows }))
@@ -240,7 +243,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Says of every backup of a log that it is there, or has expired. How many there are.
+    /// Says of every backup of a log that it is there, or has expired, and of every erasure how far it is. How many
+    /// backups there are.
     pub(super) async fn catalogue(
         &self,
         log: LogId,
@@ -272,6 +276,14 @@ impl<'a> Work<'a> {
             let facts = self.sealer().facts;
             backups +=
                 facts.tell_again(&path, &names, shows.unwrap_or(header.clock), is_new).await?;
+        }
+        for ErasureState { erasure, done } in erasure::list(archive, log, partition).await? {
+            for from in ErasedFrom::ALL.into_iter().filter(|from| done.contains(from.as_str())) {
+                let (scope, at) = (erasure.scope.clone(), self.of.clock.now());
+                let (erasure, cursor) = (erasure.erasure_id, erasure.cursor);
+                let done = ErasureDone { erasure, scope, cursor, from, at };
+                self.sealer().facts.say(&Fact::ErasureDone(done)).await?;
+            }
         }
         Ok(backups)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use archiver::{
-    ArchiverConfig, ArchiverError, Clock, Recovering, Recovery, Retention, SegmentConfig, lost,
+    ArchiverConfig, ArchiverError, Clock, NewLog, Recovery, Retention, SegmentConfig, lost,
 };
 use bytes::Bytes;
 use eventlog::EventLog;
@@ -12,7 +12,6 @@ use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
 };
-use tokio::sync::mpsc;
 
 use crate::{
     bench::{Bench, open},
@@ -226,14 +225,13 @@ async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
         },
         archive: bench.archive.clone(),
         lost,
-        log: bench.log.clone(),
-        facts: bench.facts.clone(),
         clock: Clock::system(),
         quiet: std::time::Duration::ZERO,
     };
-    let (say, mut said) = mpsc::channel(16);
-    recovery.run(say).await;
-    let Some(Recovering::Failed(error)) = said.recv().await else { panic!("not refused") };
+    let Err(error) = recovery.judge(NewLog::There(bench.log.as_ref())).await else {
+        panic!("not refused")
+    };
+    let error = error.to_string();
     assert!(error.contains("has 2 partitions, and there is something of partition 7"), "{error}");
     assert_eq!(bench.objects(), before);
 }

@@ -61,6 +61,11 @@ pub(super) struct CheckAsked {
     /// A part of the scopes: n/t is the n-th of t runs that check all together
     #[arg(long, value_name = "N/T", value_parser = valid::<Sample>)]
     pub sample: Option<String>,
+
+    /// Say of each scope which of rows and archive are what the log folds to, also where both are
+    #[arg(long)]
+    #[serde(default)]
+    pub each: bool,
 }
 
 /// Text that reads as a `T`, as it is.
@@ -75,6 +80,7 @@ impl CheckAsked {
         Ok(CheckQuery {
             scope: scope.map_err(|error| format!("--scope: {error}"))?,
             sample: sample.map_err(|error| format!("--sample {error}"))?.unwrap_or(Sample::ALL),
+            each: self.each,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `ops check`: are the rows what the log folds to?
+//! `ops check`: are the rows what the log folds to, and is the archive?
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Failure,
-    copies::check::{Checking, Sums},
+    copies::check::{Agreement, ArchiveSide, Checking, ScopeCheck, Sums},
     device::table::shown,
 };
 
@@ -59,13 +59,17 @@ async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
                     println!("{}: and {} more", shown(&difference.of), difference.more);
                 }
             }),
+            Checking::Scope(scope) => bar.suspend(|| match args.json {
+                true => println!("{}", serde_json::to_string(&scope).unwrap_or_default()),
+                false => println!("{}", of_scope(&scope)),
+            }),
             Checking::Done(sums) => {
                 bar.finish_and_clear();
                 match args.json {
                     true => println!("{}", serde_json::to_string(&sums)?),
                     false => print(&sums),
                 }
-                return Ok(match (sums.is_well(), sums.only_rows.is_empty()) {
+                return Ok(match (sums.is_well(), sums.is_whole()) {
                     (false, _) => ExitCode::FAILURE,
                     (true, true) => ExitCode::SUCCESS,
                     (true, false) => ExitCode::from(super::reach::UNASKED),
@@ -89,11 +93,37 @@ fn print(sums: &Sums) {
             "partition {partition}: the log has lost its beginning; only the rows' own sums are compared"
         );
     }
-    let Sums { partitions, scopes, messages, differ, .. } = sums;
+    let Sums { partitions, scopes, messages, differ, archived_scopes, archived_messages, .. } =
+        sums;
+    match &sums.archive {
+        ArchiveSide::Asked => println!(
+            "archive: {archived_scopes} scopes with {archived_messages} messages are compared, as its sealed hours have them"
+        ),
+        ArchiveSide::None => println!("archive: not asked: none is named"),
+        ArchiveSide::Unasked(why) => println!("archive: not asked: {}", shown(why)),
+    }
     let what = format!("{scopes} scopes with {messages} messages of {partitions} partitions");
     match (sums.is_well(), differ) {
-        (true, _) => println!("well: the rows of {what} are what the log folds to"),
+        (true, _) => println!("well: the rows of {what} are what the log folds to{}", also(sums)),
         (_, 0) => println!("not well: of {what}, {} are parked", sums.parked.len()),
         _ => println!("wrong: {differ} differences in {what}"),
     }
+}
+
+fn also(sums: &Sums) -> &'static str {
+    match sums.archive == ArchiveSide::Asked && sums.archived_scopes > 0 {
+        true => ", and so is the archive",
+        false => "",
+    }
+}
+
+/// Which copies of a scope agree with the log.
+fn of_scope(ScopeCheck { scope, rows, archive }: &ScopeCheck) -> String {
+    let word = |agreement: &Agreement| match agreement {
+        Agreement::Agrees => "as the log",
+        Agreement::Differs => "not as the log",
+        Agreement::NotYet => "not yet",
+        Agreement::NotAsked => "not asked",
+    };
+    format!("{}: rows: {}; archive: {}", shown(scope), word(rows), word(archive))
 }

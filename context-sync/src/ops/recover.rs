@@ -1,13 +1,17 @@
 //! `ops recover`: a log that was lost goes on in a new one, from the archive alone.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use archive::{Archive, ArchiveConfig};
-use archiver::{ArchiverConfig, Clock, Lost, Recovered, Recovering, Recovery, last_written, lost};
+use archiver::{
+    ArchiverConfig, Clock, Judged, Lost, NewLog, Recovered, Recovering, Recovery, last_written,
+    lost,
+};
 use clap::Args;
-use eventlog::{LogAddress, LogConfig};
+use eventlog::{EMBEDDED_PARTITIONS, EventLog, KAFKA_PARTITIONS, LogAddress, LogConfig, OpenError};
 use model::LogId;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Failure,
@@ -80,20 +84,101 @@ pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
         return ask(&archive, &lost, &into).await;
     }
     let _lock = if is_of_instance { Some(data_dir.lock()?) } else { None };
+    let shutdown = service::shutdown::on_signals()?;
+    let mut config = args.archiver;
+    config.archive_cache.get_or_insert_with(|| data_dir.path().join("archiver"));
+    let quiet = Duration::from_secs(args.quiet_seconds);
     let mut log = args.log;
     log.log_partitions = log.log_partitions.or(lost.partitions);
-    let events = eventlog::open(&log, &dir).await?;
-    let lost = lost.into(&archive, events.log_id()).await?;
-    let facts = eventlog::open_backups(&log, &dir.join("backups")).await?;
-    let mut config = args.archiver;
+    let place = Place { log, dir };
+    let begun = tokio::select! {
+        begun = begin(&place, config, archive, lost, quiet) => begun?,
+        () = shutdown.cancelled() => return Err("it was stopped before anything was changed".into()),
+    };
+    recover(begun, &place, Shown { json: args.json, bar: None }, shutdown).await
+}
+
+/// Where the new log is, or will be.
+struct Place {
+    log: LogConfig,
+    dir: PathBuf,
+}
+
+/// A log, and its log of facts.
+type Logs = (Option<Arc<dyn EventLog>>, Option<Arc<dyn EventLog>>);
+
+impl Place {
+    /// What is there already, of a recovery that was stopped, say. Nothing is made.
+    async fn existing(&self) -> Result<Logs, OpenError> {
+        let look = LogConfig { log_must_exist: true, ..self.log.clone() };
+        let events = there(eventlog::open(&look, &self.dir).await)?;
+        let facts = there(eventlog::open_backups(&look, &self.facts_dir()).await)?;
+        Ok((events, facts))
+    }
+
+    /// How many partitions a log gets that is made here.
+    fn partitions(&self) -> u32 {
+        self.log.log_partitions.unwrap_or(match self.log.log {
+            LogAddress::Embedded => EMBEDDED_PARTITIONS,
+            LogAddress::Kafka { .. } => KAFKA_PARTITIONS,
+        })
+    }
+
+    fn facts_dir(&self) -> PathBuf {
+        self.dir.join("backups")
+    }
+}
+
+fn there(
+    opened: Result<Arc<dyn EventLog>, OpenError>,
+) -> Result<Option<Arc<dyn EventLog>>, OpenError> {
+    match opened {
+        Ok(log) => Ok(Some(log)),
+        Err(OpenError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Judges the recovery: nothing is made or changed.
+async fn begin(
+    place: &Place,
+    mut config: ArchiverConfig,
+    archive: Archive,
+    mut lost: Lost,
+    quiet: Duration,
+) -> Result<(Judged, Logs), Failure> {
+    let logs = place.existing().await?;
+    if let Some(log) = &logs.0 {
+        lost = lost.into(&archive, log.log_id()).await?;
+    }
     config.archive_hour_seconds = lost.hours.unwrap_or(config.archive_hour_seconds);
-    config.archive_cache.get_or_insert_with(|| data_dir.path().join("archiver"));
-    let (log, clock) = (events.clone(), Clock::system());
-    let quiet = Duration::from_secs(args.quiet_seconds);
-    let recovery = Recovery { config, archive, lost, log, facts: facts.clone(), clock, quiet };
+    let recovery = Recovery { config, archive, lost, clock: Clock::system(), quiet };
+    let into = match &logs.0 {
+        Some(log) => NewLog::There(log.as_ref()),
+        None => NewLog::ToBeMade { partitions: place.partitions() },
+    };
+    Ok((recovery.judge(into).await?, logs))
+}
+
+/// Makes what is missing of the new log, and recovers into it.
+async fn recover(
+    (judged, (events, facts)): (Judged, Logs),
+    place: &Place,
+    mut shown: Shown,
+    shutdown: CancellationToken,
+) -> Result<ExitCode, Failure> {
+    // Another number of partitions than was judged is refused.
+    let log = LogConfig { log_partitions: Some(place.partitions()), ..place.log.clone() };
+    let events = match events {
+        Some(events) => events,
+        None => eventlog::open(&log, &place.dir).await?,
+    };
+    let facts = match facts {
+        Some(facts) => facts,
+        None => eventlog::open_backups(&log, &place.facts_dir()).await?,
+    };
     let (say, mut said) = mpsc::channel(16);
-    let recovering = tokio::spawn(recovery.run(say));
-    let mut shown = Shown { json: args.json, bar: None };
+    let recovering = tokio::spawn(judged.run(events.clone(), facts.clone(), say, shutdown));
     let mut ended = None;
     while let Some(line) = said.recv().await {
         if let Some(status) = shown.line(line).transpose() {

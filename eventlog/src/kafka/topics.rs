@@ -81,11 +81,8 @@ pub(super) async fn open(
     let topics = Topics { config, name, clients, inquirer, events, meta, deadline };
 
     let (found, known) = topics.create_missing().await?;
-    topics.check_settings().await?;
+    topics.check_partitions(found)?;
     let log = format!("topic {}", topics.events);
-    if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
-        return Err(OpenError::PartitionCount { log, found, wanted });
-    }
     let identity = match known {
         Some(identity) => identity,
         None => topics.make_identity(producer, found).await?,
@@ -104,7 +101,8 @@ struct Identity {
 }
 
 impl Topics<'_> {
-    /// The number of partitions of the events topic, and the identity if there is one already.
+    /// The number of partitions of the events topic, and the identity if there is one already. What exists is checked
+    /// before anything is created: of a log that is refused, nothing is made.
     async fn create_missing(&self) -> Result<(u32, Option<Identity>), OpenError> {
         let events = self.partition_count(&self.events).await?;
         let meta = self.partition_count(&self.meta).await?;
@@ -126,15 +124,34 @@ impl Topics<'_> {
             let log = format!("topic {} with a log_id on {}", self.events, self.config.log);
             return Err(OpenError::Missing { log });
         }
-        if events.is_none() {
-            self.create(&self.events).await?;
+        if let Some(found) = events {
+            self.check_partitions(found)?;
+            self.check_settings(&self.events).await?;
+            if identity.is_none() {
+                self.refuse_records(found).await?;
+            }
         }
-        if meta.is_none() {
-            self.create(&self.meta).await?;
+        if meta.is_some() {
+            self.check_settings(&self.meta).await?;
+        }
+        let missing = [(&self.events, events), (&self.meta, meta)];
+        for (topic, _) in missing.iter().filter(|(_, found)| found.is_none()) {
+            self.create(topic).await?;
         }
         let found = self.wait_until_known(&self.events).await?;
         self.wait_until_known(&self.meta).await?;
+        for (topic, _) in missing.iter().filter(|(_, found)| found.is_none()) {
+            self.check_settings(topic).await?;
+        }
         Ok((found, identity))
+    }
+
+    fn check_partitions(&self, found: u32) -> Result<(), OpenError> {
+        let log = format!("topic {}", self.events);
+        match self.config.log_partitions.filter(|wanted| *wanted != found) {
+            Some(wanted) => Err(OpenError::PartitionCount { log, found, wanted }),
+            None => Ok(()),
+        }
     }
 
     /// `None` if the topic does not exist. Waits while no broker can be reached.
@@ -233,39 +250,38 @@ impl Topics<'_> {
         self.config.log_retention_hours.saturating_mul(3_600_000)
     }
 
-    async fn check_settings(&self) -> Result<(), OpenError> {
+    async fn check_settings(&self, topic: &str) -> Result<(), OpenError> {
         let admin: AdminClient<Context> = self.clients.admin()?;
-        let topics = [ResourceSpecifier::Topic(&self.events), ResourceSpecifier::Topic(&self.meta)];
         loop {
             let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-            let problem = match admin.describe_configs(&topics, &options).await {
-                Ok(described) => match described.into_iter().collect::<Result<Vec<_>, _>>() {
-                    Ok(described) => match described.as_slice() {
-                        [events, meta] => return self.check_both(events, meta),
-                        _ => "the brokers did not describe the topics".to_owned(),
-                    },
-                    Err(code) => code.to_string(),
+            let named = [ResourceSpecifier::Topic(topic)];
+            let problem = match admin.describe_configs(&named, &options).await {
+                Ok(described) => match described.into_iter().next() {
+                    Some(Ok(described)) => return self.check_described(topic, &described),
+                    Some(Err(code)) => code.to_string(),
+                    None => "the brokers did not describe it".to_owned(),
                 },
                 Err(error) => reason(&error),
             };
-            self.pause(&format!("the topics' settings cannot be read: {problem}")).await?;
+            self.pause(&format!("the settings of topic {topic} cannot be read: {problem}")).await?;
         }
     }
 
-    fn check_both(&self, events: &ConfigResource, meta: &ConfigResource) -> Result<(), OpenError> {
+    fn check_described(&self, topic: &str, described: &ConfigResource) -> Result<(), OpenError> {
         let keeps = "records would be removed before anything archived them; ask for it with \
                      --log-retention-hours or --log-retention-bytes, or change the topic";
         let change = "change the topic with kafka-configs --alter";
-        let events = Checked { topic: &self.events, settings: entries(events) };
-        events.equals("cleanup.policy", "delete", change)?;
-        events.equals("message.timestamp.type", "LogAppendTime", change)?;
+        let checked = Checked { topic, settings: entries(described) };
+        if topic == self.meta {
+            return checked.equals("cleanup.policy", "compact", change);
+        }
+        checked.equals("cleanup.policy", "delete", change)?;
+        checked.equals("message.timestamp.type", "LogAppendTime", change)?;
         let size = u64::from(MESSAGE_BYTES_MAX);
-        events.at_least("max.message.bytes", Some(size), change)?;
+        checked.at_least("max.message.bytes", Some(size), change)?;
         let limit = |asked: u64| if asked == 0 { None } else { Some(asked) };
-        events.at_least("retention.ms", limit(self.retention_ms()), keeps)?;
-        events.at_least("retention.bytes", limit(self.config.log_retention_bytes), keeps)?;
-        let meta = Checked { topic: &self.meta, settings: entries(meta) };
-        meta.equals("cleanup.policy", "compact", change)
+        checked.at_least("retention.ms", limit(self.retention_ms()), keeps)?;
+        checked.at_least("retention.bytes", limit(self.config.log_retention_bytes), keeps)
     }
 
     /// The identity with the lowest offset: of two that were written at once, all take the same.
@@ -325,7 +341,6 @@ impl Topics<'_> {
         if let Some(identity) = self.read_identity().await? {
             return Ok(identity);
         }
-        self.refuse_records(partitions).await?;
         let key = format!("{}{}", self.name.log_id_key(), Uuid::new_v4());
         let value = partitions.to_string();
         let meta = Partition::new(0);
@@ -356,7 +371,8 @@ impl Topics<'_> {
                     Err(error) => self.pause(&error.to_string()).await?,
                 }
             };
-            if bounds.end.get() > 0 && self.read_identity().await?.is_none() {
+            // Asked again: another process may have given it one just now.
+            if bounds.end.get() > 0 && !self.has_identity().await? {
                 return Err(OpenError::NoLogId {
                     log: format!("topic {}", self.events),
                     reason: format!(
@@ -368,6 +384,11 @@ impl Topics<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn has_identity(&self) -> Result<bool, OpenError> {
+        let is_there = self.partition_count(&self.meta).await?.is_some();
+        Ok(is_there && self.read_identity().await?.is_some())
     }
 }
 

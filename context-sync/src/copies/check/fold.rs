@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     super::{Unasked, beginning::Beginning},
-    CheckQuery, Checking,
+    Agreement, CheckQuery, Checking,
 };
 
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
@@ -104,6 +104,8 @@ pub(super) struct ScopeFold {
     pub(super) json: HashMap<MessageId, JsonHash>,
     /// By message, record, and which of its changes.
     pub(super) past: HashMap<(MessageId, PastPlace), PastFold>,
+    /// Whether the archive said the same, where it stood.
+    pub(super) archive: Agreement,
 }
 
 /// A version that is past.
@@ -121,6 +123,8 @@ pub(super) struct PartitionFold {
     /// The records that are no events; complete only where all scopes are asked for.
     pub(super) refused: Vec<Offset>,
     records: u64,
+    /// What the archive says of a scope that begins.
+    archive: Agreement,
 }
 
 impl PartitionFold {
@@ -155,10 +159,17 @@ impl PartitionFold {
     ) -> Self {
         let of = |(key, scope): (ScopeKey, Scope)| {
             let json = json.remove(&key).unwrap_or_default();
-            (key, ScopeFold { scope, json, past: HashMap::new() })
+            (key, ScopeFold { scope, json, past: HashMap::new(), archive: Agreement::default() })
         };
         let scopes = scopes.into_iter().map(of).collect();
-        Self { clock, scopes, refused: Vec::new(), records: 0 }
+        let archive = Agreement::default();
+        Self { clock, scopes, refused: Vec::new(), records: 0, archive }
+    }
+
+    /// The archive was asked: what it has not been found to have, it does not have yet.
+    pub(super) fn archive_is_asked(&mut self) {
+        self.archive = Agreement::NotYet;
+        self.scopes.values_mut().for_each(|folded| folded.archive = Agreement::NotYet);
     }
 
     /// Folds on, up to an offset. What is parked is left out: the rows do not have it.
@@ -224,6 +235,7 @@ impl PartitionFold {
             scope: Scope::new(command.scope.clone()),
             json: HashMap::new(),
             past: HashMap::new(),
+            archive: self.archive,
         });
         // What does not apply was refused above.
         let Ok(applied) = folded.scope.apply(command, self.clock.time) else { return };

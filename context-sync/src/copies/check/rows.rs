@@ -4,18 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use eventlog::partition_of;
 use model::{
-    Cursor, Digest, Heading, Member, MessageId, Offset, Partition, ScopeKey, ScopeRef, UserId,
-    limits::OUTCOME_KEPT_MICROS,
+    Cursor, Digest, Heading, Offset, Partition, ScopeKey, ScopeRef, limits::OUTCOME_KEPT_MICROS,
 };
 use readmodel::{
     ReadModelError,
     history::{PastRow, history_key},
-    snapshot::{MessageRow, Snapshot},
+    snapshot::Snapshot,
 };
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    CheckQuery, Checking, Found, Sums,
+    Agreement, CheckQuery, Checking, Found, ScopeCheck, Sums,
+    against::{Against, Side},
     fold::{PartitionFold, ScopeFold, json_hash},
 };
 
@@ -61,6 +61,7 @@ impl Rows<'_> {
             found.push(|| "it has no row".to_owned());
             self.sums.scopes += 1;
             self.say_if_differs(found, key.to_string()).await;
+            self.say_of(key, Agreement::Differs, fold.scopes.get(key)).await;
         }
         self.compare_outcomes(fold, partition).await?;
         self.compare_history(fold, partition).await?;
@@ -86,21 +87,38 @@ impl Rows<'_> {
         if waited.is_some() && waited != self.parked.get(&reference) {
             found.push(|| "parked events of it were folded meanwhile: check it again".to_owned());
             self.say_if_differs(found, key.to_string()).await;
+            self.say_of(key, Agreement::NotAsked, None).await;
             return Ok(());
         }
         let folded = fold.and_then(|fold| fold.scopes.get(key));
         self.sums.messages += self.messages(reference, heading, folded, &mut found).await?;
         match folded {
             Some(folded) => {
-                compare_headings(&mut found, heading, &folded.scope.heading);
-                let members = self.snapshot.members(reference).await?;
-                compare_members(&mut found, &members, &folded.scope.members);
+                let mut against = Against { side: Side::Rows, log: folded, found: &mut found };
+                against.heading(heading);
+                against.members(&self.snapshot.members(reference).await?);
             }
             None if fold.is_some() => found.push(|| "it has rows, and no event".to_owned()),
             None => {}
         }
+        let rows = match found.is_empty() {
+            true if fold.is_none() => Agreement::NotAsked,
+            true => Agreement::Agrees,
+            false => Agreement::Differs,
+        };
         self.say_if_differs(found, key.to_string()).await;
+        self.say_of(key, rows, folded).await;
         Ok(())
+    }
+
+    /// Which of the copies agree, if it is asked of each scope, or they do not.
+    async fn say_of(&self, key: &ScopeKey, rows: Agreement, folded: Option<&ScopeFold>) {
+        let (scope, archive) =
+            (key.to_string(), folded.map_or(Agreement::NotAsked, |own| own.archive));
+        let differs = [rows, archive].contains(&Agreement::Differs);
+        if differs || self.query.each || self.query.scope.is_some() {
+            let _ = self.say.send(Checking::Scope(ScopeCheck { scope, rows, archive })).await; // as below
+        }
     }
 
     /// Compares a scope's messages with the log's, and their sums with what is stored; how many rows there are.
@@ -132,8 +150,9 @@ impl Rows<'_> {
                 if !row.entry.is_live() && row.entry.cursor <= heading.floor {
                     found.push(|| format!("message {} is a tombstone that has expired", row.id));
                 }
-                if let Some(folded) = folded {
-                    compare_message(found, row, folded);
+                if let Some(log) = folded {
+                    let mut against = Against { side: Side::Rows, log, found };
+                    against.message(row.id, &row.entry, json_hash(&row.json));
                     seen.insert(row.id);
                 }
             }
@@ -148,9 +167,8 @@ impl Rows<'_> {
                     .push(|| format!("its {what} is stored as {stored}, its rows sum up to {sum}"));
             }
         }
-        let missing = |id: &&MessageId| !seen.contains(*id);
-        for id in folded.iter().flat_map(|folded| folded.scope.messages.keys().filter(missing)) {
-            found.push(|| format!("message {id} has no row"));
+        if let Some(log) = folded {
+            Against { side: Side::Rows, log, found }.missing(&seen);
         }
         Ok(count)
     }
@@ -284,52 +302,5 @@ impl Rows<'_> {
             self.sums.differ += 1;
             let _ = self.say.send(Checking::Differs(difference)).await; // nobody may listen any more
         }
-    }
-}
-
-fn compare_headings(found: &mut Found, rows: &Heading, log: &Heading) {
-    for (what, rows, log) in [
-        ("head", rows.head.to_string(), log.head.to_string()),
-        ("floor", rows.floor.to_string(), log.floor.to_string()),
-        ("last erasure", rows.erased.to_string(), log.erased.to_string()),
-        ("clock", rows.clock.to_string(), log.clock.to_string()),
-        ("count", rows.count.to_string(), log.count.to_string()),
-        ("bytes", rows.bytes.to_string(), log.bytes.to_string()),
-        ("digest", rows.digest.to_string(), log.digest.to_string()),
-        ("number of owners", rows.owners.to_string(), log.owners.to_string()),
-    ] {
-        if rows != log {
-            found.push(|| format!("its {what} is {rows} in the rows, {log} by the log"));
-        }
-    }
-    if rows.restore != log.restore {
-        found.push(|| "the restore that runs is another by the log".to_owned());
-    }
-}
-
-fn compare_message(found: &mut Found, row: &MessageRow, folded: &ScopeFold) {
-    let id = row.id;
-    let Some(entry) = folded.scope.messages.get(&id) else {
-        return found.push(|| format!("message {id} is not in the log"));
-    };
-    let (rows, log) = (row.entry.cursor, entry.cursor);
-    if rows != log {
-        found.push(|| format!("message {id} is at cursor {rows} in the rows, {log} by the log"));
-    } else if *entry != row.entry {
-        found.push(|| format!("message {id} at cursor {rows} is another version by the log"));
-    } else if folded.json.get(&id) != Some(&json_hash(&row.json)) {
-        found.push(|| format!("the JSON of message {id} is another by the log"));
-    }
-}
-
-fn compare_members(found: &mut Found, rows: &[(UserId, Member)], log: &HashMap<UserId, Member>) {
-    for (user, member) in rows {
-        if log.get(user) != Some(member) {
-            found.push(|| format!("member {user} is another by the log"));
-        }
-    }
-    let stored: HashSet<&UserId> = rows.iter().map(|(user, _)| user).collect();
-    for user in log.keys().filter(|user| !stored.contains(user)) {
-        found.push(|| format!("member {user} has no row"));
     }
 }

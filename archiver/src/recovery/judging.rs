@@ -1,0 +1,167 @@
+//! Whether a log may be recovered: judged before there is a new log, so that what is refused has changed nothing.
+
+use std::sync::Arc;
+
+use archive::{
+    base::{self, Owner},
+    unlisted::unlisted,
+};
+use eventlog::{EventLog, partition_of};
+use model::{Event, LogId, Offset, Partition, PartitionClock};
+
+use super::{Recovery, RecoveryError, last_written, lost_log::LostLog};
+use crate::{error::ArchiverError, records::Records};
+
+/// What a lost log is to go on in.
+pub enum NewLog<'a> {
+    /// A log that will be made with so many partitions.
+    ToBeMade { partitions: u32 },
+    /// One that somebody made, or a recovery that was stopped.
+    There(&'a dyn EventLog),
+}
+
+impl NewLog<'_> {
+    fn partitions(&self) -> u32 {
+        match self {
+            Self::ToBeMade { partitions } => *partitions,
+            Self::There(log) => log.partitions(),
+        }
+    }
+
+    fn id(&self) -> Option<LogId> {
+        match self {
+            Self::ToBeMade { .. } => None,
+            Self::There(log) => Some(log.log_id()),
+        }
+    }
+}
+
+/// A recovery that may be done.
+pub struct Judged {
+    pub(super) recovery: Recovery,
+    /// What no manifest lists: it is removed first.
+    pub(super) leftovers: Vec<String>,
+}
+
+impl Recovery {
+    /// Judges the recovery by the archive, and by the new log as far as there is one. Changes nothing anywhere.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub async fn judge(self, into: NewLog<'_>) -> Result<Judged, RecoveryError> {
+        self.check_partitions(into.partitions())?;
+        if let NewLog::There(log) = &into {
+            self.check_log(*log).await?;
+        }
+        self.check_lineage(into.id()).await?;
+        self.check_raw(into.partitions()).await?;
+        let leftovers = unlisted(&self.archive, || {}).await?;
+        Ok(Judged { recovery: self, leftovers })
+    }
+
+    fn check_partitions(&self, found: u32) -> Result<(), RecoveryError> {
+        if let Some(needed) = self.lost.partitions.filter(|needed| *needed != found) {
+            return Err(RecoveryError::OtherPartitionCount { needed, found });
+        }
+        match self.lost.last.filter(|last| last.get() >= found) {
+            Some(last) => Err(RecoveryError::FewerPartitions { last, found }),
+            None => Ok(()),
+        }
+    }
+
+    /// The new log is another one than the lost one, of as many partitions, and empty.
+    pub(super) async fn check_log(&self, log: &dyn EventLog) -> Result<(), RecoveryError> {
+        if log.log_id() == self.lost.log {
+            return Err(RecoveryError::SameLog(self.lost.log));
+        }
+        self.check_partitions(log.partitions())?;
+        for partition in (0..log.partitions()).map(Partition::new) {
+            let bounds = log.bounds(partition).await.map_err(ArchiverError::from)?;
+            if bounds.end > Offset::ZERO {
+                return Err(RecoveryError::NotEmpty);
+            }
+        }
+        Ok(())
+    }
+
+    /// The lost log is not gone on from elsewhere, and nobody archives it any more.
+    async fn check_lineage(&self, into: Option<LogId>) -> Result<(), RecoveryError> {
+        let from = self.lost.log;
+        for log in base::logs(&self.archive).await? {
+            match base::recovered_from(&self.archive, log).await? {
+                Some(before) if before == from && Some(log) != into => {
+                    return Err(RecoveryError::GivenUp { from, into: log });
+                }
+                before if Some(log) == into && before != Some(from) => {
+                    return Err(RecoveryError::InUse);
+                }
+                _ => {}
+            }
+        }
+        match base::owner(&self.archive, from).await? {
+            Owner::GivenUpFor(other) if Some(other) != into => {
+                Err(RecoveryError::GivenUp { from, into: other })
+            }
+            Owner::GivenUpFor(_) => Ok(()), // this recovery has begun
+            _ => self.check_quiet().await,
+        }
+    }
+
+    /// Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
+    async fn check_quiet(&self) -> Result<(), RecoveryError> {
+        let (log, quiet) = (self.lost.log, self.quiet);
+        let Some(at) = last_written(&self.archive, log).await? else { return Ok(()) };
+        let passed = self.clock.now().micros_since(at).max(0).unsigned_abs();
+        if u128::from(passed) >= quiet.as_micros() {
+            return Ok(());
+        }
+        Err(RecoveryError::StillArchived { log, seconds: passed / 1_000_000, quiet })
+    }
+
+    /// What segments alone have can be read to its end, is of rules that this build knows, and in the partition that it
+    /// would be in: a log that was lost before its first hour was sealed has said nowhere how many it had.
+    async fn check_raw(&self, partitions: u32) -> Result<(), RecoveryError> {
+        let lost = LostLog::find(&self.archive, self.lost.log, partitions).await?;
+        let ranges = lost.raw();
+        let lost: Arc<dyn EventLog> = Arc::new(lost);
+        for (partition, range) in ranges {
+            let mut records = Records::new(&lost, &self.archive, partition, range, &[]);
+            let mut clock = PartitionClock::START;
+            loop {
+                let read = records.next().await?;
+                if read.is_empty() {
+                    break;
+                }
+                for record in read {
+                    // What is no event is a dead letter, wherever it is.
+                    let Ok(event) = schemas::decode(&record.value) else { continue };
+                    clock.advance(record.append_time, &event).map_err(ArchiverError::from)?;
+                    if let Event::Command(command) = event {
+                        check_partition(&command.scope.to_string(), partition, partitions)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A scope is in the partition that a log of so many has for it.
+pub(super) fn check_partition(
+    scope: &str,
+    partition: Partition,
+    partitions: u32,
+) -> Result<(), RecoveryError> {
+    match partition_of(scope.as_bytes(), partitions) == partition {
+        true => Ok(()),
+        false => Err(RecoveryError::OtherPartition { scope: scope.to_owned(), partition }),
+    }
+}
+
+impl Judged {
+    /// Why it ended, where somebody stopped it: and what to do then.
+    pub(super) async fn stopped(&self, into: LogId) -> RecoveryError {
+        let may_begin = self.recovery.check_lineage(Some(into)).await;
+        RecoveryError::Stopped { is_quiet: may_begin.is_ok() }
+    }
+}
