@@ -28,6 +28,7 @@ mod drilling;
 mod epochs;
 mod erasing;
 mod expired;
+mod filling;
 mod front;
 mod histories;
 mod idempotency;
