@@ -72,7 +72,7 @@ async fn a_log_that_lost_its_end_with_the_database() {
     ann.create_team("late", &[]).await;
     ann.push(&team("late"), &[say("late")]).await.ok();
     let mut beyond = device_with(&ann, &Scope::User).await;
-    let late = Scope::Team("late".parse().unwrap());
+    let late = "team/late".parse::<Scope>().unwrap();
     let mut of_team = device_with(&ann, &late).await;
     let before = beyond.epoch.unwrap();
 
@@ -117,7 +117,7 @@ async fn while_it_is_filled_nobody_is_refused() {
     let ann = cluster.device("ann");
     ann.create_team("web", &[]).await;
     ann.push(&team("web"), &[say("one")]).await.ok();
-    let web = device_with(&ann, &Scope::Team("web".parse().unwrap())).await;
+    let web = device_with(&ann, &"team/web".parse().unwrap()).await;
     cluster.drop_the_read_model(&[Role::Ingest, Role::Api]).await;
     let ann = cluster.device("ann");
     let mut owner = cluster.database.owner().await;
