@@ -22,9 +22,12 @@ pub type Ends = BTreeMap<Partition, Offset>;
 pub(crate) const IS_BEGUN: &str =
     "select exists (select from source) or exists (select from context_sync.filling)";
 
-/// Makes the tables the log's: at once if that is a new one, else as soon as what it has is folded. `past`: the epochs
-/// that were in force before, the oldest first; none where the log's first one is the only one. What stands in the
-/// database is believed before that: the archive has it from there.
+/// One of those that find the tables of no log yet says which they are of.
+const LOCK: &str = "select pg_advisory_xact_lock(hashtext('context_sync begin'))";
+
+/// Makes the tables the log's, if they are of none: at once if the log is a new one, else as soon as what it has is folded.
+/// `past`: the epochs that were in force before, the oldest first; none where the log's first one is the only one. What
+/// stands in the database is believed before that: the archive has it from there.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     set: ProjectionSet,
@@ -32,6 +35,10 @@ pub(crate) async fn begin(
     ends: &Ends,
     past: &[PastEpoch],
 ) -> Result<(), ReadModelError> {
+    sqlx::raw_sql(LOCK).execute(&mut *connection).await?;
+    if sqlx::query_scalar(IS_BEGUN).fetch_one(&mut *connection).await? {
+        return Ok(());
+    }
     let (epoch, partitions) = (Epoch::of_log(log, RulesVersion::CURRENT), ends.len() as i32);
     match set {
         ProjectionSet::Live => {}

@@ -18,9 +18,6 @@ use crate::{
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
 
-/// One of those that find the tables of no log yet says which they are of.
-const BEGIN_LOCK: &str = "select pg_advisory_xact_lock(hashtext('context_sync begin'))";
-
 /// How far a partition is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -79,11 +76,7 @@ impl Projection {
     /// is answered from here before they are folded ([`Self::finish_filling`]).
     pub async fn begin(&mut self, log: LogId, ends: &Ends) -> Result<(), ReadModelError> {
         let mut transaction = self.connection.begin().await?;
-        sqlx::raw_sql(BEGIN_LOCK).execute(&mut *transaction).await?;
-        let is_begun: bool = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut *transaction).await?;
-        if !is_begun {
-            filling::begin(&mut transaction, self.set, log, ends, &[]).await?;
-        }
+        filling::begin(&mut transaction, self.set, log, ends, &[]).await?;
         transaction.commit().await?;
         Ok(())
     }

@@ -227,9 +227,14 @@ impl Cluster {
     /// Drops the read model, as operators do; these roles start anew.
     pub(crate) async fn drop_the_read_model(&mut self, roles: &[Role]) {
         self.node.stop_in_place().await;
+        self.empty_the_read_model().await;
+        self.node = Node::start(roles, &self.settings, self.dir.path()).await;
+    }
+
+    /// As if it had never been filled. Whoever runs is not told.
+    pub(crate) async fn empty_the_read_model(&self) {
         sqlx::query("drop schema context_sync cascade").execute(&self.pool).await.unwrap();
         readmodel::migrate(&self.database.config).await.unwrap();
-        self.node = Node::start(roles, &self.settings, self.dir.path()).await;
     }
 
     async fn empty_database(&mut self) {

@@ -118,7 +118,8 @@ async fn while_it_is_filled_nobody_is_refused() {
     ann.create_team("web", &[]).await;
     ann.push(&team("web"), &[say("one")]).await.ok();
     let web = device_with(&ann, &"team/web".parse().unwrap()).await;
-    cluster.drop_the_read_model(&[Role::Ingest, Role::Api]).await;
+    cluster.restart(&[Role::Ingest, Role::Api]).await;
+    cluster.empty_the_read_model().await;
     let ann = cluster.device("ann");
     let mut owner = cluster.database.owner().await;
     let mut holding = owner.begin().await.unwrap();
