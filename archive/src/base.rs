@@ -125,12 +125,21 @@ impl CommandReader {
     }
 }
 
-/// An epoch that began without a new log: cursors say something else since the rows were rebuilt.
+/// An epoch that began without a new log: cursors say something else since the rows were rebuilt, or may, since a
+/// read model was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredEpoch {
     pub epoch: Epoch,
-    /// Up to which cursor the scopes that changed kept theirs, by their references. The others kept all.
+    /// Up to which cursor scopes kept theirs, by their references.
     pub bases: Vec<(Uuid, Cursor)>,
+    /// Whether the scopes that are not among them kept all, or nothing.
+    #[serde(default = "kept")]
+    pub keeps_unlisted: bool,
+}
+
+/// What an epoch does that does not say it.
+const fn kept() -> bool {
+    true
 }
 
 impl StoredEpoch {

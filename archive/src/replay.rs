@@ -1,6 +1,8 @@
 //! A log as far back as the archive reaches: what retention removed from it is read out of the hours' events, and out
 //! of the segments where their hour is not sealed.
 
+mod end;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,6 +22,8 @@ use crate::{
     store::Archive,
     table::{EventFiles, StoredEvent, StoredEvents},
 };
+
+pub use end::ArchivedEnd;
 
 /// A log and the archive of its events.
 pub struct Replay {

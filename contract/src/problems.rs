@@ -176,11 +176,15 @@ pub fn acceptance_unknown(detail: impl Into<String>) -> Problem {
 
 /// A read model that could not be asked: 503 while it cannot be reached or is not there yet, else 500.
 pub fn of_read_model(error: &ReadModelError) -> Problem {
-    let unreachable = || not_accepted("The database cannot be used at the moment").cause(error);
+    let unavailable = |detail: &str| not_accepted(detail).cause(error);
     match error {
-        ReadModelError::Unavailable(_) | ReadModelError::Forbidden(_) => unreachable(),
+        ReadModelError::Unavailable(_) | ReadModelError::Forbidden(_) => {
+            unavailable("The database cannot be used at the moment")
+        }
         // The projector makes it; an instance that starts before it is early, not broken.
-        ReadModelError::NotMigrated => unreachable(),
+        ReadModelError::NotMigrated => {
+            unavailable("The database has no read model yet, or one that is still being filled")
+        }
         _ => Problem::internal(error),
     }
 }

@@ -21,7 +21,7 @@ use readmodel::{
 use service::Problem;
 use uuid::Uuid;
 
-use readmodel::gather::Ask;
+use readmodel::{access::AccessQuery, gather::Ask};
 
 use crate::Ingest;
 
@@ -66,7 +66,7 @@ impl Ingest {
     ///
     /// # Errors
     /// 409 IDEMPOTENCY_MISMATCH; 413 if the log takes no such record; 503 if the log or the read
-    /// model cannot be reached or is too far behind, saying whether the command was accepted; 500 for
+    /// model cannot be reached, is not there yet or too far behind, saying whether the command was accepted; 500 for
     /// a dead letter.
     pub(crate) async fn decide(
         &self,
@@ -86,6 +86,7 @@ impl Ingest {
         if bytes > RECORD_BYTES_MAX {
             return Err(too_large(bytes));
         }
+        self.gate.begun(access(command)).await?;
         self.lag.check(partition_of(&key, self.log.partitions()))?;
         // Before the append, so that no commit is missed.
         let outcome = self.feed.expect(command.id);
@@ -152,6 +153,12 @@ fn same_request(outcome: Arc<Outcome>, request: RequestHash) -> Result<Arc<Outco
     } else {
         Err(problems::idempotency_mismatch())
     }
+}
+
+/// Who wants it, and in which scope.
+fn access(command: &Command) -> AccessQuery {
+    let Command { scope, actor, org_role, .. } = command;
+    AccessQuery { scope: scope.clone(), user: actor.clone(), org_role: *org_role }
 }
 
 fn too_large(bytes: usize) -> Problem {

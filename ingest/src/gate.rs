@@ -4,7 +4,7 @@
 
 use std::{
     sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use readmodel::{
 };
 use service::Problem;
 
-use readmodel::gather::{Ask, Gather};
+use readmodel::gather::{Ask, Gather, Unanswered};
 
 /// How long a standing that allowed something is taken as it was, and what is held too, where there is room.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
@@ -48,6 +48,8 @@ pub(crate) struct Gate<A: Ask = Accounts> {
     scopes: Cache<ScopeKey, Arc<Room>>,
     tenants: Cache<TenantId, Arc<Room>>,
     batch: Gather<A>,
+    /// Since this process began, a read model has said which log this is.
+    is_begun: AtomicBool,
 }
 
 /// What a request adds, at most. Deletes add nothing.
@@ -68,7 +70,8 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
             Cache::builder().max_capacity(KNOWN_MAX).time_to_live(KNOWN_FOR).build()
         }
         let (scopes, tenants) = (remembering(), remembering());
-        Self { allowed: remembering(), quotas, scopes, tenants, batch: Gather::new(asker) }
+        let (batch, is_begun) = (Gather::new(asker), AtomicBool::new(false));
+        Self { allowed: remembering(), quotas, scopes, tenants, batch, is_begun }
     }
 
     /// The caller's standing in the scope, as the read model has it now.
@@ -83,7 +86,48 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
     }
 
     async fn account(&self, query: AccessQuery) -> Result<Account, Problem> {
-        self.batch.ask(query).await.map_err(|error| problems::of_read_model(&error))
+        self.ask(query).await.map_err(|error| problems::of_read_model(&error))
+    }
+
+    async fn ask(&self, query: AccessQuery) -> Result<Account, Unanswered> {
+        let answer = self.batch.ask(query).await;
+        if answer.is_ok() {
+            self.is_begun.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// As [`Self::ask`]; `None` if the read model cannot be asked, which is not asked again for a while.
+    ///
+    /// # Errors
+    /// 503 if no read model has said yet which log this is. One that was lost is of a new epoch, in which the cursors are
+    /// kept that the log gives out as it was found: until that is noted, nothing may be added to it.
+    async fn ask_if_up(&self, query: AccessQuery) -> Result<Option<Account>, Problem> {
+        let scope = query.scope.clone();
+        match self.ask(query).await {
+            Ok(account) => Ok(Some(account)),
+            Err(error) if self.is_early(&error) => Err(problems::of_read_model(&error)),
+            Err(_) => {
+                self.remember(&scope, Room::unknown(), Room::unknown());
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_early(&self, error: &ReadModelError) -> bool {
+        matches!(error, ReadModelError::NotMigrated) && !self.is_begun.load(Ordering::Relaxed)
+    }
+
+    /// Makes sure, before the first append, that the log is one which a read model is of. While none can be asked,
+    /// nobody is held up.
+    ///
+    /// # Errors
+    /// 503 if none is there yet.
+    pub(crate) async fn begun(&self, query: AccessQuery) -> Result<(), Problem> {
+        if self.is_begun.load(Ordering::Relaxed) || self.scopes.contains_key(&query.scope) {
+            return Ok(());
+        }
+        self.ask_if_up(query).await.map(|_| ())
     }
 
     /// Lets the caller pass if `allows` says so of the standing. What the scope holds, if it was asked for.
@@ -111,7 +155,7 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
     /// can tell what is held, quotas hold nobody up.
     ///
     /// # Errors
-    /// SYNC_007 if there is no room.
+    /// SYNC_007 if there is no room; 503 as [`Gate::begun`].
     pub(crate) async fn room(
         &self,
         query: AccessQuery,
@@ -134,12 +178,9 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
         }
         let usage = match usage {
             Some(usage) => usage,
-            None => match self.account(query).await {
-                Ok(account) => account.usage,
-                Err(_) => {
-                    self.remember(&scope, Room::unknown(), Room::unknown());
-                    return Ok(());
-                }
+            None => match self.ask_if_up(query).await? {
+                Some(account) => account.usage,
+                None => return Ok(()),
             },
         };
         let quotas = usage.overrides.over(self.quotas);

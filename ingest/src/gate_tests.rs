@@ -94,7 +94,7 @@ impl Ask for Held {
     async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
         let mut held = self.0.lock().unwrap();
         held.1 += 1;
-        let usage = held.0.ok_or(ReadModelError::NotMigrated)?;
+        let usage = held.0.ok_or(ReadModelError::NotConfigured)?;
         Ok(questions.iter().map(|_| Account { standing: Standing::Oneself, usage }).collect())
     }
 }
@@ -216,4 +216,44 @@ async fn sync_007_a_team_is_asked_about_once_for_its_member_and_its_room() {
     let usage = gate.pass(ann(), |_| true).await.unwrap();
     gate.room(ann(), Added { messages: 1, bytes: 1 }, usage).await.unwrap();
     assert_eq!(held.asked(), 1);
+}
+
+/// Of no log yet, until it is.
+#[derive(Clone, Default)]
+struct Early(Arc<AtomicBool>);
+
+impl Ask for Early {
+    type Question = AccessQuery;
+    type Answer = Account;
+
+    async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
+        if !self.0.load(Ordering::SeqCst) {
+            return Err(ReadModelError::NotMigrated);
+        }
+        let usage = Usage::default();
+        Ok(questions.iter().map(|_| Account { standing: Standing::Oneself, usage }).collect())
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_let_in_before_a_read_model_is_there_and_all_once_one_was() {
+    let is_there = Early::default();
+    let gate = Gate::new(is_there.clone(), QUOTAS);
+    let ann = || query("acme/user/ann", "ann", OrgRole::Member);
+    let added = Added { messages: 1, bytes: 1 };
+    for _ in 0..2 {
+        let problems = [
+            gate.begun(ann()).await.unwrap_err(),
+            gate.room(ann(), added, None).await.unwrap_err(),
+        ];
+        for problem in problems {
+            assert_eq!((problem.status().as_u16(), problem.code()), (503, "UNAVAILABLE"));
+        }
+    }
+    is_there.0.store(true, Ordering::SeqCst);
+    gate.begun(ann()).await.unwrap();
+    // What is lost later is filled from the log as it is then.
+    is_there.0.store(false, Ordering::SeqCst);
+    gate.begun(ann()).await.unwrap();
+    gate.room(query("acme/user/bob", "bob", OrgRole::Member), added, None).await.unwrap();
 }

@@ -7,13 +7,13 @@ use archive::{
     Archive,
     base::{self, CommandLine, CommandReader, Owner, StoredEpoch},
     erasure::{self, Erasure},
-    history::newest_hour,
     manifest::{ManifestReader, ScopeLine},
-    message_line, redaction, segment,
+    message_line, redaction,
+    replay::ArchivedEnd,
 };
-use eventlog::EventLog;
+use eventlog::{Bounds, EventLog, Record};
 use model::{
-    Cursor, Epoch, LogId, Member, Offset, Partition, PartitionClock, Place, RulesVersion, ScopeKey,
+    Cursor, Epoch, LogId, Member, Partition, PartitionClock, Place, RulesVersion, ScopeKey,
     ScopeRef,
 };
 use readmodel::{
@@ -25,7 +25,7 @@ use readmodel::{
     write::{MemberImage, MessageImage, OutcomeImage, Writes},
 };
 
-use crate::ProjectorError;
+use crate::{ProjectorError, session::ends};
 
 /// Rows written in one transaction, at most.
 const ROWS_AT_ONCE: usize = 500;
@@ -65,7 +65,7 @@ pub(crate) async fn adopt(
         // The live set has them.
         ProjectionSet::Rebuilt | ProjectionSet::RebuiltScope => Vec::new(),
     };
-    Ok(adoption.finish(log.log_id(), log.partitions(), &epochs).await?)
+    Ok(adoption.finish(log.log_id(), &ends(log).await?, &epochs).await?)
 }
 
 pub(crate) async fn check_owner(archive: &Archive, log: LogId) -> Result<(), ProjectorError> {
@@ -76,16 +76,23 @@ pub(crate) async fn check_owner(archive: &Archive, log: LogId) -> Result<(), Pro
     }
 }
 
-/// The archive has seen where the log ended. A read model that is lost does not know, and would give out cursors again.
+/// The archive has seen where the log ended, if not to the last record. A read model that is lost does not know, and would
+/// keep cursors of what is not there any more.
 async fn check_end(archive: &Archive, log: &dyn EventLog) -> Result<(), ProjectorError> {
     for partition in (0..log.partitions()).map(Partition::new) {
-        let end = log.bounds(partition).await?.end;
-        let newest = newest_hour(archive, log.log_id(), partition).await?;
-        let sealed = newest.map_or(Offset::ZERO, |(_, header)| header.next_offset);
-        let segments = segment::list(archive, log.log_id(), partition).await?;
-        let archived = segments.last().map_or(sealed, |last| last.first_offset.max(sealed));
+        let ArchivedEnd { next: archived, last } =
+            ArchivedEnd::read(archive, log.log_id(), partition).await?;
+        let Bounds { start, end } = log.bounds(partition).await?;
         if archived > end {
             return Err(ProjectorError::ArchiveAhead { partition, archived, end });
+        }
+        let Some(last) = last.filter(|last| last.offset >= start) else { continue };
+        let of_log = log.read_one(last.place()).await?;
+        // Not by the value: what was erased has another one in the archive.
+        let is_other = |own: Record| (own.append_time, own.key) != (last.append_time, last.key);
+        if of_log.is_some_and(is_other) {
+            let place = Place { partition, offset: last.offset };
+            return Err(ProjectorError::ArchiveOtherwise(place));
         }
     }
     Ok(())
@@ -106,9 +113,9 @@ async fn epochs(
         let epoch = Epoch::of_log(of, RulesVersion::CURRENT);
         let new = NewEpoch { epoch, bases, keeps_unlisted: false };
         epochs.push(PastEpoch { log: of, new });
-        for StoredEpoch { epoch, bases } in base::epochs(archive, of).await? {
+        for StoredEpoch { epoch, bases, keeps_unlisted } in base::epochs(archive, of).await? {
             let bases = bases.into_iter().map(|(scope, base)| (ScopeRef(scope), base)).collect();
-            let new = NewEpoch { epoch, bases, keeps_unlisted: true };
+            let new = NewEpoch { epoch, bases, keeps_unlisted };
             epochs.push(PastEpoch { log: of, new });
         }
     }

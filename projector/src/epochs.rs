@@ -8,7 +8,7 @@ use archive::{
     base::{self, StoredEpoch},
 };
 use model::LogId;
-use readmodel::DatabaseConfig;
+use readmodel::{DatabaseConfig, epochs::NewEpoch};
 
 use crate::ProjectorError;
 
@@ -29,7 +29,8 @@ pub(crate) async fn keep(
     let kept: HashSet<_> = kept.into_iter().map(|stored| stored.epoch).collect();
     for (number, new) in begun.into_iter().filter(|(_, new)| !kept.contains(&new.epoch)) {
         let bases = new.bases.iter().map(|(scope, base)| (scope.0, *base)).collect();
-        StoredEpoch { epoch: new.epoch, bases }.keep(archive, log, number).await?;
+        let NewEpoch { epoch, keeps_unlisted, .. } = new;
+        StoredEpoch { epoch, bases, keeps_unlisted }.keep(archive, log, number).await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use model::{Offset, Partition};
 use readmodel::{
     ReadModelError,
     feed::Committed,
+    filling::Ends,
     load::Loader,
     projection::{EXPIRED_AT_ONCE, Position, Projection},
     write::Writes,
@@ -25,6 +26,8 @@ use crate::{
 /// How often old rows are deleted, and how soon again when there are more.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 const EXPIRE_MORE: Duration = Duration::from_millis(200);
+/// How often it is asked whether other projectors have filled their partitions.
+const FILLED_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
 
 /// A session that has its positions.
 pub(crate) struct Projecting<'a> {
@@ -34,6 +37,8 @@ pub(crate) struct Projecting<'a> {
     positions: BTreeMap<Partition, Position>,
     /// Where the log ended when the session began: ready once the positions are there.
     behind: BTreeMap<Partition, Offset>,
+    /// Where folding ends, if it does.
+    until: Option<Ends>,
     next_expiry: Instant,
 }
 
@@ -53,8 +58,39 @@ impl<'a> Projecting<'a> {
         loader: Loader,
         positions: BTreeMap<Partition, Position>,
         behind: BTreeMap<Partition, Offset>,
+        until: Option<Ends>,
     ) -> Self {
-        Self { session, projection, loader, positions, behind, next_expiry: Instant::now() }
+        let next_expiry = Instant::now();
+        Self { session, projection, loader, positions, behind, until, next_expiry }
+    }
+
+    /// Where folding ends, of each partition, if it does.
+    pub(crate) fn until(&self) -> Option<&Ends> {
+        self.until.as_ref()
+    }
+
+    /// Whether a read model that was lost is filled: nobody is answered from it yet.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.session.is_live() && self.until.is_some()
+    }
+
+    /// Waits until whoever folds the other partitions has filled them too, and the read model answers.
+    pub(crate) async fn finish_filling(
+        &mut self,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ProjectorError> {
+        while !shutdown.is_cancelled() {
+            let behind = self.projection.finish_filling().await?;
+            let Some(partition) = behind.first() else { break };
+            self.session.ready.set_not_ready(format!(
+                "the read model is being filled from the log; partition {partition} is another projector's, and behind"
+            ));
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(FILLED_ELSEWHERE_EVERY) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The offset to fold next, of each partition.
@@ -212,11 +248,15 @@ impl<'a> Projecting<'a> {
         }
     }
 
-    /// Whether a rebuild is where it was to come.
+    /// Whether it is where it was to come.
     fn is_there(&self) -> bool {
-        let Some(aim) = &self.session.aim else { return false };
-        aim.tell(&self.positions);
-        aim.is_reached(&self.positions)
+        if let Some(aim) = &self.session.aim {
+            aim.tell(&self.positions);
+        }
+        let is_reached = |(partition, until): (&Partition, &Offset)| {
+            self.positions.get(partition).is_some_and(|position| position.next_offset >= *until)
+        };
+        self.until.as_ref().is_some_and(|until| until.iter().all(is_reached))
     }
 
     fn say_if_ready(&mut self) {

@@ -8,6 +8,7 @@ use model::{LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
 use readmodel::{
     DatabaseConfig, ProjectionSet, ReadModelError,
     feed::Feed,
+    filling::Ends,
     lease::{Leases, RENEW_EVERY},
     load::Loader,
     projection::{Position, Projection},
@@ -85,6 +86,12 @@ pub enum ProjectorError {
          it; if it is lost for good, `context-sync ops recover` goes on in a new log from the archive, which has more"
     )]
     ArchiveAhead { partition: Partition, archived: Offset, end: Offset },
+    /// The log has something else where the archive ends, and no read model knows what was folded of it.
+    #[error(
+        "the record at {0} is not the one that the archive has: the log was cut, and has gone on since. Restore it; if what \
+         is missing is lost for good, `context-sync ops recover` goes on in a new log from the archive"
+    )]
+    ArchiveOtherwise(Place),
     #[error("--partitions names {0}, which the log does not have")]
     NoSuchPartition(Partition),
     /// The leases changed: begin again with those held now.
@@ -106,6 +113,7 @@ impl ProjectorError {
             | Self::Gap { .. }
             | Self::Truncated { .. }
             | Self::ArchiveAhead { .. }
+            | Self::ArchiveOtherwise(_)
             | Self::OtherArchive { .. }
             | Self::GivenUp { .. }
             | Self::Unrecovered { .. }
@@ -130,7 +138,7 @@ pub(crate) struct Session<'a> {
 pub(crate) struct Aim<'a> {
     pub(crate) set: ProjectionSet,
     /// Where it ends: what is folded of each partition then.
-    pub(crate) until: BTreeMap<Partition, Offset>,
+    pub(crate) until: Ends,
     /// Only its commands are folded; to the others' the time passes, as with a tick.
     pub(crate) scope: Option<&'a ScopeKey>,
     /// Told after each batch, how far it is in all partitions together.
@@ -138,13 +146,6 @@ pub(crate) struct Aim<'a> {
 }
 
 impl Aim<'_> {
-    pub(crate) fn is_reached(&self, positions: &BTreeMap<Partition, Position>) -> bool {
-        let is_there = |(partition, until): (&Partition, &Offset)| {
-            positions.get(partition).is_some_and(|position| position.next_offset >= *until)
-        };
-        self.until.iter().all(is_there)
-    }
-
     /// Says how far it is.
     pub(crate) fn tell(&self, positions: &BTreeMap<Partition, Position>) {
         let own = positions.values().filter(|p| self.until.contains_key(&p.partition));
@@ -200,12 +201,21 @@ impl Session<'_> {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let mut projecting = self.begin(partitions).await?;
-        let _keeping = self.keep_epochs();
-        // However this ends, be it that the leases change, the reading ends with it.
-        let stop_reading = shutdown.child_token().drop_guard();
-        let reads = self.read(&projecting.next_offsets(), stop_reading.token().clone())?;
-        projecting.run(&mut Inbox::new(self.config, reads), shutdown).await
+        while !shutdown.is_cancelled() {
+            let mut projecting = self.begin(partitions).await?;
+            let is_filling = projecting.is_filling();
+            let _keeping = self.keep_epochs();
+            // However this ends, be it that the leases change, the reading ends with it.
+            let stop_reading = shutdown.child_token().drop_guard();
+            let reads = self.read(&projecting, stop_reading.token().clone())?;
+            projecting.run(&mut Inbox::new(self.config, reads), shutdown).await?;
+            if !is_filling {
+                break;
+            }
+            // From here on, all that comes is folded.
+            projecting.finish_filling(shutdown).await?;
+        }
+        Ok(())
     }
 
     /// Whether other processes wait for what this one commits.
@@ -237,6 +247,9 @@ impl Session<'_> {
             adopt(self.database, set, self.log.as_ref(), archive, only).await?;
         }
         let mut projection = Projection::connect_to(self.database, set).await?;
+        if !projection.is_begun().await? {
+            projection.begin(self.log.log_id(), &ends(self.log.as_ref()).await?).await?;
+        }
         let loader = Loader::connect_to(self.database, set).await?;
         let stored =
             projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
@@ -254,7 +267,22 @@ impl Session<'_> {
             }
             positions.insert(*partition, position);
         }
-        Ok(Projecting::new(self, projection, loader, positions, behind))
+        let until = self.until(&mut projection, partitions).await?;
+        Ok(Projecting::new(self, projection, loader, positions, behind, until))
+    }
+
+    /// Where folding ends: of a rebuild, or of what fills a read model that was lost; `None`: nowhere.
+    async fn until(
+        &self,
+        projection: &mut Projection,
+        partitions: &[Partition],
+    ) -> Result<Option<Ends>, ProjectorError> {
+        if let Some(aim) = &self.aim {
+            return Ok(Some(aim.until.clone()));
+        }
+        let Some(mut until) = projection.filled_until().await? else { return Ok(None) };
+        until.retain(|partition, _| partitions.contains(partition));
+        Ok(Some(until))
     }
 
     /// Checks a stored position against the log, and says where the log ends.
@@ -283,18 +311,16 @@ impl Session<'_> {
     /// Reads and decodes ahead, in a task of its own.
     fn read(
         &self,
-        from: &[(Partition, Offset)],
+        projecting: &Projecting<'_>,
         stop: CancellationToken,
     ) -> Result<mpsc::Receiver<Read>, ProjectorError> {
-        let mut reader = self.log.reader(from)?;
+        let mut reader = self.log.reader(&projecting.next_offsets())?;
         let limit = ReadLimit {
             records_max: self.config.batch_records_max as usize,
             bytes_max: usize::try_from(self.config.batch_bytes_max).unwrap_or(usize::MAX),
         };
-        let (until, scope) = match &self.aim {
-            Some(aim) => (Some(aim.until.clone()), aim.scope.map(ToString::to_string)),
-            None => (None, None),
-        };
+        let until = projecting.until().cloned();
+        let scope = self.aim.as_ref().and_then(|aim| aim.scope).map(ToString::to_string);
         let decoded = move |record: Record| match &scope {
             Some(scope) if record.key != scope.as_bytes() => Decoded::elsewhere(record),
             _ => Decoded::new(record),
@@ -328,6 +354,15 @@ impl Session<'_> {
         });
         Ok(records)
     }
+}
+
+/// Where a log ends now, in all partitions.
+pub(crate) async fn ends(log: &dyn EventLog) -> Result<Ends, LogError> {
+    let mut ends = Ends::new();
+    for partition in (0..log.partitions()).map(Partition::new) {
+        ends.insert(partition, log.bounds(partition).await?.end);
+    }
+    Ok(ends)
 }
 
 /// Renews the leases until they change or are lost.

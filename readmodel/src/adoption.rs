@@ -1,19 +1,19 @@
 //! A read model that begins with what an archive has, because its log does.
 
-use model::{Epoch, LogId, Offset, Partition, PartitionClock, RulesVersion};
+use model::{LogId, Offset, Partition, PartitionClock};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
-    epochs::{self, NewEpoch},
+    epochs::NewEpoch,
     error::ReadModelError,
+    filling::{self, Ends, IS_BEGUN},
     projection::{Advance, Position},
     rebuild::REPLACED,
     write::Writes,
 };
 
-const IS_ADOPTED: &str = "select exists (select from source)";
 /// One process fills it; the others wait.
 const LOCK: &str = "select pg_advisory_lock(hashtext('context_sync adoption'))";
 
@@ -27,6 +27,7 @@ pub struct PastEpoch {
 /// An empty set of tables that is being filled. Nobody reads the live one before it is done.
 pub struct Adoption {
     connection: PgConnection,
+    set: ProjectionSet,
 }
 
 impl Adoption {
@@ -36,14 +37,13 @@ impl Adoption {
         set: ProjectionSet,
     ) -> Result<Option<Self>, ReadModelError> {
         let mut connection = connect::projector_on(config, set).await?;
-        let mut is_adopted: bool =
-            sqlx::query_scalar(IS_ADOPTED).fetch_one(&mut connection).await?;
-        if !is_adopted {
+        let mut is_begun: bool = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut connection).await?;
+        if !is_begun {
             let wait = format!("set lock_timeout = 0; set statement_timeout = 0; {LOCK}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(wait)).execute(&mut connection).await?;
-            is_adopted = sqlx::query_scalar(IS_ADOPTED).fetch_one(&mut connection).await?;
+            is_begun = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut connection).await?;
         }
-        if is_adopted {
+        if is_begun {
             connection.close().await.ok();
             return Ok(None);
         }
@@ -52,7 +52,7 @@ impl Adoption {
             let delete = sqlx::AssertSqlSafe(format!("delete from {table}"));
             sqlx::raw_sql(delete).execute(&mut connection).await?;
         }
-        Ok(Some(Self { connection }))
+        Ok(Some(Self { connection, set }))
     }
 
     /// Says where a partition begins: at its first record, at the log's time that the archive came to.
@@ -84,25 +84,16 @@ impl Adoption {
             .await
     }
 
-    /// All is there: from now on the tables are the log's. `epochs`: the oldest first; the last one is in force.
+    /// What the archive has is there: from now on the tables are the log's, which is folded into them. `ends`: of every
+    /// partition of the log. `epochs`: the oldest first; the last one is in force, or was until the read model was lost.
     pub async fn finish(
         mut self,
         log: LogId,
-        partitions: u32,
+        ends: &Ends,
         epochs: &[PastEpoch],
     ) -> Result<(), ReadModelError> {
-        let epoch =
-            epochs.last().map_or(Epoch::of_log(log, RulesVersion::CURRENT), |last| last.new.epoch);
         let mut transaction = self.connection.begin().await?;
-        sqlx::query("insert into source (log_id, partitions, epoch) values ($1, $2, $3)")
-            .bind(log.0)
-            .bind(partitions as i32)
-            .bind(epoch.0)
-            .execute(&mut *transaction)
-            .await?;
-        for (number, epoch) in (1_i32..).zip(epochs) {
-            epochs::insert(&mut transaction, number, epoch.log, &epoch.new).await?;
-        }
+        filling::begin(&mut transaction, self.set, log, ends, epochs).await?;
         transaction.commit().await?;
         self.connection.close().await.ok();
         Ok(())

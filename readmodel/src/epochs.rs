@@ -55,8 +55,7 @@ pub async fn kept(
 }
 
 /// Whether the log goes on from another one: then its first record is not the beginning.
-pub(crate) const IS_RECOVERED: &str =
-    "select exists (select from epochs e join source s on s.log_id <> e.log_id)";
+pub(crate) const IS_RECOVERED: &str = "select exists (select from context_sync_settings.epochs e join source s on s.log_id <> e.log_id)";
 
 /// As [`IS_RECOVERED`] (the projector's role).
 pub async fn is_recovered(pool: &PgPool) -> Result<bool, ReadModelError> {
@@ -80,8 +79,8 @@ pub async fn begun(
 ) -> Result<Vec<(u32, NewEpoch)>, ReadModelError> {
     let mut connection = connect::projector(config).await?;
     let rows: Vec<(i32, Uuid, bool)> = sqlx::query_as(
-        "select number, epoch, keeps_unlisted from epochs
-         where log_id = $1 and number > (select min(number) from epochs where log_id = $1)
+        "select number, epoch, keeps_unlisted from context_sync_settings.epochs
+         where log_id = $1 and number > (select min(number) from context_sync_settings.epochs where log_id = $1)
          order by number",
     )
     .bind(log.0)
@@ -89,11 +88,12 @@ pub async fn begun(
     .await?;
     let mut begun = Vec::new();
     for (number, epoch, keeps_unlisted) in rows {
-        let bases: Vec<(Uuid, i64)> =
-            sqlx::query_as("select scope, base from bases where number = $1 order by scope")
-                .bind(number)
-                .fetch_all(&mut connection)
-                .await?;
+        let bases: Vec<(Uuid, i64)> = sqlx::query_as(
+            "select scope, base from context_sync_settings.bases where number = $1 order by scope",
+        )
+        .bind(number)
+        .fetch_all(&mut connection)
+        .await?;
         let base = |(scope, base)| (ScopeRef(scope), Cursor::from_i64(base));
         let bases = bases.into_iter().map(base).collect();
         begun
@@ -103,19 +103,9 @@ pub async fn begun(
     Ok(begun)
 }
 
-/// The epoch of a log that is folded for the first time.
-pub(crate) async fn begin_first(connection: &mut PgConnection) -> Result<(), ReadModelError> {
-    sqlx::query(
-        "insert into epochs (number, epoch, log_id, keeps_unlisted) select 1, epoch, log_id, false from source
-         on conflict do nothing",
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
-    let next = "select coalesce(max(number), 0) + 1 from epochs";
+/// The number of the epoch that begins next.
+pub(crate) async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
+    let next = "select coalesce(max(number), 0) + 1 from context_sync_settings.epochs";
     Ok(sqlx::query_scalar(next).fetch_one(connection).await?)
 }
 
@@ -139,7 +129,7 @@ pub(crate) async fn insert(
     new: &NewEpoch,
 ) -> Result<(), ReadModelError> {
     sqlx::query(
-        "insert into context_sync.epochs (number, epoch, log_id, keeps_unlisted) values ($1, $2, $3, $4)",
+        "insert into context_sync_settings.epochs (number, epoch, log_id, keeps_unlisted) values ($1, $2, $3, $4)",
     )
     .bind(number)
     .bind(new.epoch.0)
@@ -150,7 +140,7 @@ pub(crate) async fn insert(
     let scopes: Vec<Uuid> = new.bases.iter().map(|(scope, _)| scope.0).collect();
     let bases: Vec<i64> = new.bases.iter().map(|(_, base)| base.as_i64()).collect();
     sqlx::query(
-        "insert into context_sync.bases (number, scope, base)
+        "insert into context_sync_settings.bases (number, scope, base)
          select $1, unnest($2::uuid[]), unnest($3::bigint[])",
     )
     .bind(number)

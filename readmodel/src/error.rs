@@ -47,7 +47,9 @@ pub enum ReadModelError {
     )]
     OtherLog { stored: LogId, found: LogId },
 
-    #[error("the read model is of no log yet: start a projector on it first")]
+    #[error(
+        "the read model is of no log yet, or is still being filled from it: start a projector on it, and wait until it is ready"
+    )]
     OfNoLog,
 
     #[error(

@@ -4,7 +4,7 @@
 //! [`outcomes`] read it, [`catalogue`] knows of backups, [`drill`] compares them with the rows, and [`restores`] knows of what became of them,
 //! [`quotas`] of what a scope and a tenant may hold, [`holding`] tells what devices compare with what they hold, [`feed`] and
 //! [`asker`] tell who waits that it moved. [`rebuild`] fills a second set of tables beside the live one and puts it in its
-//! place, [`epochs`] know which cursors are still good. The tables, their constraints and who may see what stand, with
+//! place, [`epochs`] know which cursors are still good, [`filling`] how a lost read model begins. The tables, their constraints and who may see what stand, with
 //! their reasons, in `migrations/`.
 
 pub mod access;
@@ -19,6 +19,7 @@ pub mod epochs;
 pub mod erasures;
 pub mod error;
 pub mod feed;
+pub mod filling;
 pub mod gather;
 pub mod history;
 pub mod holding;

@@ -1,8 +1,7 @@
 //! The projector's side: positions, and batches that commit with them.
 
 use model::{
-    Epoch, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp,
-    limits::OUTCOME_KEPT_MICROS,
+    LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, limits::OUTCOME_KEPT_MICROS,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -10,8 +9,8 @@ use uuid::Uuid;
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
-    epochs,
     error::ReadModelError,
+    filling::{self, Ends, IS_BEGUN},
     load::hash32,
     write::Writes,
 };
@@ -68,28 +67,32 @@ impl Projection {
         Ok(Self { connection: connect::projector_on(config, set).await?, set })
     }
 
-    /// Makes this the read model of the log, if it is of none yet; refuses if it is of another one.
-    /// Then the positions of all partitions, those of one's `own` settled.
+    /// Whether these are the tables of a log already, be it that they are still being filled.
+    pub async fn is_begun(&mut self) -> Result<bool, ReadModelError> {
+        Ok(sqlx::query_scalar(IS_BEGUN).fetch_one(&mut self.connection).await?)
+    }
+
+    /// Makes this the read model of the log, if it is of none yet. `ends`: of every partition. If it has records, nobody
+    /// is answered from here before they are folded ([`Self::finish_filling`]).
+    pub async fn begin(&mut self, log: LogId, ends: &Ends) -> Result<(), ReadModelError> {
+        let mut transaction = self.connection.begin().await?;
+        filling::begin(&mut transaction, self.set, log, ends, &[]).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Refuses if this is the read model of another log, or of none. Then the positions of all partitions, those of one's
+    /// `own` settled.
     pub async fn adopt_log(
         &mut self,
         log: LogId,
         partitions: u32,
         own: &[Partition],
     ) -> Result<Vec<Position>, ReadModelError> {
-        let epoch = Epoch::of_log(log, RulesVersion::CURRENT);
         let mut transaction = self.connection.begin().await?;
-        sqlx::query(
-            "insert into source (log_id, partitions, epoch) values ($1, $2, $3)
-             on conflict (one) do nothing",
-        )
-        .bind(log.0)
-        .bind(partitions as i32)
-        .bind(epoch.0)
-        .execute(&mut *transaction)
-        .await?;
-        check_source(&mut transaction, log, partitions).await?;
-        if self.set == ProjectionSet::Live {
-            epochs::begin_first(&mut transaction).await?;
+        match filling::until(&mut transaction).await? {
+            Some((of, ends)) => check_same((of, ends.len() as u32), (log, partitions))?,
+            None => check_source(&mut transaction, log, partitions).await?,
         }
         sqlx::query(
             "insert into positions (partition, next_offset, time_us, rules)
@@ -109,6 +112,20 @@ impl Projection {
         .await?;
         transaction.commit().await?;
         self.positions().await
+    }
+
+    /// Up to where nothing but what was there is folded, because the read model is being filled; `None` if it is not.
+    pub async fn filled_until(&mut self) -> Result<Option<Ends>, ReadModelError> {
+        Ok(filling::until(&mut self.connection).await?.map(|(_, ends)| ends))
+    }
+
+    /// Has the read model answer, in its new epoch, if all is folded that it is to be filled with; the partitions that
+    /// are behind else.
+    pub async fn finish_filling(&mut self) -> Result<Vec<Partition>, ReadModelError> {
+        let mut transaction = self.connection.begin().await?;
+        let behind = filling::finish(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(behind)
     }
 
     /// The stored positions, of every partition.
@@ -187,10 +204,15 @@ pub(crate) async fn check_source(
     let found: Option<(Uuid, i32)> =
         sqlx::query_as("select log_id, partitions from source").fetch_optional(connection).await?;
     let Some((stored, count)) = found else { return Err(ReadModelError::OfNoLog) };
-    if stored != log.0 {
-        return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
+    check_same((LogId(stored), count.unsigned_abs()), (log, partitions))
+}
+
+/// The log that the rows are of, and its number of partitions, is this one.
+fn check_same(rows: (LogId, u32), log: (LogId, u32)) -> Result<(), ReadModelError> {
+    let ((stored, count), (found, partitions)) = (rows, log);
+    if stored != found {
+        return Err(ReadModelError::OtherLog { stored, found });
     }
-    let count = count.unsigned_abs();
     if count != partitions {
         return Err(ReadModelError::OtherPartitionCount { stored: count, found: partitions });
     }

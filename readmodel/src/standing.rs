@@ -9,7 +9,7 @@ use crate::{error::ReadModelError, outcomes::positions};
 /// How it stands.
 #[derive(Clone, Debug)]
 pub struct ReadModelStanding {
-    /// The log that it is of; `None` before a projector said so.
+    /// The log that it is of; `None` before a projector said so, and while it is filled.
     pub source: Option<(LogId, Epoch)>,
     /// The offset to fold next, of each partition.
     pub positions: Vec<(Partition, Offset)>,

@@ -229,9 +229,32 @@ impl Cluster {
 
     /// Loses the database; the rows are folded again.
     pub(crate) async fn lose_the_database(&mut self) {
+        self.lose_the_database_and(ARCHIVING, async |_| {}).await;
+    }
+
+    /// Loses the database, and what else the work does with the log's directory; these roles start anew.
+    pub(crate) async fn lose_the_database_and(
+        &mut self,
+        roles: &[Role],
+        work: impl AsyncFnOnce(&std::path::Path),
+    ) {
         self.node.stop_in_place().await;
+        work(&self.dir.path().join("log")).await;
         self.empty_database().await;
-        self.node = Node::start(ARCHIVING, &self.settings, self.dir.path()).await;
+        self.node = Node::start(roles, &self.settings, self.dir.path()).await;
+    }
+
+    /// Drops the read model, as operators do; these roles start anew.
+    pub(crate) async fn drop_the_read_model(&mut self, roles: &[Role]) {
+        self.node.stop_in_place().await;
+        self.empty_the_read_model().await;
+        self.node = Node::start(roles, &self.settings, self.dir.path()).await;
+    }
+
+    /// As if it had never been filled. Whoever runs is not told.
+    pub(crate) async fn empty_the_read_model(&self) {
+        sqlx::query("drop schema context_sync cascade").execute(&self.pool).await.unwrap();
+        readmodel::migrate(&self.database.config).await.unwrap();
     }
 
     async fn empty_database(&mut self) {

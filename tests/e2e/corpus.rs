@@ -127,10 +127,7 @@ async fn all_pushed_to_one_team(kind: LogKind) {
     cluster.check().await;
 
     // The read model dropped and rebuilt from the log.
-    cluster.restart(&[]).await;
-    sqlx::query("drop schema context_sync cascade").execute(&cluster.pool).await.unwrap();
-    readmodel::migrate(&cluster.database.config).await.unwrap();
-    cluster.restart(ALL).await;
+    cluster.drop_the_read_model(ALL).await;
     let after = pulled(&cluster, corpus.distinct).await;
     assert_eq!(
         (after.cursor, after.count, &after.digest),

@@ -29,6 +29,7 @@ mod drilling;
 mod epochs;
 mod erasing;
 mod expired;
+mod filling;
 mod front;
 mod histories;
 mod idempotency;

@@ -143,6 +143,10 @@ impl Copies {
             status.problems.push(problem);
         }
         let is_asked = status.unasked.iter().all(|part| part.part != DATABASE);
+        if of_log.is_none() && status.partitions.iter().any(|own| own.projected.is_some()) {
+            let problem = "the read model was lost and is being filled: whoever asks gets 503";
+            status.problems.push(problem.to_owned());
+        }
         if is_asked && (of_log.is_none() || log == of_log) {
             self.read_waiting(&mut status, now).await;
         }

@@ -22,7 +22,7 @@ pub(crate) struct Bench {
     pub(crate) log: Arc<dyn EventLog>,
     /// The owner's: sees everything.
     pub(crate) pool: PgPool,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A projector that runs.
@@ -103,6 +103,15 @@ impl Running {
         self.stop().await;
     }
 
+    /// Waits until it says that it is not ready because of this.
+    pub(crate) async fn waits(&self, because: &str) {
+        eventually(because, async || {
+            let reason = self.readiness.components()[0].reason.clone()?;
+            reason.contains(because).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn ready(&self) {
         eventually("ready", async || self.readiness.is_ready().then_some(())).await;
     }
@@ -118,7 +127,12 @@ impl Bench {
         let database = Database::migrated().await;
         let log = open(dir.path()).await;
         let pool = database.owner_pool();
-        Self { database, log, pool, _dir: dir }
+        Self { database, log, pool, dir }
+    }
+
+    /// Of the log.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -131,8 +145,19 @@ impl Bench {
         start_batching(config, self.database.config.clone(), &self.log, Feed::new(true), None)
     }
 
+    /// One that folds some partitions, and leaves the others to others.
+    pub(crate) fn start_on(&self, partitions: &[Partition]) -> Running {
+        let config = ProjectorConfig { partitions: partitions.to_vec(), ..batches() };
+        start_batching(config, self.database.config.clone(), &self.log, Feed::new(true), None)
+    }
+
     pub(crate) fn start_archiving(&self, archive: &Archive) -> Running {
-        let (database, feed) = (self.database.config.clone(), Feed::new(true));
+        self.start_archiving_on(&self.database, archive)
+    }
+
+    /// On another database.
+    pub(crate) fn start_archiving_on(&self, database: &Database, archive: &Archive) -> Running {
+        let (database, feed) = (database.config.clone(), Feed::new(true));
         start_batching(batches(), database, &self.log, feed, Some(archive.clone()))
     }
 

@@ -14,6 +14,7 @@ mod table;
 
 mod bench;
 mod dead_letters;
+mod filling;
 mod history;
 mod lost_answer;
 mod other_logs;

@@ -70,6 +70,8 @@ async fn execute(bench: &Bench, sql: &str) {
 /// Two scopes with messages that were edited and deleted.
 async fn folded() -> Bench {
     let bench = Bench::new().await;
+    let running = bench.start();
+    running.ready().await; // a log with records would be another epoch's
     bench.append(&create(TEAM, "ann")).await;
     let (edited, deleted) = (Uuid::new_v4(), Uuid::new_v4());
     let message = |id: Uuid, content: &str| json!({"id": id, "type": "decision", "content": content, "base_cursor": 99});
@@ -81,7 +83,6 @@ async fn folded() -> Bench {
         bench.append(&push(key, "ann", &[delete])).await;
     }
     bench.append_raw(ANN, b"no event".to_vec()).await;
-    let running = bench.start();
     bench.check().await;
     running.stop().await;
     bench
@@ -449,8 +450,10 @@ async fn cursors_that_come_to_differ_while_it_compares_begin_an_epoch() {
     running.await.unwrap();
     projecting.stop().await;
     assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.epoch.is_some()), "{end:?}");
-    let bases: Vec<i64> =
-        sqlx::query_scalar("select base from bases").fetch_all(&bench.pool).await.unwrap();
+    let bases: Vec<i64> = sqlx::query_scalar("select base from context_sync_settings.bases")
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
     assert_eq!(bases, [head]);
     bench.check().await;
 }

@@ -23,17 +23,19 @@ async fn a_cursor_is_good_up_to_the_least_of_what_was_kept_since() {
     let _ = Writer::new(&database).await;
     let scope = ScopeRef(Uuid::from_u128(99));
     let owner = database.owner_pool();
-    sqlx::query("delete from epochs").execute(&owner).await.unwrap();
+    sqlx::query("delete from context_sync_settings.epochs").execute(&owner).await.unwrap();
     for (number, keeps, base) in EPOCHS {
-        sqlx::query("insert into epochs select $1, $2, log_id, $3 from source")
-            .bind(number as i32)
-            .bind(epoch(number).0)
-            .bind(keeps)
-            .execute(&owner)
-            .await
-            .unwrap();
+        sqlx::query(
+            "insert into context_sync_settings.epochs select $1, $2, log_id, $3 from source",
+        )
+        .bind(number as i32)
+        .bind(epoch(number).0)
+        .bind(keeps)
+        .execute(&owner)
+        .await
+        .unwrap();
         if let Some(base) = base {
-            sqlx::query("insert into bases values ($1, $2, $3)")
+            sqlx::query("insert into context_sync_settings.bases values ($1, $2, $3)")
                 .bind(number as i32)
                 .bind(scope.0)
                 .bind(base)

@@ -7,6 +7,7 @@ mod commands;
 mod database;
 mod epochs;
 mod erasing;
+mod filling;
 mod holding;
 mod migrating;
 mod outcomes;

@@ -9,6 +9,7 @@ use model::{
 use readmodel::{
     ReadModelError,
     erasures::ErasedImage,
+    filling::Ends,
     history::PastImage,
     load::{Loader, Wanted},
     projection::{Advance, LastRecord, Position, Projection},
@@ -30,6 +31,11 @@ pub(crate) struct Writer {
     next: u64,
 }
 
+/// Where a log ends, by partition.
+pub(crate) fn ends<const N: usize>(ends: [u64; N]) -> Ends {
+    (0..).map(Partition::new).zip(ends.map(|end| Offset::new(end).unwrap())).collect()
+}
+
 /// A step of a partition by some records.
 pub(crate) fn advance(partition: u32, from: u64, to: u64) -> Advance {
     let partition = Partition::new(partition);
@@ -47,8 +53,17 @@ pub(crate) fn advance(partition: u32, from: u64, to: u64) -> Advance {
 
 impl Writer {
     pub(crate) async fn new(database: &Database) -> Self {
+        Self::beside(database, LogId(Uuid::new_v4()), [0; PARTITIONS as usize]).await
+    }
+
+    /// On an empty read model, beside a log that ends there.
+    pub(crate) async fn beside(
+        database: &Database,
+        log: LogId,
+        log_ends: [u64; PARTITIONS as usize],
+    ) -> Self {
         let mut projection = Projection::connect(&database.config).await.unwrap();
-        let log = LogId(Uuid::new_v4());
+        projection.begin(log, &ends(log_ends)).await.unwrap();
         projection.adopt_log(log, PARTITIONS, &[]).await.unwrap();
         let loader = Loader::connect(&database.config).await.unwrap();
         Self { projection, loader, log, fold: LogFold::default(), next: 0 }

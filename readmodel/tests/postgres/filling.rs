@@ -1,0 +1,132 @@
+//! A read model that was lost, beside a log that nobody can vouch for.
+
+use futures_util::future::join_all;
+use model::{Cursor, Epoch, LogId, OrgRole, Partition, RulesVersion};
+use readmodel::{
+    DatabaseRole, PgPool, ReadModelError,
+    access::{AccessQuery, accounts},
+    epochs::kept,
+    projection::Projection,
+    pull::{self, GlanceQuery, glances},
+};
+use uuid::Uuid;
+
+use crate::{
+    commands::{create, push, say, scope, user},
+    database::Database,
+    writer::{PARTITIONS, Writer, ends},
+};
+
+const ANN: &str = "acme/user/ann";
+const LATE: &str = "acme/team/late";
+
+async fn epoch(database: &Database) -> Epoch {
+    pull::epoch(&database.role(DatabaseRole::Api)).await.unwrap()
+}
+
+/// Up to where a scope keeps the cursors of an epoch; `None`: it is the present one.
+async fn base(database: &Database, key: &str, of: Epoch) -> Option<Cursor> {
+    let (api, present) = (database.role(DatabaseRole::Api), epoch(database).await);
+    kept(&api, scope(key).reference(), Some(of), present).await.unwrap().base()
+}
+
+fn early<T>(asked: Result<T, ReadModelError>) -> bool {
+    matches!(asked, Err(ReadModelError::NotMigrated))
+}
+
+/// Nobody learns anything of it, not even that a team does not exist.
+async fn assert_unanswered(database: &Database) {
+    let api = database.role(DatabaseRole::Api);
+    assert!(early(pull::epoch(&api).await));
+    let glance =
+        GlanceQuery { scope: scope(ANN).reference(), tenant: scope(ANN).tenant, user: user("ann") };
+    let watcher = database.role(DatabaseRole::Watcher);
+    assert!(early(glances(&watcher, std::slice::from_ref(&glance)).await));
+    let asked = AccessQuery { scope: scope(LATE), user: user("ann"), org_role: OrgRole::Member };
+    let ingest: PgPool = database.role(DatabaseRole::Ingest);
+    assert!(early(accounts(&ingest, std::slice::from_ref(&asked)).await));
+}
+
+fn partitions(numbers: &[u32]) -> Vec<Partition> {
+    numbers.iter().copied().map(Partition::new).collect()
+}
+
+#[tokio::test]
+async fn it_answers_once_it_is_filled_and_keeps_what_the_log_had_by_then() {
+    let database = Database::migrated().await;
+    let log = LogId(Uuid::new_v4());
+    let mut writer = Writer::beside(&database, log, [2, 0]).await;
+    for number in 0..2_u64 {
+        assert_unanswered(&database).await;
+        assert_eq!(writer.projection.finish_filling().await.unwrap(), partitions(&[0]));
+        writer.write(&push(ANN, "ann", &[say(&format!("x {number}"))])).await;
+    }
+    assert_unanswered(&database).await;
+    assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+    let first = Epoch::of_log(log, RulesVersion::CURRENT);
+    let present = epoch(&database).await;
+    assert_ne!(present, first);
+    // What comes now, to this scope or to new ones, is of the new epoch alone.
+    writer.write(&push(ANN, "ann", &[say("y")])).await;
+    writer.write(&create(LATE, "ann")).await;
+    writer.write(&push(LATE, "ann", &[say("z")])).await;
+    assert_eq!(base(&database, ANN, first).await, Some(Cursor::from_i64(2)));
+    assert_eq!(base(&database, LATE, first).await, Some(Cursor::ZERO));
+    assert_eq!(base(&database, ANN, present).await, None);
+    assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+    assert_eq!(epoch(&database).await, present, "it is filled once");
+    assert_eq!(writer.projection.filled_until().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn epochs_outlive_what_is_dropped() {
+    let database = Database::migrated().await;
+    let log = LogId(Uuid::new_v4());
+    let first = Epoch::of_log(log, RulesVersion::CURRENT);
+    let mut epochs = vec![first];
+    // The last time, all of the log is gone.
+    for (round, records) in [1, 2, 3, 0].into_iter().enumerate() {
+        let mut writer = Writer::beside(&database, log, [records, 0]).await;
+        for number in 0..records {
+            writer.write(&push(ANN, "ann", &[say(&format!("x {number}"))])).await;
+        }
+        assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+        let present = epoch(&database).await;
+        assert!(!epochs.contains(&present), "{round}");
+        for (at, of) in epochs.iter().enumerate() {
+            // What came after an epoch began is not kept of the one before, whatever is there now.
+            let least = [1, 2, 3, 0][at..=round].iter().min().copied();
+            assert_eq!(base(&database, ANN, *of).await, least.map(Cursor::from_i64), "{round}");
+        }
+        epochs.push(present);
+        let owner = database.owner_pool();
+        sqlx::query("drop schema context_sync cascade").execute(&owner).await.unwrap();
+        readmodel::migrate(&database.config).await.unwrap();
+    }
+    // Those of a log are nothing to another one.
+    let other = LogId(Uuid::new_v4());
+    Writer::beside(&database, other, [0, 0]).await;
+    assert_eq!(epoch(&database).await, Epoch::of_log(other, RulesVersion::CURRENT));
+    assert_eq!(base(&database, ANN, first).await, Some(Cursor::ZERO));
+}
+
+#[tokio::test]
+async fn of_those_that_begin_at_once_one_says_where_the_log_ended() {
+    let database = Database::migrated().await;
+    let log = LogId(Uuid::new_v4());
+    let begin = async |end: u64| {
+        let mut projection = Projection::connect(&database.config).await.unwrap();
+        projection.begin(log, &ends([end, 0])).await.unwrap();
+        assert!(projection.is_begun().await.unwrap());
+        projection
+    };
+    let mut begun = join_all((1..=6).map(begin)).await;
+    let until = begun[0].filled_until().await.unwrap().unwrap();
+    assert_eq!(until.len(), PARTITIONS as usize);
+    assert!((1..=6).any(|end| until == ends([end, 0])), "{until:?}");
+    // Another log is refused, as ever.
+    let other = begun[1].adopt_log(LogId(Uuid::new_v4()), PARTITIONS, &[]).await;
+    assert!(matches!(other, Err(ReadModelError::OtherLog { .. })), "{other:?}");
+    let other = begun[1].adopt_log(log, PARTITIONS + 1, &[]).await;
+    assert!(matches!(other, Err(ReadModelError::OtherPartitionCount { .. })), "{other:?}");
+}
