@@ -33,6 +33,9 @@ use readmodel::DatabaseConfig;
 use server::Server;
 use table::Line;
 
+/// What a push and a pull go through: the archiver, which goes its own way behind the log, is measured by itself.
+const MAIN_PATH: [&str; 3] = ["serve", "--roles", "ingest,projector,api"];
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measures Context Sync beside its limits.
@@ -237,9 +240,15 @@ impl Bench<'_> {
         let url = self.migrated("embedded").await?;
         let data_dir = data.display().to_string();
         let log_dir = data.join("log").display().to_string();
+        let serve = [&MAIN_PATH[..], &["--log-dir", &log_dir, "--database-url", &url]].concat();
+        let server = Server::start(&server::binary()?, &serve, self.directory).await?;
+        self.figures("embedded", &server, &bare, &url, 3.0, peer, lines).await?;
+        server.stop()?;
         let dev = ["dev", "--data-dir", &data_dir, "--database-url", &url];
         let server = Server::start(&server::binary()?, &dev, self.directory).await?;
-        self.figures("embedded", &server, &bare, &url, 3.0, peer, lines).await?;
+        if self.measures(Figure::Singles) {
+            self.archived("embedded", &server, lines).await?;
+        }
         if self.measures(Figure::Memory) {
             self.memory(&server, lines).await?;
         }
@@ -259,6 +268,20 @@ impl Bench<'_> {
         if self.measures(Figure::Fairness) {
             self.fairness(lines).await?;
         }
+        Ok(())
+    }
+
+    /// Pushes while the same process archives them.
+    async fn archived(
+        &self,
+        log: &'static str,
+        server: &Server,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step(&format!("{log}: single pushes, beside the archiver"));
+        let pushed = scenarios::push(server, 32, 1, self.time, Duration::ZERO).await?;
+        let what = "single pushes, 32, beside the archiver";
+        lines.push(Line::new(log, what, pushed.rate, "/s").latency(pushed));
         Ok(())
     }
 
@@ -347,10 +370,9 @@ impl Bench<'_> {
         let mut config = LogConfig::new(address.parse()?);
         config.log_topic_prefix = "bare".to_owned();
         let bare = eventlog::open(&config, self.directory).await?;
-        let data = self.directory.join("on-kafka").display().to_string();
         let url = self.migrated("kafka").await?;
-        let dev = ["dev", "--data-dir", &data, "--database-url", &url, "--log", &address];
-        let server = Server::start(&server::binary()?, &dev, self.directory).await?;
+        let serve = [&MAIN_PATH[..], &["--log", &address, "--database-url", &url]].concat();
+        let server = Server::start(&server::binary()?, &serve, self.directory).await?;
         self.figures("kafka", &server, &bare, &url, 1.5, peer, lines).await?;
         server.stop()?;
         bare.close().await?;
