@@ -14,6 +14,7 @@ use archive::{
     message_line,
     period::{Day, Hour, HourLength},
 };
+use eventlog::Record;
 use model::{
     Action, Applied, BackupId, Command, CommandId, ContentHash, Cursor, Entry, Heading,
     KnownCommand, LogId, Member, MessageId, Offset, Outcome, Partition, PartitionClock,
@@ -90,6 +91,23 @@ pub(crate) struct PartitionState {
     pub(crate) gaps: Vec<Gap>,
     /// The record folded last asked for a backup, which is not made yet.
     pub(crate) requested: Option<RequestedBackup>,
+    /// The record folded last, to recognise the log by.
+    pub(crate) last: Option<LastRecord>,
+}
+
+/// A record, but for its value: the archive's copy of that may have been erased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastRecord {
+    pub(crate) offset: Offset,
+    append_time: Timestamp,
+    key: Vec<u8>,
+}
+
+impl LastRecord {
+    pub(crate) fn of(record: &Record) -> Self {
+        let Record { offset, append_time, .. } = *record;
+        Self { offset, append_time, key: record.key.to_vec() }
+    }
 }
 
 /// A backup that was asked for.
@@ -116,6 +134,7 @@ impl PartitionState {
         day_is_used: false,
         gaps: Vec::new(),
         requested: None,
+        last: None,
     };
 
     /// Where the fold's state stands.

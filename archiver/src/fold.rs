@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::{
-    cache::{Cache, CacheError, PartitionState, RequestedBackup, Tables},
+    cache::{Cache, CacheError, LastRecord, PartitionState, RequestedBackup, Tables},
     error::ArchiverError,
 };
 
@@ -66,6 +66,9 @@ pub(crate) fn fold(
         }
         if state.after_gap.is_some() && state.next_offset >= state.taken_up {
             stop = Stop::GapPassed;
+        }
+        if let Some(last) = records[..folded].last() {
+            state.last = Some(LastRecord::of(last));
         }
         tables.put_state(partition, &state)?;
         Ok((folded, stop))

@@ -13,14 +13,14 @@ use archive::{
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
 use futures_util::{StreamExt, stream};
-use model::{Event, Offset, Partition, Timestamp};
+use model::{Event, Offset, Partition, Place, Timestamp};
 use readmodel::DatabaseConfig;
 use service::ops::ComponentHandle;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, LastRecord},
     compaction::Compactions,
     config::ArchiverConfig,
     erasing::{Erasures, TablesTurn},
@@ -151,8 +151,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The bucket decides, not the cache: where the archive has not what the cache goes on from, a partition is
-    /// folded anew.
+    /// The bucket and the log decide, not the cache: where the archive has not what the cache goes on from, or the log
+    /// not what it has folded last, a partition is folded anew.
     async fn compare(&self, cache: &Arc<Cache>, partition: Partition) -> Result<(), ArchiverError> {
         let newest = newest_hour(self.archive, self.log.log_id(), partition).await?;
         let length = self.config.archive_hour_seconds;
@@ -163,15 +163,33 @@ impl Session<'_> {
             return Err(ArchiverError::OtherManifest { path: path.clone(), problem });
         }
         let state = cache.state(partition)?;
-        let Some(previous) = &state.previous else { return Ok(()) };
-        let is_there = newest.is_some_and(|(reference, hour)| {
-            hour.next_offset > state.sealed || reference == *previous
+        let is_in_archive = state.previous.as_ref().is_none_or(|previous| {
+            newest.as_ref().is_some_and(|(reference, hour)| {
+                hour.next_offset > state.sealed || reference == previous
+            })
         });
-        if !is_there {
-            tracing::warn!(%partition, path = previous.path, "not in the archive: folding anew");
+        if !is_in_archive {
+            tracing::warn!(%partition, "what the cache goes on from is not in the archive: folding anew");
+            cache.write(true, |tables| tables.clear(partition))?;
+        } else if !self.is_of_log(partition, state.last.as_ref()).await? {
+            tracing::warn!(%partition, "the log was cut behind what the cache has: folding anew");
             cache.write(true, |tables| tables.clear(partition))?;
         }
         Ok(())
+    }
+
+    /// Whether the log has the record folded last, or had it: retention may have removed it.
+    async fn is_of_log(
+        &self,
+        partition: Partition,
+        last: Option<&LastRecord>,
+    ) -> Result<bool, ArchiverError> {
+        let Some(last) = last else { return Ok(true) };
+        if last.offset < self.log.bounds(partition).await?.start {
+            return Ok(true);
+        }
+        let record = self.log.read_one(Place { partition, offset: last.offset }).await?;
+        Ok(record.is_some_and(|record| LastRecord::of(&record) == *last))
     }
 
     /// Where to go on in each partition.

@@ -16,6 +16,7 @@ mod bad_stores;
 mod bench;
 mod clocks;
 mod compacting;
+mod cut_logs;
 mod erasing;
 mod expiring;
 mod gaps;

@@ -40,7 +40,7 @@ pub(crate) fn an_open_hour(bench: &Bench, from: i64, count: i64) {
     }
 }
 
-fn tick(bench: &Bench, partition: Partition, time: &str) {
+pub(crate) fn tick(bench: &Bench, partition: Partition, time: &str) {
     let value = Bytes::from(schemas::encode(&Event::Tick).unwrap());
     bench.log.put(at(time), partition, Bytes::new(), value);
 }

@@ -75,6 +75,11 @@ impl SimulatedLog {
         self.starts.lock().unwrap()[partition.get() as usize] = below;
     }
 
+    /// Loses the records of a partition from an offset on, as a disk that was put back to an older copy.
+    pub(crate) fn lose_end(&self, partition: Partition, from: usize) {
+        self.records.send_modify(|all| all[partition.get() as usize].truncate(from));
+    }
+
     pub(crate) fn all(&self) -> Vec<Record> {
         self.records.borrow().iter().flatten().cloned().collect()
     }
