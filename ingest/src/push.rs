@@ -105,8 +105,11 @@ async fn known(
 /// What is over its quota keeps no delete from the log: the writes are refused, each with why.
 ///
 /// # Errors
-/// That there is no room, if nothing is left.
+/// That there is no room, if nothing is left; and whatever else is in the way.
 fn keep_deletes(action: &mut Action, no_room: Problem) -> Result<(), Problem> {
+    if no_room.status() != StatusCode::INSUFFICIENT_STORAGE {
+        return Err(no_room);
+    }
     let Action::MessagesPushed { changes, rejected } = action else { return Err(no_room) };
     let is_delete = |pushed: &PushedChange| matches!(pushed.change, Change::Delete { .. });
     if !changes.iter().any(is_delete) {
@@ -147,4 +150,34 @@ fn accepted(push_id: CommandId, at: Place) -> Response {
     let location = format!("/api/v1/pushes/{push_id}?at={at}");
     let body = Accepted { status: "accepted", push_id, at: at.to_string() };
     (StatusCode::ACCEPTED, [(LOCATION, location)], Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Limits;
+
+    use super::*;
+
+    fn a_write_and_a_delete() -> Action {
+        let body = br#"{"messages": [{"type": "decision", "content": "a"},
+            {"id": "0f8fad5b-d9cb-469f-a165-70867728950e", "deleted": true, "base_cursor": 1}]}"#;
+        let PushBody { changes, rejected, .. } = PushBody::parse(body, &Limits::CONTRACT).unwrap();
+        assert_eq!((changes.len(), rejected.len()), (2, 0));
+        Action::MessagesPushed { changes, rejected }
+    }
+
+    #[test]
+    fn sync_007_refuses_the_writes_alone_and_nothing_else_refuses_a_part() {
+        let mut action = a_write_and_a_delete();
+        keep_deletes(&mut action, problems::quota_exceeded("scope_bytes_max", 5, 5, 1)).unwrap();
+        let Action::MessagesPushed { changes, rejected } = action else { panic!() };
+        assert_eq!((changes.len(), rejected.len()), (1, 1));
+        assert_eq!(rejected[0].code, InvalidCode::QuotaExceeded);
+        // Nobody could say whether there is room: the push is to come again, whole.
+        let mut action = a_write_and_a_delete();
+        let refused =
+            keep_deletes(&mut action, problems::not_accepted("it is filled")).unwrap_err();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(action, a_write_and_a_delete());
+    }
 }

@@ -128,8 +128,10 @@ pub(crate) async fn finish(
     connection: &mut PgConnection,
 ) -> Result<Vec<Partition>, ReadModelError> {
     // Whoever else folded the last of it waits here, and finds that it is done.
+    // What devices are told of this epoch must outlive a crash of the database.
     sqlx::raw_sql(
-        "set local statement_timeout = 0; lock table context_sync.filling in exclusive mode",
+        "set local statement_timeout = 0; set local synchronous_commit = on;
+         lock table context_sync.filling in exclusive mode",
     )
     .execute(&mut *connection)
     .await?;
