@@ -303,7 +303,7 @@ fn what_is_no_event_is_refused_and_says_why() {
 
 #[test]
 fn a_new_field_with_a_default_reads_old_bytes() {
-    // How a version 2 will come: another file whose schema resolves the old bytes.
+    // A later version is another file, as messages-pushed.v2 is; its schema resolves the old bytes.
     let (name, event) = samples().swap_remove(1);
     let old = schemas::schemas().iter().find(|schema| schema.name == name).unwrap();
     let mut json: String = old.json.into();

@@ -20,6 +20,8 @@ pub struct Told {
     pub source: String,
     /// How many of them say nothing, and are left out.
     pub empty: u64,
+    /// They are of one author, and dealt out.
+    pub dealt: bool,
 }
 
 impl Told {
@@ -27,6 +29,7 @@ impl Told {
     pub fn describe(&self) -> String {
         let people = match self.people.len() {
             1 => "1 author".to_owned(),
+            people if self.dealt => format!("1 author, dealt out to {people} people"),
             people => format!("{people} people"),
         };
         match self.empty {
@@ -65,7 +68,8 @@ pub async fn read(path: &Path, newest: u64) -> Result<Told, Failure> {
         1 => "1 commit".to_owned(),
         total => format!("{total} commits"),
     };
-    Ok(Told { people: several(people.all), source, empty })
+    let dealt = people.all.len() == 1;
+    Ok(Told { people: several(people.all), source, empty, dealt })
 }
 
 /// A team of one shows little: one author's messages are dealt out to them and two colleagues.
@@ -96,5 +100,14 @@ mod tests {
         let told = read(folder.path(), 10).await.unwrap();
         assert_eq!(told.describe(), "12 messages by 3 people");
         assert_eq!(told.people.iter().map(|person| person.messages.len()).sum::<usize>(), 12);
+    }
+
+    #[test]
+    fn what_one_author_said_is_said_to_be_dealt_out() {
+        let mut people = sample::told().unwrap().people;
+        people.truncate(1);
+        let source = "5 commits".to_owned();
+        let told = Told { people: several(people), source, empty: 1, dealt: true };
+        assert_eq!(told.describe(), "5 commits (1 empty) by 1 author, dealt out to 3 people");
     }
 }

@@ -32,5 +32,6 @@ pub fn told() -> Result<Told, Failure> {
         let origin = format!("message {}", place + 1);
         people.add(author, &format!("{author}@example.org"), Outgoing { origin, json });
     }
-    Ok(Told { people: people.all, source: format!("{} messages", MESSAGES.len()), empty: 0 })
+    let source = format!("{} messages", MESSAGES.len());
+    Ok(Told { people: people.all, source, empty: 0, dealt: false })
 }
