@@ -21,6 +21,10 @@ pub enum ReadModelError {
     #[error("a partition's position is not the expected one: another projector moved it")]
     PositionMoved,
 
+    /// Tables that were being filled from the archive are of a log by now: begin again with what they have.
+    #[error("another projector has begun the read model meanwhile")]
+    BegunElsewhere,
+
     /// An operator's command, by a login that does not own what it is about.
     #[error("this login may not do that ({0}): use the one that migrates; nothing was changed")]
     MayNotSet(#[source] sqlx::Error),
@@ -88,7 +92,10 @@ pub enum ReadModelError {
 impl ReadModelError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Forbidden(_) | Self::OfNoLog)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Forbidden(_) | Self::OfNoLog | Self::BegunElsewhere
+        )
     }
 }
 

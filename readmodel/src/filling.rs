@@ -23,28 +23,29 @@ pub(crate) const IS_BEGUN: &str =
     "select exists (select from source) or exists (select from context_sync.filling)";
 
 /// One of those that find the tables of no log yet says which they are of.
-const LOCK: &str = "select pg_advisory_xact_lock(hashtext('context_sync begin'))";
+pub(crate) const LOCK: &str = "select pg_advisory_xact_lock(hashtext('context_sync begin'))";
 
 /// Makes the tables the log's, if they are of none: at once if the log is a new one, else as soon as what it has is folded.
 /// `past`: the epochs that were in force before, the oldest first; none where the log's first one is the only one. What
-/// stands in the database is believed before that: the archive has it from there.
+/// stands in the database is believed before that: the archive has it from there. Whether it did: else they are of one.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     set: ProjectionSet,
     log: LogId,
     ends: &Ends,
     past: &[PastEpoch],
-) -> Result<(), ReadModelError> {
+) -> Result<bool, ReadModelError> {
     sqlx::raw_sql(LOCK).execute(&mut *connection).await?;
     if sqlx::query_scalar(IS_BEGUN).fetch_one(&mut *connection).await? {
-        return Ok(());
+        return Ok(false);
     }
     let (epoch, partitions) = (Epoch::of_log(log, RulesVersion::CURRENT), ends.len() as i32);
     match set {
         ProjectionSet::Live => {}
         // Nobody asks it, and the epochs are the live one's.
         ProjectionSet::Rebuilt | ProjectionSet::RebuiltScope => {
-            return be_of(connection, log, partitions, epoch).await;
+            be_of(connection, log, partitions, epoch).await?;
+            return Ok(true);
         }
     }
     if !is_known(connection, log).await? {
@@ -55,7 +56,8 @@ pub(crate) async fn begin(
         // Nobody has a cursor of it but those that are kept.
         if ends.values().all(|end| *end == Offset::ZERO) {
             let present = past.last().map_or(epoch, |last| last.new.epoch);
-            return be_of(connection, log, partitions, present).await;
+            be_of(connection, log, partitions, present).await?;
+            return Ok(true);
         }
     }
     tracing::info!(%log, "the read model was lost: it is filled from the log, and an epoch begins");
@@ -68,7 +70,7 @@ pub(crate) async fn begin(
     .bind(ends.values().map(|end| end.as_i64()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Whether a read model of this log was lost, and not what stands beside it: the epochs that were in force.

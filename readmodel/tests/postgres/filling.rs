@@ -1,10 +1,11 @@
 //! A read model that was lost, beside a log that nobody can vouch for.
 
 use futures_util::future::join_all;
-use model::{Cursor, Epoch, LogId, OrgRole, Partition, RulesVersion};
+use model::{Cursor, Epoch, LogId, OrgRole, Partition, PartitionClock, RulesVersion};
 use readmodel::{
-    DatabaseRole, PgPool, ReadModelError,
+    DatabaseRole, PgPool, ProjectionSet, ReadModelError,
     access::{AccessQuery, accounts},
+    adoption::Adoption,
     epochs::kept,
     projection::Projection,
     pull::{self, GlanceQuery, glances},
@@ -129,4 +130,75 @@ async fn of_those_that_begin_at_once_one_says_where_the_log_ended() {
     assert!(matches!(other, Err(ReadModelError::OtherLog { .. })), "{other:?}");
     let other = begun[1].adopt_log(log, PARTITIONS + 1, &[]).await;
     assert!(matches!(other, Err(ReadModelError::OtherPartitionCount { .. })), "{other:?}");
+}
+
+async fn adopt(database: &Database) -> Option<Adoption> {
+    Adoption::begin(&database.config, ProjectionSet::Live).await.unwrap()
+}
+
+/// Waits until so many wait for a lock of this name.
+async fn wait_for_waiting(pool: &PgPool, lock: &str) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let query = "select exists (select from pg_locks where locktype = 'advisory' and not granted
+        and database = (select oid from pg_database where datname = current_database())
+        and objid = (hashtext($1)::bigint & 4294967295)::oid)";
+    while !sqlx::query_scalar::<_, bool>(query).bind(lock).fetch_one(pool).await.unwrap() {
+        assert!(tokio::time::Instant::now() < deadline, "nobody waits for {lock}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// The first one finds that it has nothing to adopt, and begins: the other one has waited for it.
+#[tokio::test]
+async fn an_adoption_deletes_nothing_that_another_projector_begins_with() {
+    let database = Database::migrated().await;
+    let owner = database.owner_pool();
+    let log = LogId(Uuid::new_v4());
+    let first = adopt(&database).await.unwrap();
+    let mut beginning = owner.begin().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtext('context_sync begin'))")
+        .execute(&mut *beginning)
+        .await
+        .unwrap();
+    let second = adopt(&database);
+    let meanwhile = async {
+        wait_for_waiting(&owner, "context_sync adoption").await;
+        drop(first);
+        wait_for_waiting(&owner, "context_sync begin").await;
+        sqlx::query(
+            "insert into context_sync.filling (partition, log_id, until_offset) values (0, $1, 1)",
+        )
+        .bind(log.0)
+        .execute(&mut *beginning)
+        .await
+        .unwrap();
+        sqlx::raw_sql(
+            "insert into context_sync.positions (partition, next_offset, time_us, rules) values (0, 0, 0, 1)",
+        )
+        .execute(&mut *beginning)
+        .await
+        .unwrap();
+        beginning.commit().await.unwrap();
+    };
+    let (second, ()) = futures_util::future::join(second, meanwhile).await;
+    assert!(second.is_none());
+    let mut projection = Projection::connect(&database.config).await.unwrap();
+    assert_eq!(projection.positions().await.unwrap().len(), 1, "it is still there");
+}
+
+/// Whoever adopts learns that somebody was faster, and begins again with what there is.
+#[tokio::test]
+async fn an_adoption_does_not_end_in_what_another_projector_has_begun() {
+    let database = Database::migrated().await;
+    let log = LogId(Uuid::new_v4());
+    let mut adoption = adopt(&database).await.unwrap();
+    Writer::beside(&database, log, [0, 0]).await;
+    let clock = PartitionClock::START;
+    let placed = adoption.place(Partition::new(0), clock).await.unwrap_err();
+    let ended = adoption.finish(log, &ends([0, 0]), &[]).await.unwrap_err();
+    for error in [placed, ended] {
+        assert!(matches!(error, ReadModelError::BegunElsewhere), "{error:?}");
+        assert!(error.is_retryable());
+    }
+    assert!(adopt(&database).await.is_none());
 }
