@@ -1,7 +1,10 @@
 //! Recovery: a log that was lost goes on in another one. What the other one begins with, and which logs an archive
 //! has. FORMAT.md, "A recovered log".
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use model::{CommandId, Cursor, Epoch, LogId, Offset, Outcome, Partition, ScopeKey};
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,7 @@ use crate::{
     object::{Lines, Object},
     path,
     store::Archive,
+    unlisted::partitions,
 };
 
 /// Whose an archive is, as a log sees it.
@@ -27,6 +31,17 @@ pub enum Owner {
     Others(Vec<LogId>),
     /// The log was given up for another one, which goes on with the archive.
     GivenUpFor(LogId),
+    /// A recovery into the log was begun and not ended: this partition has nothing to begin with.
+    Unfinished(Partition),
+}
+
+/// A recovery that was stopped before every partition of its log had what it begins with. Nothing ever ran on that log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The lost log; `None` if not even the first partition came to its base.
+    pub from: Option<LogId>,
+    /// The first partition that has no base.
+    pub missing: Partition,
 }
 
 /// What became of a command before the log was lost: it may still be repeated.
@@ -56,15 +71,77 @@ pub async fn owner(archive: &Archive, log: LogId) -> Result<Owner, ArchiveError>
     if !logs.contains(&log) {
         return Ok(Owner::Others(logs.into_iter().collect()));
     }
+    let mut begun = None;
     for other in logs.into_iter().filter(|other| *other != log) {
-        if recovered_from(archive, other).await? == Some(log) {
-            return Ok(Owner::GivenUpFor(other));
+        if recovered_from(archive, other).await? != Some(log) {
+            continue;
+        }
+        // Of several, the one that can be gone on with.
+        match unfinished(archive, other).await? {
+            None => return Ok(Owner::GivenUpFor(other)),
+            Some(_) => begun = Some(other),
         }
     }
-    Ok(Owner::Ours)
+    match (begun, unfinished(archive, log).await?) {
+        (Some(other), _) => Ok(Owner::GivenUpFor(other)),
+        (None, Some(Unfinished { missing, .. })) => Ok(Owner::Unfinished(missing)),
+        (None, None) => Ok(Owner::Ours),
+    }
 }
 
-/// The log that a log was recovered from, if it was.
+/// Whether a log is one that nothing ran on, because its recovery was stopped: there is nothing of it but bases and their
+/// commands, and not of every partition.
+pub async fn unfinished(archive: &Archive, log: LogId) -> Result<Option<Unfinished>, ArchiveError> {
+    // Of a log that was used there are folders that tell, and they are few: its objects are many.
+    let of_base = |folder: &String| folder == "full" || folder == "commands";
+    let folders = archive.folders(&format!("manifests/{log}")).await?;
+    let is_used = folders.iter().any(|folder| !folder.starts_with("partition="))
+        || !archive.folders(&format!("segments/{log}")).await?.is_empty();
+    if folders.is_empty() || is_used {
+        return Ok(None);
+    }
+    for partition in partitions(archive, "manifests", log).await? {
+        if !archive.folders(&path::manifests(log, partition)).await?.iter().all(of_base) {
+            return Ok(None);
+        }
+    }
+    let listed = archive.list(&format!("manifests/{log}")).await?;
+    let is_of_base = |path: &String| path.contains("/commands/") || path::is_base(path);
+    if listed.is_empty() || !listed.iter().all(|(path, _)| is_of_base(path)) {
+        return Ok(None);
+    }
+    let bases = bases(archive, log).await?;
+    let Some(path) = bases.values().next() else {
+        return Ok(Some(Unfinished { from: None, missing: Partition::new(0) }));
+    };
+    let from = ManifestReader::new(archive.fetch(path).await?, path)?.header.recovered_from;
+    Ok(missing(archive, log).await?.map(|missing| Unfinished { from, missing }))
+}
+
+/// The first partition of a recovered log that has no base; `None` if all have one, or the log was not recovered.
+pub async fn missing(archive: &Archive, log: LogId) -> Result<Option<Partition>, ArchiveError> {
+    let bases = bases(archive, log).await?;
+    let Some(path) = bases.values().next() else { return Ok(None) };
+    let header = ManifestReader::new(archive.fetch(path).await?, path)?.header;
+    let mut partitions = (0..header.partitions).map(Partition::new);
+    Ok(partitions.find(|partition| !bases.contains_key(partition)))
+}
+
+/// The paths of the manifests that a recovered log begins with, by partition.
+pub async fn bases(
+    archive: &Archive,
+    log: LogId,
+) -> Result<BTreeMap<Partition, String>, ArchiveError> {
+    let mut bases = BTreeMap::new();
+    for partition in partitions(archive, "manifests", log).await? {
+        let fulls = archive.list(&format!("{}/full", path::manifests(log, partition))).await?;
+        let base = fulls.into_iter().map(|(path, _)| path).find(|path| path::is_base(path));
+        bases.extend(base.map(|path| (partition, path)));
+    }
+    Ok(bases)
+}
+
+/// The log that a log was recovered from, if it was: the first partition gets its base first.
 pub async fn recovered_from(archive: &Archive, log: LogId) -> Result<Option<LogId>, ArchiveError> {
     let names = Names::list(archive, log, Partition::new(0)).await?;
     Ok(header(archive, &names).await?.and_then(|header| header.recovered_from))

@@ -65,6 +65,11 @@ pub enum ArchiverError {
         "log {log} was given up: the archive goes on with log {into}, which was recovered from it. Point to that one"
     )]
     GivenUp { log: LogId, into: LogId },
+    /// A recovery was stopped.
+    #[error(
+        "the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again"
+    )]
+    Unrecovered { log: LogId, partition: Partition },
     #[error("a task of the archiver ended: {0}")]
     Task(String),
 }
@@ -92,7 +97,8 @@ impl ArchiverError {
             | Self::Gap { .. }
             | Self::OtherManifest { .. }
             | Self::OtherLogs { .. }
-            | Self::GivenUp { .. } => false,
+            | Self::GivenUp { .. }
+            | Self::Unrecovered { .. } => false,
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! It is [judged](judging) first, by all that can be known before there is a new log: what is refused has changed nothing.
 
+mod abandoned;
 mod judging;
 mod lost_log;
 mod work;
@@ -53,7 +54,7 @@ pub struct Recovery {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recovering {
-    /// An object that no manifest lists was removed.
+    /// An object was removed that no manifest lists, or that is of a recovery which was given up.
     Removed(String),
     /// A partition of the lost log is sealed up to its last record in the archive.
     Sealed {
@@ -99,6 +100,17 @@ pub enum RecoveryError {
     Several(Vec<LogId>),
     #[error("the archive has nothing of log {0}")]
     Unknown(LogId),
+    #[error(
+        "log {log} itself was recovered, and has nothing to begin with in partition {partition}: where that recovery was \
+         stopped, recover the log that it was from (--from); where the manifest was lost, bring it back"
+    )]
+    Unfinished { log: LogId, partition: Partition },
+    #[error(
+        "a recovery into log {into} wrote to the archive {seconds} s ago: where it runs, stop it, or let it end. Where that log \
+         is given up, start again once nothing has come for {} s (--quiet-seconds)",
+        quiet.as_secs()
+    )]
+    StillRecovering { into: LogId, seconds: u64, quiet: Duration },
     #[error(
         "log {from} goes on in log {into} already: recover that one, or point the services to it"
     )]
@@ -162,15 +174,23 @@ pub async fn lost_log(
 /// There is none, or several.
 pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, RecoveryError> {
     let logs = base::logs(archive).await?;
-    let mut given_up = Vec::new();
+    let mut passed = Vec::new();
     for log in &logs {
-        given_up.extend(base::recovered_from(archive, *log).await?);
+        // Nothing ran on a log whose recovery was stopped: it has nothing, and what it is of is still to be recovered.
+        match base::unfinished(archive, *log).await? {
+            Some(_) => passed.push(*log),
+            None => passed.extend(base::recovered_from(archive, *log).await?),
+        }
     }
     let log = match named {
         Some(log) if logs.contains(&log) => log,
         Some(log) => return Err(RecoveryError::Unknown(log)),
         None => {
-            let open: Vec<LogId> = logs.into_iter().filter(|log| !given_up.contains(log)).collect();
+            let open: Vec<LogId> = logs.into_iter().filter(|log| !passed.contains(log)).collect();
+            let open = match open.len() {
+                0 | 1 => open,
+                _ => with_objects(archive, open).await?,
+            };
             match open.as_slice() {
                 [] => return Err(RecoveryError::Empty),
                 [log] => *log,
@@ -191,6 +211,17 @@ pub async fn lost(archive: &Archive, named: Option<LogId>) -> Result<Lost, Recov
     seen.append(&mut partitions(archive, "segments", log).await?);
     let hours = header.map(|header| header.period_seconds);
     Ok(Lost { log, partitions: count, last: seen.last().copied(), hours })
+}
+
+/// Those of which there is anything: in a directory, what was removed leaves folders.
+async fn with_objects(archive: &Archive, logs: Vec<LogId>) -> Result<Vec<LogId>, ArchiveError> {
+    let mut found = Vec::new();
+    for log in logs {
+        if last_written(archive, log).await?.is_some() {
+            found.push(log);
+        }
+    }
+    Ok(found)
 }
 
 impl Lost {
@@ -234,12 +265,9 @@ impl Judged {
         facts: &Arc<dyn EventLog>,
         say: &mpsc::Sender<Recovering>,
     ) -> Result<Recovered, RecoveryError> {
-        let Self { recovery, leftovers } = self;
+        let Self { recovery, leftovers, abandoned } = self;
         recovery.check_log(log.as_ref()).await?;
-        for path in leftovers {
-            recovery.archive.delete(path).await?;
-            tell(say, Recovering::Removed(path.clone())).await?;
-        }
+        recovery.remove(leftovers, say).await?;
         let mut work = Work::new(recovery, log, facts).await?;
         let count = log.partitions();
         let partitions = || (0..count).map(Partition::new);
@@ -251,6 +279,10 @@ impl Judged {
             let (own, end) = work.write_base(partition).await?;
             (scopes, until) = (scopes + own, until.max(end));
             tell(say, Recovering::Based { partition, scopes: own, of: count }).await?;
+        }
+        // Not earlier: what they have keeps the lost log given up.
+        for log in abandoned {
+            recovery.remove_abandoned(*log, say).await?;
         }
         let mut backups = 0;
         for before in base::lineage(&recovery.archive, log.log_id()).await?.into_iter().skip(1) {

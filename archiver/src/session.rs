@@ -126,6 +126,9 @@ impl Session<'_> {
             Owner::Nobody | Owner::Ours => Ok(()),
             Owner::Others(logs) => Err(ArchiverError::OtherLogs { log: self.log.log_id(), logs }),
             Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log: self.log.log_id(), into }),
+            Owner::Unfinished(partition) => {
+                Err(ArchiverError::Unrecovered { log: self.log.log_id(), partition })
+            }
         }
     }
 

@@ -73,6 +73,7 @@ pub(crate) async fn check_owner(archive: &Archive, log: LogId) -> Result<(), Pro
         Owner::Nobody | Owner::Ours => Ok(()),
         Owner::Others(logs) => Err(ProjectorError::OtherArchive { log, logs }),
         Owner::GivenUpFor(into) => Err(ProjectorError::GivenUp { log, into }),
+        Owner::Unfinished(partition) => Err(ProjectorError::Unrecovered { log, partition }),
     }
 }
 

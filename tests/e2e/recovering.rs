@@ -11,7 +11,7 @@ use archive::{
 };
 use archiver::{Clock, NewLog, Recovered, Recovering, Recovery, lost};
 use context_sync::serve::{Logs, Role, Settings};
-use eventlog::{EventLog, ReadLimit};
+use eventlog::{EventLog, LogAddress, ReadLimit};
 use model::{LogFold, LogId, Offset, Partition};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -48,10 +48,13 @@ async fn drill(kind: LogKind, losses: u32) {
         lose(&mut cluster, loss).await;
     }
     cluster.node.stop().await;
-    // Whoever reads the bucket by its format alone finds it well.
+    read_by_format(bucket.path());
+}
+
+/// Whoever reads the bucket by its format alone finds it well.
+fn read_by_format(bucket: &Path) {
     let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../archive/tests/reader.py");
-    let said =
-        std::process::Command::new("python3").arg(reader).arg(bucket.path()).output().unwrap();
+    let said = std::process::Command::new("python3").arg(reader).arg(bucket).output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
 }
 
@@ -223,44 +226,94 @@ async fn fold_of(cluster: &Cluster, loss: u32) -> Option<LogFold> {
 
 pub(crate) async fn recover(settings: &Settings, dir: &Path, old: LogId) -> Recovered {
     let archive = Archive::open(&settings.archive).unwrap();
-    let logs = Logs::open(settings, dir).await.unwrap();
-    let facts = logs.facts.clone().unwrap();
-    let run = async |stop_after: Option<usize>| {
-        let found = lost(&archive, None).await.unwrap();
-        let found = found.into(&archive, logs.events.log_id()).await.unwrap();
-        assert_eq!((found.log, found.partitions), (old, Some(4)));
-        let recovery = Recovery {
-            config: settings.archiver.clone(),
-            archive: archive.clone(),
-            lost: found,
-            clock: Clock::system(),
-            quiet: Duration::ZERO,
-        };
-        let judged = recovery.judge(NewLog::There(logs.events.as_ref())).await.unwrap();
-        let (say, mut said) = mpsc::channel(1);
-        let (log, shutdown) = (logs.events.clone(), CancellationToken::new());
-        let running = tokio::spawn(judged.run(log, facts.clone(), say, shutdown));
-        let (mut count, mut last) = (0, None);
-        while let Some(line) = said.recv().await {
-            count += 1;
-            last = Some(line);
-            if stop_after == Some(count) {
-                drop(said);
-                break;
-            }
-        }
-        running.await.unwrap();
-        last.unwrap()
+    let half = match settings.log.log {
+        LogAddress::Embedded => Some(abandon(settings, &archive, old).await),
+        LogAddress::Kafka { .. } => None, // topics of one name
     };
+    let logs = Logs::open(settings, dir).await.unwrap();
     // Stopped in the middle, it goes on.
-    run(Some(6)).await;
-    let recovered = match run(None).await {
+    recover_into(settings, &logs, old, |said| said.len() == 6).await;
+    let recovered = match recover_into(settings, &logs, old, |_| false).await {
         Recovering::Done(recovered) => recovered,
         other => panic!("{other:?}"),
     };
-    logs.events.close().await.unwrap();
-    facts.close().await.unwrap();
+    close(logs).await;
+    if let Some(half) = half {
+        let mut left = archive.list("").await.unwrap();
+        left.retain(|(path, _)| path.contains(&half.to_string()));
+        assert_eq!(left, [], "what was given up half way is removed");
+    }
     recovered
+}
+
+/// A recovery is stopped after a base, and the new log is gone with that: which it was.
+async fn abandon(settings: &Settings, archive: &Archive, old: LogId) -> LogId {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = Logs::open(settings, dir.path()).await.unwrap();
+    // It may be one step further by then: two of four partitions are missing, or one.
+    let is_based = |said: &[Recovering]| match said.last() {
+        Some(Recovering::Based { partition, scopes, .. }) => *scopes > 0 || partition.get() == 1,
+        _ => false,
+    };
+    recover_into(settings, &logs, old, is_based).await;
+    let half = logs.events.log_id();
+    assert_eq!(base::owner(archive, old).await.unwrap(), Owner::GivenUpFor(half));
+    let owner = base::owner(archive, half).await.unwrap();
+    assert!(matches!(owner, Owner::Unfinished(_)), "{owner:?}");
+    assert_eq!(lost(archive, None).await.unwrap().log, old);
+    // The half of it is no log to recover.
+    let lost = lost(archive, Some(half)).await.unwrap();
+    let (config, clock) = (settings.archiver.clone(), Clock::system());
+    let recovery =
+        Recovery { config, archive: archive.clone(), lost, clock, quiet: Duration::ZERO };
+    let Err(reason) = recovery.judge(NewLog::ToBeMade { partitions: 4 }).await else {
+        panic!("it may be recovered")
+    };
+    assert!(reason.to_string().contains("itself was recovered"), "{reason}");
+    let report = verify(archive, Sample::ALL, |_, _| {}).await.unwrap();
+    assert_eq!(report.problems, []);
+    read_by_format(Path::new(archive.url("").strip_prefix("file://").unwrap()));
+    close(logs).await;
+    half
+}
+
+async fn close(logs: Logs) {
+    logs.events.close().await.unwrap();
+    logs.facts.unwrap().close().await.unwrap();
+}
+
+/// Recovers what is lost, to the end or until it is stopped; the last that was said.
+async fn recover_into(
+    settings: &Settings,
+    logs: &Logs,
+    old: LogId,
+    stops: impl Fn(&[Recovering]) -> bool,
+) -> Recovering {
+    let archive = Archive::open(&settings.archive).unwrap();
+    let found = lost(&archive, None).await.unwrap();
+    let found = found.into(&archive, logs.events.log_id()).await.unwrap();
+    assert_eq!((found.log, found.partitions), (old, Some(4)));
+    let recovery = Recovery {
+        config: settings.archiver.clone(),
+        archive,
+        lost: found,
+        clock: Clock::system(),
+        quiet: Duration::ZERO,
+    };
+    let judged = recovery.judge(NewLog::There(logs.events.as_ref())).await.unwrap();
+    let (say, mut said) = mpsc::channel(1);
+    let (log, facts) = (logs.events.clone(), logs.facts.clone().unwrap());
+    let running = tokio::spawn(judged.run(log, facts, say, CancellationToken::new()));
+    let mut lines = Vec::new();
+    while let Some(line) = said.recv().await {
+        lines.push(line);
+        if stops(&lines) {
+            drop(said);
+            break;
+        }
+    }
+    running.await.unwrap();
+    lines.pop().unwrap()
 }
 
 /// Waits until all that the log has now is in sealed hours.

@@ -1,9 +1,9 @@
 //! Whether a log may be recovered: judged before there is a new log, so that what is refused has changed nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use archive::{
-    base::{self, Owner},
+    base::{self, Unfinished},
     unlisted::unlisted,
 };
 use eventlog::{EventLog, partition_of};
@@ -41,6 +41,8 @@ pub struct Judged {
     pub(super) recovery: Recovery,
     /// What no manifest lists: it is removed first.
     pub(super) leftovers: Vec<String>,
+    /// Logs into which the lost one was not recovered to the end, and that are given up for the new one.
+    pub(super) abandoned: Vec<LogId>,
 }
 
 impl Recovery {
@@ -53,10 +55,11 @@ impl Recovery {
         if let NewLog::There(log) = &into {
             self.check_log(*log).await?;
         }
-        self.check_lineage(into.id()).await?;
+        self.check_lost().await?;
+        let abandoned = self.check_lineage(into.id()).await?;
         self.check_raw(into.partitions()).await?;
         let leftovers = unlisted(&self.archive, || {}).await?;
-        Ok(Judged { recovery: self, leftovers })
+        Ok(Judged { recovery: self, leftovers, abandoned })
     }
 
     fn check_partitions(&self, found: u32) -> Result<(), RecoveryError> {
@@ -84,38 +87,63 @@ impl Recovery {
         Ok(())
     }
 
-    /// The lost log is not gone on from elsewhere, and nobody archives it any more.
-    async fn check_lineage(&self, into: Option<LogId>) -> Result<(), RecoveryError> {
+    /// The lost log has all that it began with.
+    async fn check_lost(&self) -> Result<(), RecoveryError> {
+        let log = self.lost.log;
+        let missing = match base::unfinished(&self.archive, log).await? {
+            Some(unfinished) => Some(unfinished.missing),
+            None => base::missing(&self.archive, log).await?,
+        };
+        match missing {
+            Some(partition) => Err(RecoveryError::Unfinished { log, partition }),
+            None => Ok(()),
+        }
+    }
+
+    /// The lost log is not gone on from elsewhere, and nobody archives it any more. Into which logs somebody has begun to
+    /// recover it, and stopped.
+    async fn check_lineage(&self, into: Option<LogId>) -> Result<Vec<LogId>, RecoveryError> {
         let from = self.lost.log;
-        for log in base::logs(&self.archive).await? {
-            match base::recovered_from(&self.archive, log).await? {
-                Some(before) if before == from && Some(log) != into => {
-                    return Err(RecoveryError::GivenUp { from, into: log });
+        let (mut abandoned, mut has_begun) = (Vec::new(), false);
+        for log in base::logs(&self.archive).await?.into_iter().filter(|log| *log != from) {
+            let before = base::recovered_from(&self.archive, log).await?;
+            let unfinished = base::unfinished(&self.archive, log).await?;
+            if Some(log) == into {
+                match (before, unfinished) {
+                    (Some(before), _) if before == from => has_begun = true,
+                    (None, Some(Unfinished { from: None, .. })) => {}
+                    _ => return Err(RecoveryError::InUse),
                 }
-                before if Some(log) == into && before != Some(from) => {
-                    return Err(RecoveryError::InUse);
+                continue;
+            }
+            match unfinished {
+                Some(Unfinished { from: before, .. }) if before.is_none_or(|b| b == from) => {
+                    if let Some((seconds, quiet)) = self.not_quiet(log).await? {
+                        return Err(RecoveryError::StillRecovering { into: log, seconds, quiet });
+                    }
+                    abandoned.push(log);
+                }
+                None if before == Some(from) => {
+                    return Err(RecoveryError::GivenUp { from, into: log });
                 }
                 _ => {}
             }
         }
-        match base::owner(&self.archive, from).await? {
-            Owner::GivenUpFor(other) if Some(other) != into => {
-                Err(RecoveryError::GivenUp { from, into: other })
+        // Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
+        match self.not_quiet(from).await? {
+            Some((seconds, quiet)) if !has_begun => {
+                Err(RecoveryError::StillArchived { log: from, seconds, quiet })
             }
-            Owner::GivenUpFor(_) => Ok(()), // this recovery has begun
-            _ => self.check_quiet().await,
+            _ => Ok(abandoned),
         }
     }
 
-    /// Of a log that lives, what no manifest lists is about to be listed, and whoever archives it would stop.
-    async fn check_quiet(&self) -> Result<(), RecoveryError> {
-        let (log, quiet) = (self.lost.log, self.quiet);
-        let Some(at) = last_written(&self.archive, log).await? else { return Ok(()) };
+    /// How many seconds ago something of a log was archived, and how many it should be, if they are too few.
+    async fn not_quiet(&self, log: LogId) -> Result<Option<(u64, Duration)>, RecoveryError> {
+        let Some(at) = last_written(&self.archive, log).await? else { return Ok(None) };
         let passed = self.clock.now().micros_since(at).max(0).unsigned_abs();
-        if u128::from(passed) >= quiet.as_micros() {
-            return Ok(());
-        }
-        Err(RecoveryError::StillArchived { log, seconds: passed / 1_000_000, quiet })
+        let is_quiet = u128::from(passed) >= self.quiet.as_micros();
+        Ok((!is_quiet).then_some((passed / 1_000_000, self.quiet)))
     }
 
     /// What segments alone have can be read to its end, is of rules that this build knows, and in the partition that it

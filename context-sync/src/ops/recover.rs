@@ -230,7 +230,7 @@ impl Shown {
             }
             _ if self.json => {}
             Recovering::Removed(path) => {
-                output::note(format!("{path}: no manifest lists it; removed"))
+                output::note(format!("{path}: left by what was stopped; removed"))
             }
             Recovering::Sealed { partition, next_offset } => {
                 output::note(format!("partition {partition}: sealed up to offset {next_offset}"));

@@ -61,6 +61,9 @@ impl Copies {
             Owner::GivenUpFor(into) => {
                 Err(format!("log {log} was given up: it goes on with log {into}"))
             }
+            Owner::Unfinished(partition) => Err(format!(
+                "the recovery of log {log} is not done: partition {partition} is missing"
+            )),
         }
     }
 }
