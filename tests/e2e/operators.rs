@@ -515,12 +515,7 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
     let ann = cluster.device("ann");
     ann.push(USER, &[say("one")]).await.ok();
     let place = append(&cluster, "acme/user/ann", b"no event".to_vec()).await;
-    sql(&cluster, "alter table messages add constraint bug check (json not like '%unlucky%')")
-        .await;
-    ann.push(USER, &[say("unlucky")]).await.is(202);
-    let parked =
-        async || letters(&cluster).await.iter().any(|(_, kind)| kind == "parked").then_some(());
-    eventually("it is parked", parked).await;
+    park_unlucky(&cluster, "ann").await;
     let own = flags(&cluster);
     assert_eq!(ops_with(&["check"], &own).await.status, 1, "parked");
     assert_eq!(ops_with(&["status"], &own).await.json()["dead_letters"]["refused"], 1);
@@ -557,26 +552,48 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
         let check = ops_with(&["check"], flags).await;
         assert!(check.status == 3 && check.error.contains(why), "{why}: {check:?}");
         for what in ["retry", "discard"] {
-            if what == "discard" && part == "log" {
-                continue; // it needs none
-            }
             let all = ops_with(&["dead-letters", what, &place, "--yes"], flags).await;
             assert!(all.status == 3 && all.error.contains(why), "{why}: {all:?}");
         }
         assert_eq!((cluster.ends().await, letters(&cluster).await), before, "{why}");
     }
-    // Another read model than this log's.
+    // Another read model than this log's, that could be mended.
     let other = Cluster::start(LogKind::Kafka).await;
     other.device("eve").push(USER, &[say("x")]).await.ok();
+    let refused_there = append(&other, "acme/user/fay", b"no event".to_vec()).await;
+    park_unlucky(&other, "eve").await;
+    sql(&other, "alter table messages drop constraint bug").await;
     let mixed = with(2, &format!("--database-url={}", other.database.url()));
     let status = ops_with(&["status"], &mixed).await;
     assert!(
         status.json()["problems"][0].as_str().unwrap().contains("the database is of log"),
         "{status:?}"
     );
-    for args in [vec!["check"], vec!["trace", "0199f7c4-0000-7000-8000-000000000001"]] {
-        let refused = ops_with(&args, &mixed).await;
-        assert!(refused.status == 3 && refused.error.contains("belong together"), "{refused:?}");
+    let before = (cluster.ends().await, other.ends().await, letters(&other).await);
+    for args in [
+        &["check"][..],
+        &["trace", "0199f7c4-0000-7000-8000-000000000001"],
+        &["dead-letters", "retry", "--scope=acme/user/eve", "--yes"],
+        &["dead-letters", "retry", "--all", "--yes"],
+        &["dead-letters", "retry", &refused_there, "--yes"],
+        &["dead-letters", "discard", "--all", "--yes"],
+        &["dead-letters", "discard", &refused_there, "--yes"],
+    ] {
+        let refused = ops_with(args, &mixed).await;
+        assert!(
+            refused.status == 3 && refused.error.contains("belong together"),
+            "{args:?}: {refused:?}"
+        );
+        let after = (cluster.ends().await, other.ends().await, letters(&other).await);
+        assert_eq!(after, before, "{args:?}");
+    }
+    // With its own log both are done.
+    for args in [
+        ["dead-letters", "retry", "--scope=acme/user/eve", "--yes"],
+        ["dead-letters", "discard", &refused_there, "--yes"],
+    ] {
+        let done = ops_with(&args, &flags(&other)).await;
+        assert_eq!(done.status, 0, "{args:?}: {done:?}");
     }
     assert_eq!(ops_with(&["check"], &empty).await.status, 3);
     // Nobody projects anything into it.
@@ -604,7 +621,19 @@ async fn what_cannot_be_reached_is_said_and_nothing_is_changed() {
     cluster.finish().await;
 }
 
-async fn letters(cluster: &Cluster) -> Vec<(i64, String)> {
-    let query = "select record_offset, kind from dead_letters order by partition, record_offset";
+/// An event that the database refuses, until the constraint `bug` is dropped.
+async fn park_unlucky(cluster: &Cluster, user: &str) {
+    sql(cluster, "alter table messages add constraint bug check (json not like '%unlucky%')").await;
+    cluster.device(user).push(USER, &[say("unlucky")]).await.is(202);
+    let parked =
+        async || letters(cluster).await.iter().any(|(_, kind, _)| kind == "parked").then_some(());
+    eventually("it is parked", parked).await;
+}
+
+/// Offset, kind and mark of each.
+async fn letters(cluster: &Cluster) -> Vec<(i64, String, Option<String>)> {
+    let query = "select d.record_offset, d.kind, k.mark from dead_letters d
+        left join dead_letter_marks k using (partition, record_offset)
+        order by partition, record_offset";
     sqlx::query_as(query).fetch_all(&cluster.pool).await.unwrap()
 }

@@ -86,12 +86,20 @@ async fn sync_006_each_limit_is_named_and_holds_up_nobody_else(cluster: &mut Clu
 async fn sync_006_holds_on_every_route(cluster: &mut Cluster) {
     limit(cluster, 1, 0, 0).await;
     let id = uuid::Uuid::new_v4();
-    let mut routes = vec![(Method::GET, format!("/api/v1/pushes/{id}"))];
+    let mut routes = vec![
+        (Method::GET, format!("/api/v1/pushes/{id}")),
+        (Method::DELETE, "/api/v1/users/bob/data".to_owned()),
+        (Method::GET, format!("/api/v1/users/bob/erasures/{id}")),
+    ];
     for of in ["/api/v1", "/api/v1/teams/t", "/api/v1/projects/p", "/api/v1/orgs/acme"] {
         let context = |method, rest: &str| (method, format!("{of}/context/{rest}"));
         routes.extend([
             context(Method::POST, "push"),
             context(Method::GET, "pull"),
+            context(Method::POST, "reconcile"),
+            context(Method::POST, "reconcile/messages"),
+            context(Method::POST, "messages"),
+            context(Method::GET, &format!("messages/{id}/history")),
             context(Method::POST, "backups"),
             context(Method::GET, "backups"),
             context(Method::GET, &format!("backups/{id}")),

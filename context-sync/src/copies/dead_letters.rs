@@ -176,6 +176,8 @@ impl Copies {
     }
 
     async fn retry(&self, chosen: &Chosen, say: &Sender<Handling>) -> Result<(u64, u64), Unasked> {
+        // Before anything is folded or appended: it must be the log that these were found on.
+        let (log, rows) = self.of_each_other().await?;
         let resolved = self.resolve(chosen).await?;
         let (mut handled, mut left) = (0, 0);
         for (scope, _) in &resolved.parked {
@@ -184,11 +186,6 @@ impl Copies {
             *(if done { &mut handled } else { &mut left }) += 1;
             let _ = say.send(told).await;
         }
-        if resolved.refused.is_empty() {
-            return Ok((handled, left));
-        }
-        // Before the first append: it must be the log that these were found on.
-        let (log, rows) = self.of_each_other().await?;
         for place in resolved.refused {
             let told = append_anew(log.as_ref(), rows, place, &chosen.note).await?;
             let done = matches!(told, Handling::Appended { .. });
@@ -226,7 +223,8 @@ impl Copies {
         chosen: &Chosen,
         say: &Sender<Handling>,
     ) -> Result<(u64, u64), Unasked> {
-        let rows = self.letters()?;
+        // Of another log, they are somebody else's to discard.
+        let (_, rows) = self.of_each_other().await?;
         let resolved = self.resolve(chosen).await?;
         let (mut handled, mut left) = (0, 0);
         for (scope, place) in resolved.parked {
