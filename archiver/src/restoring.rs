@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::{
     cache::{Cache, View},
     error::ArchiverError,
-    workers::blocking_in_front,
+    workers::blocking,
 };
 
 /// Messages that a chunk deletes, at most.
@@ -194,7 +194,7 @@ impl Executor {
     /// Reads it once to its end, which checks everything, before anything is appended.
     async fn read_all(&self, found: &FoundBackup) -> Result<(), ArchiverError> {
         let mut state = found.open(&self.archive).await?;
-        blocking_in_front(move || {
+        blocking(move || {
             while state.next_message()?.is_some() {}
             Ok(())
         })
@@ -211,8 +211,7 @@ impl Executor {
         let (view, scope) = (Arc::new(self.cache.read()?), self.scope.reference());
         let begin = self.restore.begin;
         let lacking =
-            blocking_in_front(move || lacking(&view, scope, after, begin, &Kept::of(state)?))
-                .await?;
+            blocking(move || lacking(&view, scope, after, begin, &Kept::of(state)?)).await?;
         let mut from = RestorePlace::Deletes(after);
         for chunk in lacking.chunks(DELETES_AT_ONCE) {
             let to = chunk.last().map_or(from, |(cursor, _)| RestorePlace::Deletes(*cursor));
@@ -230,7 +229,7 @@ impl Executor {
         let mut from = RestorePlace::Puts(done);
         loop {
             let next;
-            (puts, next) = blocking_in_front(move || {
+            (puts, next) = blocking(move || {
                 let next = puts.next_puts()?;
                 Ok((puts, next))
             })

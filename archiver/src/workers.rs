@@ -5,52 +5,22 @@
 
 use std::{io, num::NonZero, sync::LazyLock, thread};
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    task::JoinError,
-};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::error::ArchiverError;
 
-/// How far they give way where cores are scarce (`nice`): a tenth of a core beside one that answers requests. Nobody
-/// waits for the archive, and it makes up for it.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
-
 static WORKERS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    Builder::new_current_thread()
-        .max_blocking_threads(threads)
-        .thread_name("archiver")
-        .on_thread_start(give_way)
-        .build()
+    Builder::new_current_thread().max_blocking_threads(threads).thread_name("archiver").build()
 });
-
-/// Elsewhere than on Linux this would be the whole process.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the archiver's threads have the priority of all others");
-    }
-}
 
 /// Runs what computes, or waits for the disk, off the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ArchiverError> + Send + 'static,
 ) -> Result<T, ArchiverError> {
+    let ended = |error: String| Err(ArchiverError::Task(error));
     match &*WORKERS {
-        Ok(workers) => ended(workers.spawn_blocking(work).await),
-        Err(error) => Err(ArchiverError::Task(error.to_string())),
+        Ok(workers) => workers.spawn_blocking(work).await.unwrap_or_else(|e| ended(e.to_string())),
+        Err(error) => ended(error.to_string()),
     }
-}
-
-/// The same for what somebody waits for: it gives way to nothing.
-pub(crate) async fn blocking_in_front<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ArchiverError> + Send + 'static,
-) -> Result<T, ArchiverError> {
-    ended(tokio::task::spawn_blocking(work).await)
-}
-
-fn ended<T>(task: Result<Result<T, ArchiverError>, JoinError>) -> Result<T, ArchiverError> {
-    task.unwrap_or_else(|error| Err(ArchiverError::Task(error.to_string())))
 }
