@@ -76,6 +76,12 @@ pub(crate) fn is_base(full: &str) -> bool {
     full.contains(BASE)
 }
 
+/// Whether an object is a full that this log begins with.
+pub fn is_base_of(object: &str, log: LogId) -> bool {
+    let log = log.to_string();
+    name(object).and_then(|name| name.strip_suffix(&log)).is_some_and(|name| name.ends_with(BASE))
+}
+
 /// Whether the state of a full was not folded from the hours before it.
 pub fn is_taken_up(full: &str) -> bool {
     is_after_gap(full) || is_base(full)

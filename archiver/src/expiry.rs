@@ -77,6 +77,9 @@ pub enum Stays {
     /// It goes with the last manifest that lists it.
     #[error("a later day's full too: the scope had not changed")]
     CarriedOn,
+    /// Who folds it from its first event, to check the rows or to make them again, goes on from this.
+    #[error("the log was recovered, and begins with it")]
+    LogBegins,
     #[error("no full has what is in it")]
     NotCovered,
     #[error("the newest full is not good: {0}")]
@@ -414,6 +417,9 @@ impl Expiry {
             BackupType::Full => match &row.next {
                 None => Some(Stays::NewestFull),
                 Some(next) if next.path == last.path => Some(Stays::CarriedOn),
+                Some(_) if path::is_base_of(&last.path, self.log.log_id()) => {
+                    Some(Stays::LogBegins)
+                }
                 Some(_) => self.uncovered(&row, last).await?,
             },
         };

@@ -181,6 +181,24 @@ async fn expire(cluster: &mut Cluster, days: i64, floor: u64) {
     cluster.restart(ARCHIVING).await;
 }
 
+/// Years later, when a newer full has all that is in it.
+async fn what_the_log_begins_with_stays(cluster: &mut Cluster, bucket: &Path) {
+    let base = format!("-base-{}.jsonl.gz", cluster.node.log.log_id());
+    let fulls = || {
+        let folder = std::fs::read_dir(bucket.join("tenants/acme/users/ann/full")).unwrap();
+        let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.partition::<Vec<_>, _>(|name| name.ends_with(&base))
+    };
+    let newer = |name: &String| name.split_once(".jsonl").unwrap().0 > &*fulls().0[0];
+    eventually("a day ends", async || fulls().1.iter().any(newer).then_some(())).await;
+    cluster.restart(ALL).await;
+    let later = Later::start(cluster, 1_000);
+    assert!(later.expire().await.stays > 0);
+    later.stop().await;
+    cluster.restart(ARCHIVING).await;
+    assert_eq!(fulls().0.len(), 1);
+}
+
 async fn delete(device: &Device, id: &Value, cursor: u64) {
     let delete = json!({"id": id, "deleted": true, "base_cursor": cursor});
     device.push(USER, &[delete]).await.ok();
@@ -230,6 +248,11 @@ async fn tombstones_expire_on_a_recovered_log_as_on_any() {
     let edit = json!({"id": id(1), "type": "decision", "content": "two, edited", "base_cursor": 2});
     assert_eq!(statuses(&ann.push(USER, &[edit]).await.ok()), ["stale"]);
     sealed(&archive, cluster.node.log.as_ref()).await;
+    assert_all_agree(&cluster, &archive).await;
+    what_the_log_begins_with_stays(&mut cluster, bucket.path()).await;
+    assert_all_agree(&cluster, &archive).await;
+    cluster.lose_the_database().await;
+    assert_eq!(cluster.device("ann").pull(USER, "").await.ok()["digest"], page["digest"]);
     assert_all_agree(&cluster, &archive).await;
 
     // And what expired there is recovered from it.
