@@ -19,7 +19,9 @@ use crate::{
 pub struct RulesVersion(pub u32);
 
 impl RulesVersion {
-    /// What a log begins with, and the latest that this build knows.
+    /// What every log begins with.
+    pub const FIRST: Self = Self(1);
+    /// The latest that this build knows.
     pub const CURRENT: Self = Self(1);
 }
 

@@ -171,8 +171,8 @@ impl BackupId {
 }
 
 impl Epoch {
-    /// The epoch of a log under one version of the rules.
-    pub fn of_log(log: crate::LogId, rules: crate::RulesVersion) -> Self {
-        Self(derived(&format!("epoch/{log}/{}", rules.0)))
+    /// The epoch that a log begins with, whichever build asks: rules change from a record on, and no cursor with them.
+    pub fn of_log(log: crate::LogId) -> Self {
+        Self(derived(&format!("epoch/{log}/{}", crate::RulesVersion::FIRST.0)))
     }
 }

@@ -33,7 +33,7 @@ pub struct UnknownRules(pub RulesVersion);
 
 impl PartitionClock {
     /// Of a partition without records.
-    pub const START: Self = Self { time: Timestamp::EPOCH, rules: RulesVersion(1) };
+    pub const START: Self = Self { time: Timestamp::EPOCH, rules: RulesVersion::FIRST };
 
     /// Advances to a record; its command, if it is one, is to be folded at the resulting time.
     pub fn advance(&mut self, append_time: Timestamp, event: &Event) -> Result<(), UnknownRules> {

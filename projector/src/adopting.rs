@@ -12,10 +12,7 @@ use archive::{
     replay::ArchivedEnd,
 };
 use eventlog::{Bounds, EventLog, Record};
-use model::{
-    Cursor, Epoch, LogId, Member, Partition, PartitionClock, Place, RulesVersion, ScopeKey,
-    ScopeRef,
-};
+use model::{Cursor, Epoch, LogId, Member, Partition, PartitionClock, Place, ScopeKey, ScopeRef};
 use readmodel::{
     DatabaseConfig, ProjectionSet,
     adoption::{Adoption, PastEpoch},
@@ -111,7 +108,7 @@ async fn epochs(
             true => own.clone(),
             false => recovered(archive, of, log.partitions()).await?,
         };
-        let epoch = Epoch::of_log(of, RulesVersion::CURRENT);
+        let epoch = Epoch::of_log(of);
         let new = NewEpoch { epoch, bases, keeps_unlisted: false };
         epochs.push(PastEpoch { log: of, new });
         for StoredEpoch { epoch, bases, keeps_unlisted } in base::epochs(archive, of).await? {

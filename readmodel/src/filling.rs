@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Epoch, LogId, Offset, Partition, RulesVersion};
+use model::{Epoch, LogId, Offset, Partition};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub(crate) async fn begin(
     if sqlx::query_scalar(IS_BEGUN).fetch_one(&mut *connection).await? {
         return Ok(false);
     }
-    let (epoch, partitions) = (Epoch::of_log(log, RulesVersion::CURRENT), ends.len() as i32);
+    let (epoch, partitions) = (Epoch::of_log(log), ends.len() as i32);
     match set {
         ProjectionSet::Live => {}
         // Nobody asks it, and the epochs are the live one's.

@@ -12,8 +12,8 @@ use archive::{
     segment::{self, SegmentReader},
 };
 use model::{
-    Cursor, Epoch, KnownCommand, LogId, Member, Message, Offset, Partition, PartitionClock,
-    RulesVersion, Scope, ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope,
+    Cursor, Epoch, KnownCommand, LogId, Member, Message, Offset, Partition, PartitionClock, Scope,
+    ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -112,7 +112,7 @@ pub fn rows(bucket: &mut Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
         let lines = begun.iter().flat_map(|base| &base.scopes);
         let bases: Vec<(ScopeRef, Cursor)> =
             lines.map(|(line, _)| (line.scope.reference(), line.head)).collect();
-        let epoch = Epoch::of_log(*log, RulesVersion::CURRENT);
+        let epoch = Epoch::of_log(*log);
         epochs.push(PastEpoch { log: *log, new: NewEpoch { epoch, bases, keeps_unlisted: false } });
     }
     let mut rows = Rows::with_epochs(epochs);

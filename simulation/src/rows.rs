@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     CommandId, Cursor, Epoch, Heading, KnownCommand, LogId, Member, MessageId, Offset, Outcome,
-    Partition, PartitionClock, RulesVersion, Scope, ScopeKey, ScopeRef, UserId,
+    Partition, PartitionClock, Scope, ScopeKey, ScopeRef, UserId,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -41,7 +41,7 @@ pub struct Page {
 impl Rows {
     /// Of a log that is folded for the first time.
     pub fn new(log: LogId) -> Self {
-        let epoch = Epoch::of_log(log, RulesVersion::CURRENT);
+        let epoch = Epoch::of_log(log);
         let new = NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false };
         Self::with_epochs(vec![PastEpoch { log, new }])
     }

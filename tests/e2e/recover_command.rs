@@ -16,17 +16,20 @@ use archive::{
     base::{self, Owner},
     verify::{Sample, verify},
 };
+use context_sync::device::scope::Scope;
 use dev::gcs::{Fault, Front};
-use eventlog::{LogConfig, OpenError};
+use device::replica::Replica;
+use eventlog::{LogAddress, LogConfig, OpenError};
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::Notify};
 
 use crate::{
     backups::{back_up, completed},
     client::{USER, contents, say},
-    cluster::{Cluster, LogKind, kafka_flags, settings},
+    cluster::{ALL, Cluster, LogKind, kafka_flags, settings},
     crash::binary,
     operators::said,
+    reconcile::{assert_in_sync, mend},
     recovering::sealed,
 };
 
@@ -85,6 +88,45 @@ async fn a_log_is_given_up_only_if_it_is_said_so_and_it_is_lost() {
     let late = recover(&[&flag, &into, &cache, &again, "--yes", "--quiet-seconds=0"]).await;
     assert!(late.status == 1 && late.error.contains("goes on in log"), "{late:?}");
     assert!(!scratch.path().join("new").exists(), "nothing is made");
+    cluster.node.stop().await;
+}
+
+/// Into an empty Kafka, which gets its topics. What was never archived comes back from a device that holds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_bring_back_to_an_empty_kafka_what_was_never_archived() {
+    let (bucket, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let flag = format!("--archive=file://{}", bucket.path().display());
+    let mut cluster = Cluster::start_archiving_to(LogKind::Kafka, &[&flag]).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("one"), say("two")]).await.ok();
+    let archive = Archive::open(&cluster.settings.archive).unwrap();
+    sealed(&archive, cluster.node.log.as_ref()).await;
+    cluster.restart(ALL).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("three")]).await.ok();
+    let mut replica = Replica::default();
+    mend(&ann, &Scope::User, &mut replica).await;
+    assert_in_sync(&ann, USER, &replica).await;
+
+    cluster
+        .lose_all_but_the_archive(async |settings, _| {
+            let cache = format!("--archive-cache={}", scratch.path().join("cache").display());
+            let LogAddress::Kafka { brokers } = &settings.log.log else { panic!("only Kafka") };
+            let into = [
+                format!("--log=kafka://{brokers}"),
+                format!("--log-topic-prefix={}", settings.log.log_topic_prefix),
+            ];
+            let args = ["ops", "recover", &flag, &cache, &into[0], &into[1], "--quiet-seconds=0"];
+            let recovered = said(&[&args[..], &["--yes", "--json"]].concat()).await;
+            assert_eq!(recovered.status, 0, "{recovered:?}");
+        })
+        .await;
+    let ann = cluster.device("ann");
+    assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "two"]);
+    let mended = mend(&ann, &Scope::User, &mut replica).await;
+    assert_eq!((mended.dropped, mended.pushed_again), (0, 1), "{mended:?}");
+    assert_in_sync(&ann, USER, &replica).await;
+    assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "two", "three"]);
     cluster.node.stop().await;
 }
 

@@ -2,6 +2,8 @@
 //! repeats, to servers that are killed, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
 //! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
 
+mod plans;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -28,8 +30,8 @@ use device::{
     wire::{Fetched, PullFrom, PullPage, Reconciled},
 };
 use model::{
-    ContentHash, Cursor, DeviceId, Epoch, Item, LogId, PushAnswer, ScopeKey, ScopeKind, ScopeRef,
-    Timestamp, reconcile::Claim,
+    ContentHash, Cursor, DeviceId, Epoch, Item, LogId, PushAnswer, RestoreMode, ScopeKey,
+    ScopeKind, ScopeRef, Timestamp, reconcile::Claim,
 };
 use reqwest::Method;
 use serde_json::{Value, json, value::RawValue};
@@ -37,7 +39,8 @@ use service::{Secret, auth::OrgRole};
 use simulation::{
     cast::{self, Seat},
     machine::Machine,
-    plan::{Plan, Shape, Step},
+    plan::{Deed, Step},
+    random::Random,
     witness::{Standing, Standings, Witness},
 };
 use tokio::sync::mpsc;
@@ -56,16 +59,6 @@ use crate::{
 /// What CI runs, on each log.
 const SEEDS: std::ops::Range<u64> = 0..10;
 const ROUNDS: u32 = 6;
-const SHAPE: Shape = Shape {
-    steps: 15,
-    faults_max: 20,
-    crashes_max: 3,
-    together_max: 10,
-    recovers: 4,
-    rebuilds: 8,
-    restores: 25,
-    harms: 20,
-};
 /// Patient enough for what the front does, and quicker than people's.
 const RETRY: RetryPolicy = RetryPolicy {
     retries_max: 8,
@@ -89,15 +82,20 @@ async fn play_all(kind: LogKind) {
     let seeds = seeds();
     let (from, to) = (seeds.start, seeds.end);
     println!("again: SIMULATION_SEEDS={from}..{to} cargo test -p tests -- simulated --nocapture");
-    let plans: Vec<(u64, Plan)> = seeds.map(|seed| (seed, Plan::of(seed, &SHAPE))).collect();
-    let mut steps = plans.iter().flat_map(|(_, plan)| &plan.steps);
+    let is_usual = seeds == SEEDS;
+    let plans: Vec<(u64, Vec<Step>)> = seeds.map(|seed| (seed, plans::steps(seed))).collect();
+    let mut steps = plans.iter().flat_map(|(_, steps)| steps);
     let mut stage = Stage::new(kind, steps.any(|s| matches!(s, Step::Recover { .. }))).await;
-    for (seed, plan) in &plans {
-        for (number, step) in plan.steps.iter().enumerate() {
+    for (seed, steps) in &plans {
+        for (number, step) in steps.iter().enumerate() {
             println!("seed {seed}, step {number}: {}", serde_json::to_string(step).unwrap());
             stage.step(step).await;
         }
         stage.heal().await;
+    }
+    println!("{:?}", stage.effects);
+    if is_usual {
+        stage.effects.suffice();
     }
     stage.end().await;
 }
@@ -112,6 +110,25 @@ fn seeds() -> std::ops::Range<u64> {
     number(from)..number(to)
 }
 
+/// What came to something: steps that do nothing prove nothing.
+#[derive(Debug, Default)]
+struct Effects {
+    kills: u32,
+    rebuilds: u32,
+    /// They brought back or deleted something.
+    restores: u32,
+    /// A device held what was lost.
+    recoveries: u32,
+}
+
+impl Effects {
+    fn suffice(&self) {
+        let Self { kills, rebuilds, restores, recoveries } = *self;
+        let is_enough = kills >= 5 && rebuilds >= 2 && restores >= 3 && recoveries >= 2;
+        assert!(is_enough, "too little happens: {self:?}");
+    }
+}
+
 struct Stage {
     /// Its node works where no plan is played, or a log is read.
     cluster: Cluster,
@@ -123,6 +140,9 @@ struct Stage {
     witness: Arc<Mutex<Witness>>,
     backups: BTreeMap<ScopeKey, Vec<Value>>,
     recovered: bool,
+    /// That were asked for, since all came to rest.
+    restores: Vec<(ScopeKey, String)>,
+    effects: Effects,
     _bucket: tempfile::TempDir,
 }
 
@@ -206,6 +226,8 @@ impl Stage {
             witness: Arc::default(),
             backups: BTreeMap::new(),
             recovered: false,
+            restores: Vec::new(),
+            effects: Effects::default(),
             _bucket: bucket,
         };
         for founding in cast::foundings() {
@@ -230,6 +252,17 @@ impl Stage {
     async fn leave(&mut self) {
         let (flags, dir) = self.cluster.leave().await;
         let servers = Child::serve("ingest,projector,archiver,api", &flags, dir).await;
+        self.front.leads_to(&servers.url);
+        self.servers = Some(servers);
+    }
+
+    /// They are killed, and others take their place, without an archiver.
+    async fn lose_the_archiver(&mut self) {
+        if let Some(mut lost) = self.servers.take() {
+            lost.kill().await;
+        }
+        let (flags, dir) = self.cluster.leave().await;
+        let servers = Child::serve("ingest,projector,api", &flags, dir).await;
         self.front.leads_to(&servers.url);
         self.servers = Some(servers);
     }
@@ -266,6 +299,7 @@ impl Stage {
                 // A device that cannot do it now does it later.
                 let syncing = sync(&mut self.machines, &self.clients, devices, &self.witness);
                 let servers = self.servers.as_mut().filter(|_| *crashes > 0);
+                self.effects.kills += u32::from(servers.is_some());
                 let crashing = async {
                     if let Some(servers) = servers {
                         crash(servers, *seed).await;
@@ -273,21 +307,46 @@ impl Stage {
                 };
                 tokio::join!(syncing, crashing);
             }
-            // Time passes by itself, and the servers work; nothing is old enough to expire.
-            Step::Work { .. } | Step::Pass { .. } | Step::Expire { .. } => {}
-            Step::Crash => crash(self.servers.as_mut().unwrap(), 0).await,
+            Step::Crash => {
+                crash(self.servers.as_mut().unwrap(), 0).await;
+                self.effects.kills += 1;
+            }
             Step::Backup { scope } => self.back_up(&cast::scopes()[*scope]).await,
             Step::Restore { scope, pick, mode } => {
-                let scope = &cast::scopes()[*scope];
-                let Some(backups) = self.backups.get(scope) else { return };
-                let id = &backups[usize::from(*pick) % backups.len()]["id"];
-                let body = json!({ "backup_id": id, "mode": mode.as_str() });
-                let answer =
-                    crate::restores::restore(&self.owner(scope), &prefix(scope), body).await;
-                assert!(answer.status == 200 || answer.status == 202, "{answer:?}");
+                self.restore(&cast::scopes()[*scope], *pick, *mode).await;
             }
-            Step::Rebuild { .. } => self.rebuild("").await,
-            Step::Recover { .. } => self.recover().await,
+            Step::Rebuild { .. } => {
+                let folded = self.rebuild("").await;
+                self.effects.rebuilds += u32::from(folded > 0);
+            }
+            Step::Recover { seed } => self.recover(*seed).await,
+            Step::Work { .. } | Step::Pass { .. } | Step::Expire { .. } => {
+                panic!("{step:?} means nothing here")
+            }
+        }
+    }
+
+    /// One of the scope's backups; the shape of plans sees to it that there is one.
+    async fn restore(&mut self, scope: &ScopeKey, pick: u8, mode: RestoreMode) {
+        self.rest().await; // a second one is refused while one runs
+        let backups = &self.backups[scope];
+        let id = &backups[usize::from(pick) % backups.len()]["id"];
+        let body = json!({ "backup_id": id, "mode": mode.as_str() });
+        let answer = crate::restores::restore(&self.owner(scope), &prefix(scope), body).await;
+        assert!(answer.status == 200 || answer.status == 202, "{answer:?}");
+        let id = answer.body["restore_id"].as_str().unwrap().to_owned();
+        self.restores.push((scope.clone(), id));
+    }
+
+    /// What became of restores, when all have come to their ends.
+    async fn count_restores(&mut self) {
+        for (scope, id) in std::mem::take(&mut self.restores) {
+            let path = format!("{}/restores/{id}", prefix(&scope));
+            let shown = self.owner(&scope).get(&path).await;
+            let count = |key: &str| shown.body[key].as_u64().unwrap_or_default();
+            // A recovery may have lost it.
+            let has_changed = shown.status == 200 && count("restored") + count("deleted") > 0;
+            self.effects.restores += u32::from(has_changed);
         }
     }
 
@@ -296,17 +355,20 @@ impl Stage {
         self.backups.entry(scope.clone()).or_default().push(backup);
     }
 
-    /// Folds all once more; nothing may differ.
-    async fn rebuild(&self, query: &str) {
+    /// Folds all once more; nothing may differ. How many scopes there are.
+    async fn rebuild(&self, query: &str) -> u64 {
         let node = &self.cluster.node.ops_url;
         let ops_url = self.servers.as_ref().map_or(node, |servers| &servers.ops_url);
         let url = format!("{ops_url}/rebuild?{query}");
         let said = reqwest::Client::new().post(url).send().await.unwrap().text().await.unwrap();
         let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
         assert_eq!(last["done"]["differing"], 0, "{said}");
+        last["done"]["scopes"].as_u64().unwrap()
     }
 
-    async fn recover(&mut self) {
+    async fn recover(&mut self, seed: u64) {
+        self.lose_the_archiver().await;
+        self.push_what_is_lost(seed).await;
         let old = self.cluster.node.log.log_id();
         if let Some(mut lost) = self.servers.take() {
             lost.kill().await;
@@ -324,15 +386,37 @@ impl Stage {
             let head = Cursor::new(page["head"].as_u64().unwrap()).unwrap();
             bases.insert(scope.reference(), head);
         }
+        let has_more = |machine: &Machine| {
+            let base = bases[&machine.seat.scope.reference()];
+            machine.replica.messages().iter().any(|message| message.cursor > base)
+        };
+        self.effects.recoveries += u32::from(self.machines.iter().any(has_more));
         let machines: Vec<&Machine> = self.machines.iter().collect();
         self.witness.lock().unwrap().recovered(&bases, &machines);
         self.leave().await;
+    }
+
+    /// Some devices push what nobody archives, and hold it.
+    async fn push_what_is_lost(&mut self, seed: u64) {
+        const DEVICES: usize = 5;
+        let mut random = Random::new(seed);
+        self.front.faults(0, seed);
+        let may: Vec<usize> =
+            self.machines.iter().filter(|m| m.seat.may_push).map(|m| m.seat.number).collect();
+        let devices: Vec<usize> = (0..DEVICES).map(|_| may[random.below(may.len())]).collect();
+        for device in &devices {
+            let what = random.below(200) as u8;
+            self.machines[*device].act(&Deed::Say { what, minutes: None }, now());
+        }
+        let failed = sync(&mut self.machines, &self.clients, &devices, &self.witness).await;
+        assert!(failed.is_empty(), "{failed:?}");
     }
 
     /// Nothing goes wrong any more: all come to rest, and devices and scopes are the same.
     async fn heal(&mut self) {
         self.front.faults(0, 0);
         self.rest().await;
+        self.count_restores().await;
         let all: Vec<usize> = (0..cast::DEVICES).collect();
         let mut different = Vec::new();
         for _ in 0..ROUNDS {

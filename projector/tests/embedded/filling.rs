@@ -18,7 +18,7 @@ const BOB: &str = "acme/user/bob";
 const TEAM: &str = "acme/team/t";
 
 fn first(log: LogId) -> Epoch {
-    Epoch::of_log(log, RulesVersion::CURRENT)
+    Epoch::of_log(log)
 }
 
 async fn epoch(database: &Database) -> Option<Epoch> {

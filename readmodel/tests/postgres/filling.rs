@@ -1,7 +1,7 @@
 //! A read model that was lost, beside a log that nobody can vouch for.
 
 use futures_util::future::join_all;
-use model::{Cursor, Epoch, LogId, OrgRole, Partition, PartitionClock, RulesVersion};
+use model::{Cursor, Epoch, LogId, OrgRole, Partition, PartitionClock};
 use readmodel::{
     DatabaseRole, PgPool, ProjectionSet, ReadModelError,
     access::{AccessQuery, accounts},
@@ -64,7 +64,7 @@ async fn it_answers_once_it_is_filled_and_keeps_what_the_log_had_by_then() {
     }
     assert_unanswered(&database).await;
     assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
-    let first = Epoch::of_log(log, RulesVersion::CURRENT);
+    let first = Epoch::of_log(log);
     let present = epoch(&database).await;
     assert_ne!(present, first);
     // What comes now, to this scope or to new ones, is of the new epoch alone.
@@ -83,7 +83,7 @@ async fn it_answers_once_it_is_filled_and_keeps_what_the_log_had_by_then() {
 async fn epochs_outlive_what_is_dropped() {
     let database = Database::migrated().await;
     let log = LogId(Uuid::new_v4());
-    let first = Epoch::of_log(log, RulesVersion::CURRENT);
+    let first = Epoch::of_log(log);
     let mut epochs = vec![first];
     // The last time, all of the log is gone.
     for (round, records) in [1, 2, 3, 0].into_iter().enumerate() {
@@ -107,7 +107,7 @@ async fn epochs_outlive_what_is_dropped() {
     // Those of a log are nothing to another one.
     let other = LogId(Uuid::new_v4());
     Writer::beside(&database, other, [0, 0]).await;
-    assert_eq!(epoch(&database).await, Epoch::of_log(other, RulesVersion::CURRENT));
+    assert_eq!(epoch(&database).await, Epoch::of_log(other));
     assert_eq!(base(&database, ANN, first).await, Some(Cursor::ZERO));
 }
 

@@ -1,6 +1,6 @@
 //! Pages of a pull.
 
-use model::{Cursor, Digest, Epoch, Role, RulesVersion};
+use model::{Cursor, Digest, Epoch, Role};
 use readmodel::{
     DatabaseRole, PgPool,
     pull::{Asker, GlanceQuery, Page, PullQuery, glances, pull},
@@ -92,7 +92,7 @@ async fn an_edited_message_stands_once_and_a_deleted_one_as_a_tombstone() {
     assert_eq!(now[4]["content"], Value::Null);
     assert_eq!((page.summary.head.get(), page.summary.count), (7, 4));
     assert_ne!(page.summary.digest, Digest::EMPTY);
-    assert_eq!(page.summary.epoch, Epoch::of_log(writer.log, RulesVersion::CURRENT));
+    assert_eq!(page.summary.epoch, Epoch::of_log(writer.log));
 }
 
 #[tokio::test]
