@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{LogId, Partition};
+use model::{LogId, Offset, Partition};
 use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
     admin::{
@@ -57,6 +57,7 @@ struct Topics<'a> {
     config: &'a LogConfig,
     name: Name,
     clients: &'a Clients,
+    admin: AdminClient<Context>,
     inquirer: &'a Arc<BaseConsumer<Context>>,
     events: String,
     meta: String,
@@ -78,7 +79,8 @@ pub(super) async fn open(
     if let Some(count) = wanted.filter(|count| !(1..=Partition::COUNT_MAX).contains(count)) {
         return Err(OpenError::InvalidPartitionCount(count));
     }
-    let topics = Topics { config, name, clients, inquirer, events, meta, deadline };
+    let admin = clients.admin()?;
+    let topics = Topics { config, name, clients, admin, inquirer, events, meta, deadline };
 
     let (found, known) = topics.create_missing().await?;
     topics.check_partitions(found)?;
@@ -202,7 +204,6 @@ impl Topics<'_> {
 
     /// Creates the topic, unless another process just did.
     async fn create(&self, topic: &str) -> Result<(), OpenError> {
-        let admin: AdminClient<Context> = self.clients.admin()?;
         let settings = self.settings_to_create(topic);
         let partitions = if topic == self.events {
             self.config.log_partitions.unwrap_or(KAFKA_PARTITIONS)
@@ -215,7 +216,7 @@ impl Topics<'_> {
             let new = NewTopic::new(topic, partitions, replication);
             let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
             let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-            let problem = match admin.create_topics([&new], &options).await {
+            let problem = match self.admin.create_topics([&new], &options).await {
                 Ok(results) => match results.into_iter().next() {
                     Some(Ok(_) | Err((_, Code::TopicAlreadyExists))) => return Ok(()),
                     Some(Err((_, code))) if is_final(code) => {
@@ -251,11 +252,10 @@ impl Topics<'_> {
     }
 
     async fn check_settings(&self, topic: &str) -> Result<(), OpenError> {
-        let admin: AdminClient<Context> = self.clients.admin()?;
         loop {
             let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
             let named = [ResourceSpecifier::Topic(topic)];
-            let problem = match admin.describe_configs(&named, &options).await {
+            let problem = match self.admin.describe_configs(&named, &options).await {
                 Ok(described) => match described.into_iter().next() {
                     Some(Ok(described)) => return self.check_described(topic, &described),
                     Some(Err(code)) => code.to_string(),
@@ -293,7 +293,7 @@ impl Topics<'_> {
             });
             let problem = match bounds.await {
                 Ok(Ok(bounds)) if bounds.start == bounds.end => return Ok(None),
-                Ok(Ok(_)) => match self.scan_identity().await {
+                Ok(Ok(bounds)) => match self.scan_identity(bounds.start).await {
                     Ok(identity) => return Ok(identity),
                     Err(problem) => problem,
                 },
@@ -304,11 +304,12 @@ impl Topics<'_> {
         }
     }
 
-    async fn scan_identity(&self) -> Result<Option<Identity>, String> {
+    /// From an offset, by its number: librdkafka asks for the beginning's only after half a second.
+    async fn scan_identity(&self, start: Offset) -> Result<Option<Identity>, String> {
         let consumer: StreamConsumer<Context> =
             self.clients.reader(true).map_err(|error| error.to_string())?;
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.meta, 0, KafkaOffset::Beginning)
+        list.add_partition_offset(&self.meta, 0, KafkaOffset::Offset(start.as_i64()))
             .and_then(|()| consumer.assign(&list))
             .map_err(|error| error.to_string())?;
         let scan = async {
