@@ -11,7 +11,7 @@ use contract::{Caller, problems};
 use model::{Cursor, Epoch, MessageId, ScopeKey, ScopeRef, TenantId};
 use moka::{policy::EvictionPolicy, sync::Cache};
 use readmodel::{
-    PgPool,
+    Pool,
     holding::{Holding, changed},
     pull::{Glance, Summary},
 };
@@ -32,7 +32,7 @@ const TURNS: usize = 64;
 
 /// The holdings of scopes, bounded in bytes and in how many work on them.
 pub(crate) struct Holdings {
-    pool: PgPool,
+    pool: Pool,
     kept: Cache<ScopeRef, Arc<AtHead>>,
     /// Who comes first reads a scope; who comes meanwhile finds it read.
     turns: [Mutex<()>; TURNS],
@@ -64,7 +64,7 @@ pub(crate) struct Current {
 type Turn = Arc<(OwnedSemaphorePermit, Place)>;
 
 impl Holdings {
-    pub(crate) fn new(config: &ApiConfig, pool: PgPool) -> Self {
+    pub(crate) fn new(config: &ApiConfig, pool: Pool) -> Self {
         let weigh = |_: &ScopeRef, at_head: &Arc<AtHead>| {
             u32::try_from(at_head.items.bytes()).unwrap_or(u32::MAX)
         };

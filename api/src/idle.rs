@@ -9,7 +9,7 @@ use std::sync::Arc;
 use model::{Cursor, Epoch, ScopeKey, ScopeRef, UserId};
 use moka::sync::Cache;
 use readmodel::{
-    PgPool, ReadModelError,
+    Pool, ReadModelError,
     feed::Feed,
     gather::{Ask, Gather, Unanswered},
     memory::Generation,
@@ -21,7 +21,7 @@ use service::Problem;
 const HEADS_MAX: u64 = 100_000;
 
 /// Asks the read model for the glances of many.
-struct Glances(PgPool);
+struct Glances(Pool);
 
 impl Ask for Glances {
     type Question = GlanceQuery;
@@ -61,7 +61,7 @@ pub(crate) struct Asking {
 }
 
 impl Idle {
-    pub(crate) fn new(feed: Arc<Feed>, pool: PgPool) -> Self {
+    pub(crate) fn new(feed: Arc<Feed>, pool: Pool) -> Self {
         Self { feed, heads: Cache::new(HEADS_MAX), gather: Gather::new(Glances(pool)) }
     }
 

@@ -33,7 +33,7 @@ use axum::{
 };
 use contract::{Entrance, path};
 use model::ScopeKind;
-use readmodel::{PgPool, feed::Feed};
+use readmodel::{Pool, feed::Feed};
 use tokio_util::sync::CancellationToken;
 
 pub use config::ApiConfig;
@@ -41,7 +41,7 @@ pub use config::ApiConfig;
 /// What the requests share.
 pub struct Api {
     config: ApiConfig,
-    pool: PgPool,
+    pool: Pool,
     feed: Arc<Feed>,
     entrance: Entrance,
     /// Where backups are, if this instance has an archive.
@@ -57,8 +57,8 @@ impl Api {
     /// a `readmodel::asker` must feed it. They are answered at once when `shutdown` begins.
     pub fn new(
         config: ApiConfig,
-        pool: PgPool,
-        watcher: PgPool,
+        pool: Pool,
+        watcher: Pool,
         feed: Arc<Feed>,
         entrance: Entrance,
         archive: Option<Archive>,

@@ -14,7 +14,7 @@ use model::{
     BackupId, Cursor, DrillFailure, DrillId, DrillRecord, MessageId, ScopeKey, Timestamp, Version,
 };
 use readmodel::{
-    PgPool, ReadModelError,
+    Pool, ReadModelError,
     drill::{LiveRow, LiveScope, live, live_rows, sample, source},
 };
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ pub struct DrilledScope {
 /// The archive or the read model cannot be used now. What does not agree is in the record.
 pub async fn drill(
     archive: &Archive,
-    pool: &PgPool,
+    pool: &Pool,
     scopes: u32,
     at: Timestamp,
     said: Option<&mpsc::Sender<Drilling>>,
@@ -96,7 +96,7 @@ pub async fn drill(
 /// Whether a backup is what the rows are, and else why not.
 async fn compare(
     archive: &Archive,
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     id: BackupId,
 ) -> Result<Result<(), String>, DrillError> {
@@ -163,7 +163,7 @@ async fn read(
 
 /// The read model may be a moment behind the archive.
 async fn caught_up(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     cursor: Cursor,
 ) -> Result<Result<(), String>, DrillError> {
@@ -182,7 +182,7 @@ async fn caught_up(
 }
 
 async fn compare_rows(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     found: &FoundBackup,
     mut held: HashMap<MessageId, Held>,

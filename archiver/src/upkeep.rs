@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use archive::Archive;
 use model::{DrillRecord, Fact, Timestamp};
-use readmodel::{PgPool, drill::newest};
+use readmodel::{Pool, drill::newest};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -37,7 +37,7 @@ const WAITING: usize = 64;
 pub struct Upkeep {
     pub(crate) clock: Clock,
     /// The read model, if backups are to be compared with it.
-    database: Option<PgPool>,
+    database: Option<Pool>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
 }
 
@@ -65,7 +65,7 @@ pub enum Expiring {
 impl Upkeep {
     /// By this clock; what operators ask for comes through the second one. `database`: the read model, in the ingest
     /// role.
-    pub fn new(clock: Clock, database: Option<PgPool>) -> (Self, Operator) {
+    pub fn new(clock: Clock, database: Option<Pool>) -> (Self, Operator) {
         let (sender, requests) = mpsc::channel(WAITING);
         (Self { clock, database, requests: Arc::new(Mutex::new(requests)) }, Operator(sender))
     }
@@ -115,7 +115,7 @@ impl Operator {
 
 struct Worker {
     archive: Archive,
-    database: Option<PgPool>,
+    database: Option<Pool>,
     expiry: Expiry,
     /// `None`: never.
     drill_every: Option<Duration>,

@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use archive::{Archive, ArchiveConfig};
 use eventlog::{EventLog, LogAddress, LogConfig};
-use readmodel::{DatabaseConfig, DatabaseRole, PgPool, connect::try_role, feed::Feed};
+use readmodel::{DatabaseConfig, DatabaseRole, Pool, connect::try_role, feed::Feed};
 use service::ops::Readiness;
 
 /// A part that cannot be asked, and why: a line for people.
@@ -27,7 +27,7 @@ pub struct Copies {
     pub facts: Option<Arc<dyn EventLog>>,
     pub database: DatabaseConfig,
     /// The projector's role: dead letters are nobody else's.
-    pub rows: Result<PgPool, Unasked>,
+    pub rows: Result<Pool, Unasked>,
     /// `None`: none is configured.
     pub archive: Option<Result<Archive, Unasked>>,
     /// Of the projector of this process.
@@ -41,7 +41,7 @@ pub struct Copies {
 /// How long the database may take to let one in.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(6);
 
-async fn rows(config: &DatabaseConfig) -> Result<PgPool, Unasked> {
+async fn rows(config: &DatabaseConfig) -> Result<Pool, Unasked> {
     let trying = try_role(config, DatabaseRole::Projector);
     match tokio::time::timeout(CONNECTED_WITHIN, trying).await {
         Ok(tried) => tried.map_err(|error| error.to_string())?,
@@ -93,7 +93,7 @@ impl Copies {
     ///
     /// # Errors
     /// Which of them cannot be asked, or that they are not.
-    async fn of_each_other(&self) -> Result<(&Arc<dyn EventLog>, &PgPool), Unasked> {
+    async fn of_each_other(&self) -> Result<(&Arc<dyn EventLog>, &Pool), Unasked> {
         let log = self.log.as_ref().map_err(|why| format!("the log: {why}"))?;
         let rows = self.rows.as_ref().map_err(|why| format!("the database: {why}"))?;
         let of = readmodel::dead_letters::log_of(rows).await;

@@ -16,7 +16,7 @@ use contract::{
 };
 use eventlog::EventLog;
 use model::Partition;
-use readmodel::{DatabaseConfig, DatabaseRole, PgPool, asker::Asker, feed::Feed};
+use readmodel::{DatabaseConfig, DatabaseRole, Pool, asker::Asker, feed::Feed};
 use service::{
     auth::{AuthConfig, Verifier},
     http::HttpLimits,
@@ -130,7 +130,7 @@ pub struct Running {
     /// What the roles read and write; the api alone needs none.
     pub logs: Option<Logs>,
     pub shutdown: CancellationToken,
-    pools: Vec<PgPool>,
+    pools: Vec<Pool>,
 }
 
 /// Runs the roles until a signal.
@@ -333,7 +333,7 @@ async fn archive_apart(
 
 fn ingest(
     settings: &Settings,
-    pool: &PgPool,
+    pool: &Pool,
     log: &Arc<dyn EventLog>,
     feed: &Arc<Feed>,
     entrance: &Entrance,
@@ -348,7 +348,7 @@ fn ingest(
 
 fn api(
     settings: &Settings,
-    [pool, watcher]: [&PgPool; 2],
+    [pool, watcher]: [&Pool; 2],
     archive: Option<Archive>,
     feed: &Arc<Feed>,
     entrance: &Entrance,
@@ -365,7 +365,7 @@ fn api(
 /// the log answers, if it writes there.
 async fn watch(
     ready: service::ops::ComponentHandle,
-    pool: PgPool,
+    pool: Pool,
     log: Option<Arc<dyn EventLog>>,
     shutdown: CancellationToken,
 ) {
@@ -389,7 +389,7 @@ async fn watch(
     }
 }
 
-async fn answers(pool: &PgPool, log: Option<&dyn EventLog>) -> Result<(), Failure> {
+async fn answers(pool: &Pool, log: Option<&dyn EventLog>) -> Result<(), Failure> {
     readmodel::pull::epoch(pool).await?;
     if let Some(log) = log {
         log.bounds(Partition::new(0)).await?;

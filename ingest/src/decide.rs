@@ -14,7 +14,7 @@ use model::{
     limits::COMMAND_KNOWN_MICROS,
 };
 use readmodel::{
-    PgPool, ReadModelError,
+    Pool, ReadModelError,
     feed::Waited,
     outcomes::{Decided, decided},
 };
@@ -37,7 +37,7 @@ pub(crate) enum Decision {
 }
 
 /// Asks the read model for the outcomes of many.
-pub(crate) struct Outcomes(pub(crate) PgPool);
+pub(crate) struct Outcomes(pub(crate) Pool);
 
 impl Ask for Outcomes {
     type Question = (CommandId, Place);

@@ -8,7 +8,7 @@ use std::{
 use contract::problems;
 use model::{Epoch, ScopeKey};
 use readmodel::{
-    PgPool,
+    Pool,
     epochs::{self, Kept},
     pull,
 };
@@ -18,12 +18,12 @@ use service::Problem;
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 pub(crate) struct CurrentEpoch {
-    pool: PgPool,
+    pool: Pool,
     known: Mutex<Option<(Epoch, Instant)>>,
 }
 
 impl CurrentEpoch {
-    pub(crate) fn new(pool: PgPool) -> Self {
+    pub(crate) fn new(pool: Pool) -> Self {
         Self { pool, known: Mutex::new(None) }
     }
 

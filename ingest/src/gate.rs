@@ -12,7 +12,7 @@ use contract::problems;
 use model::{ScopeKey, ScopeKind, Standing, TenantId};
 use moka::sync::Cache;
 use readmodel::{
-    PgPool, ReadModelError,
+    Pool, ReadModelError,
     access::{AccessQuery, Account, accounts},
     quotas::{Quotas, Usage},
 };
@@ -29,7 +29,7 @@ const KNOWN_MAX: u64 = 100_000;
 const REMEMBERED_PART: u64 = 16;
 
 /// Asks the read model for the accounts of many.
-pub(crate) struct Accounts(pub(crate) PgPool);
+pub(crate) struct Accounts(pub(crate) Pool);
 
 impl Ask for Accounts {
     type Question = AccessQuery;

@@ -31,7 +31,7 @@ use contract::{Entrance, headers, path};
 use eventlog::EventLog;
 use http::HeaderMap;
 use model::{Limits, ScopeKind};
-use readmodel::{PgPool, feed::Feed};
+use readmodel::{Pool, feed::Feed};
 use tokio::sync::Semaphore;
 
 pub use config::{IngestConfig, WhoMayCreate};
@@ -47,7 +47,7 @@ pub struct Ingest {
     gate: gate::Gate,
     outcomes: readmodel::gather::Gather<decide::Outcomes>,
     epoch: epoch::CurrentEpoch,
-    pool: PgPool,
+    pool: Pool,
     /// Where backups are, if this instance has an archive.
     archive: Option<Archive>,
     dry_runs: Arc<Semaphore>,
@@ -63,7 +63,7 @@ impl Ingest {
     pub fn new(
         config: IngestConfig,
         log: Arc<dyn EventLog>,
-        pool: PgPool,
+        pool: Pool,
         feed: Arc<Feed>,
         entrance: Entrance,
         archive: Option<Archive>,

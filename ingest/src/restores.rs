@@ -20,7 +20,7 @@ use model::{
     RestoreId, RestoreMode, ScopeKey, ScopeKind, Standing, Verdict,
 };
 use readmodel::{
-    PgPool,
+    Pool,
     access::AccessQuery,
     restores::{self, RestoreRow, RestoreState, RestoredBackup},
 };
@@ -167,7 +167,7 @@ fn another_runs(restore: RestoreId) -> Problem {
 /// Waits for the end of a restore that has begun. That the read model cannot say how far it is does not stop it: it
 /// runs, then.
 async fn answer(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     id: RestoreId,
     wait: Duration,

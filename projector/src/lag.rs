@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use eventlog::EventLog;
-use readmodel::{PgPool, outcomes::positions};
+use readmodel::{Pool, outcomes::positions};
 use tokio_util::sync::CancellationToken;
 
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Measures until shutdown. What cannot be asked is not reported: the gauge keeps its last value, and
 /// readiness says what is wrong.
-pub(crate) async fn measure(log: Arc<dyn EventLog>, pool: PgPool, shutdown: CancellationToken) {
+pub(crate) async fn measure(log: Arc<dyn EventLog>, pool: Pool, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         if let Ok(positions) = positions(&pool).await {
             for (partition, next) in positions {

@@ -1,11 +1,11 @@
 //! Who is who in a scope: what requests are authorised by before the log.
 
 use model::{OrgRole, Role, ScopeKey, Standing, TenantId, Timestamp, UserId};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
     error::ReadModelError,
+    pool::Pool,
     quotas::{Usage, overrides},
 };
 
@@ -33,10 +33,7 @@ type AccountRow =
 /// # Errors
 /// [`ReadModelError::NotMigrated`] while no projector has said yet which log this is: nobody is a member of anything
 /// then, and nobody is to be told so.
-pub async fn accounts(
-    pool: &PgPool,
-    asked: &[AccessQuery],
-) -> Result<Vec<Account>, ReadModelError> {
+pub async fn accounts(pool: &Pool, asked: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
     let scopes: Vec<Uuid> = asked.iter().map(|query| query.scope.reference().0).collect();
     let tenants: Vec<&str> = asked.iter().map(|query| query.scope.tenant.as_str()).collect();
     let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
@@ -96,7 +93,7 @@ pub struct MemberRow {
 /// # Errors
 /// [`ReadModelError::NotMigrated`] while no projector has said yet which log this is.
 pub async fn members(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
 ) -> Result<(Standing, Vec<MemberRow>), ReadModelError> {
     let mut transaction = pool.begin().await?;
@@ -122,7 +119,7 @@ pub async fn members(
 
 /// How many users beside this one are or were members of a scope (the ingest role).
 pub async fn other_members(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     user: &UserId,
 ) -> Result<u64, ReadModelError> {

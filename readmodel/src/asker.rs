@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     DatabaseConfig, DatabaseRole, ReadModelError, connect,
     feed::{ASK_EVERY, Feed},
     outcomes::{Decided, decided},
+    pool::Pool,
     pull::moved,
 };
 
@@ -37,7 +38,7 @@ impl Asker {
         let mut listener = None;
         while !shutdown.is_cancelled() {
             if listener.is_none() && !self.exclusive {
-                listener = listen(&heads).await;
+                listener = listen(&self.config).await;
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -58,7 +59,7 @@ impl Asker {
         Ok(())
     }
 
-    async fn ask(&self, outcomes: &PgPool, heads: &PgPool) -> Result<(), ReadModelError> {
+    async fn ask(&self, outcomes: &Pool, heads: &Pool) -> Result<(), ReadModelError> {
         let commands = self.feed.awaited_commands();
         if !commands.is_empty() {
             for ((id, _), decided) in commands.iter().zip(decided(outcomes, &commands).await?) {
@@ -81,8 +82,8 @@ impl Asker {
     }
 }
 
-async fn listen(pool: &PgPool) -> Option<PgListener> {
-    let mut listener = PgListener::connect_with(pool).await.ok()?;
+async fn listen(config: &DatabaseConfig) -> Option<PgListener> {
+    let mut listener = connect::listener(config).await.ok()?;
     listener.listen(CHANNEL).await.ok()?;
     Some(listener)
 }

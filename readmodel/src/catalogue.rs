@@ -4,7 +4,7 @@ use model::{
     AboutBackup, BackupId, BackupRecord, BackupType, Fact, LogId, Offset, ScopeKey, Standing,
     Timestamp,
 };
-use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     config::DatabaseConfig,
     connect, drill, erasures,
     error::ReadModelError,
+    pool::Pool,
 };
 
 /// Who writes the catalogue: one process at a time.
@@ -234,7 +235,7 @@ const COLUMNS: &str = "id, backup_type, status, gcs_path, size_bytes, record_cou
 /// A scope's backups, the newest first, one more than asked for if there are more, or `None` if [`Page::before`] is
 /// none of them; and the asker's standing.
 pub async fn list(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
     page: Page,
 ) -> Result<(Standing, Option<Vec<BackupRow>>), ReadModelError> {
@@ -278,7 +279,7 @@ pub async fn list(
 
 /// One backup of a scope; and the asker's standing.
 pub async fn get(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
     id: BackupId,
 ) -> Result<(Standing, Option<BackupRow>), ReadModelError> {
@@ -302,7 +303,7 @@ pub async fn get(
 /// What has been asked for on demand since a moment: how many of them are pending, and how many there are (the
 /// ingest role).
 pub async fn on_demand(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     since: Timestamp,
 ) -> Result<(u64, u64), ReadModelError> {

@@ -3,11 +3,15 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
-use crate::{config::DatabaseConfig, error::ReadModelError};
+use crate::{
+    config::DatabaseConfig,
+    error::ReadModelError,
+    pool::{Pool, within},
+};
 
 /// Which set of the tables that a fold fills a connection works on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,37 +86,31 @@ fn options(
     ]))
 }
 
+/// How long a connection that nobody used is taken to be there still.
+const TRUSTED_FOR: Duration = Duration::from_secs(30);
+
 /// A pool whose every connection has the role. Connects lazily: a database that is down is an error
 /// of the queries, not of the start.
-pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<PgPool, ReadModelError> {
+pub fn pool(config: &DatabaseConfig, role: DatabaseRole) -> Result<Pool, ReadModelError> {
     // A broken connection shows in the query, which is retried or answered with 503; asking before each would cost a
     // round trip.
-    pool_of(config, role, PgPoolOptions::new().test_before_acquire(false))
+    Ok(Pool::new(config, options(config, ProjectionSet::Live)?, Some(role), TRUSTED_FOR))
 }
 
 /// As [`pool`], for one who asks seldom and does not ask again: a connection that was lost meanwhile is replaced.
 pub fn pool_seldom_used(
     config: &DatabaseConfig,
     role: DatabaseRole,
-) -> Result<PgPool, ReadModelError> {
-    pool_of(config, role, PgPoolOptions::new().test_before_acquire(true))
+) -> Result<Pool, ReadModelError> {
+    Ok(Pool::new(config, options(config, ProjectionSet::Live)?, Some(role), Duration::ZERO))
 }
 
-fn pool_of(
-    config: &DatabaseConfig,
-    role: DatabaseRole,
-    pool: PgPoolOptions,
-) -> Result<PgPool, ReadModelError> {
-    Ok(pool
-        .max_connections(config.database_connections)
-        .acquire_timeout(Duration::from_millis(config.database_acquire_timeout_ms))
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                sqlx::query(role.set_role()).execute(connection).await?;
-                Ok(())
-            })
-        })
-        .connect_lazy_with(options(config, ProjectionSet::Live)?))
+/// A connection that hears what projectors say.
+pub(crate) async fn listener(config: &DatabaseConfig) -> Result<PgListener, ReadModelError> {
+    let wait = Duration::from_millis(config.database_acquire_timeout_ms);
+    let one = PgPoolOptions::new().max_connections(1).acquire_timeout(wait);
+    let one = one.connect_lazy_with(options(config, ProjectionSet::Live)?);
+    Ok(PgListener::connect_with(&one).await?)
 }
 
 /// Connects once, and takes the role: says why, where a pool would only say that it has no connection.
@@ -133,7 +131,9 @@ pub(crate) async fn projector_on(
     config: &DatabaseConfig,
     set: ProjectionSet,
 ) -> Result<PgConnection, ReadModelError> {
-    let mut connection = PgConnection::connect_with(&options(config, set)?).await?;
+    let wait = Duration::from_millis(config.database_acquire_timeout_ms);
+    let options = options(config, set)?;
+    let mut connection = within(wait, PgConnection::connect_with(&options)).await?;
     sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
     // A commit need not wait for the disk: positions go with the rows, and the log has it all
     // (docs/decisions/0007-commits.md).

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use model::{LogId, Offset, Partition, Place, ScopeRef, Timestamp};
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{error::ReadModelError, write::each};
+use crate::{error::ReadModelError, pool::Pool, write::each};
 
 /// A record that became no rows.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ const MARKS: &str = "left join dead_letter_marks k on k.partition = d.partition
     and k.record_offset = d.record_offset and k.log_id = (select log_id from source)";
 
 /// Dead letters in the log's order, without their values (the projector's role).
-pub async fn list(pool: &PgPool, query: LetterQuery) -> Result<Vec<StoredLetter>, ReadModelError> {
+pub async fn list(pool: &Pool, query: LetterQuery) -> Result<Vec<StoredLetter>, ReadModelError> {
     let after = query.after.map_or((-1, -1), |at| (at.partition.get() as i32, at.offset.as_i64()));
     let sql = sqlx::AssertSqlSafe(format!(
         "select {COLUMNS}, ''::bytea as value from dead_letters d {MARKS}
@@ -154,7 +154,7 @@ pub async fn list(pool: &PgPool, query: LetterQuery) -> Result<Vec<StoredLetter>
 }
 
 /// One dead letter; `None` if there is none at this place (the projector's role).
-pub async fn get(pool: &PgPool, place: Place) -> Result<Option<StoredLetter>, ReadModelError> {
+pub async fn get(pool: &Pool, place: Place) -> Result<Option<StoredLetter>, ReadModelError> {
     let sql = sqlx::AssertSqlSafe(format!(
         "select {COLUMNS}, d.value from dead_letters d {MARKS}
          where d.partition = $1 and d.record_offset = $2"
@@ -169,7 +169,7 @@ pub async fn get(pool: &PgPool, place: Place) -> Result<Option<StoredLetter>, Re
 
 /// Marks a refused record as done with; false if it has a mark already, or is none (the projector's role).
 pub async fn mark(
-    pool: &PgPool,
+    pool: &Pool,
     place: Place,
     mark: &Mark,
     note: &str,
@@ -207,7 +207,7 @@ pub struct ParkedScope {
 }
 
 /// How many refused records nobody has marked yet, and the scopes whose events wait (the projector's role).
-pub async fn open(pool: &PgPool) -> Result<(u64, Vec<ParkedScope>), ReadModelError> {
+pub async fn open(pool: &Pool) -> Result<(u64, Vec<ParkedScope>), ReadModelError> {
     let sql = sqlx::AssertSqlSafe(format!(
         "select count(*) from dead_letters d {MARKS} where d.kind = 'refused' and k.mark is null"
     ));
@@ -231,7 +231,7 @@ pub async fn open(pool: &PgPool) -> Result<(u64, Vec<ParkedScope>), ReadModelErr
 }
 
 /// The log that the read model is of; `None` before a projector said so (the projector's role).
-pub async fn log_of(pool: &PgPool) -> Result<Option<(LogId, u32)>, ReadModelError> {
+pub async fn log_of(pool: &Pool) -> Result<Option<(LogId, u32)>, ReadModelError> {
     let row: Option<(Uuid, i32)> =
         sqlx::query_as("select log_id, partitions from source").fetch_optional(pool).await?;
     Ok(row.map(|(log, partitions)| (LogId(log), partitions.unsigned_abs())))

@@ -4,16 +4,16 @@ use model::{
     BackupId, BodyHash, Cursor, Digest, DrillRecord, LogId, MessageId, ScopeKey, Timestamp, Version,
 };
 use serde_json::json;
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::error::ReadModelError;
+use crate::{error::ReadModelError, pool::Pool};
 
 /// Rows read at once.
 const PAGE_ROWS: i64 = 10_000;
 
 /// The log that the read model is of, and its number of partitions (the ingest role).
-pub async fn source(pool: &PgPool) -> Result<(LogId, u32), ReadModelError> {
+pub async fn source(pool: &Pool) -> Result<(LogId, u32), ReadModelError> {
     let (log, partitions): (Uuid, i32) =
         sqlx::query_as("select log_id, partitions from source").fetch_one(pool).await?;
     Ok((LogId(log), partitions.unsigned_abs()))
@@ -22,7 +22,7 @@ pub async fn source(pool: &PgPool) -> Result<(LogId, u32), ReadModelError> {
 /// The newest backups of some scopes that have one, from a place on in the order of references: those are hashes, so
 /// a random place gives a fair sample (the ingest role).
 pub async fn sample(
-    pool: &PgPool,
+    pool: &Pool,
     from: Uuid,
     limit: u32,
 ) -> Result<Vec<(ScopeKey, BackupId)>, ReadModelError> {
@@ -76,13 +76,13 @@ pub struct LiveRow {
 }
 
 /// A scope; `None` if there is none (the ingest role).
-pub async fn live(pool: &PgPool, scope: &ScopeKey) -> Result<Option<LiveScope>, ReadModelError> {
+pub async fn live(pool: &Pool, scope: &ScopeKey) -> Result<Option<LiveScope>, ReadModelError> {
     live_scope(&mut *pool.acquire().await?, scope).await
 }
 
 /// A scope, and every row of it in the order of cursors, all of one snapshot (the ingest role).
 pub async fn live_rows(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     mut take: impl FnMut(LiveRow),
 ) -> Result<Option<LiveScope>, ReadModelError> {
@@ -146,7 +146,7 @@ fn bytes32(bytes: &[u8]) -> Result<[u8; 32], ReadModelError> {
 }
 
 /// When the last drill was, and whether all agreed (the ingest role).
-pub async fn newest(pool: &PgPool) -> Result<Option<(Timestamp, bool)>, ReadModelError> {
+pub async fn newest(pool: &Pool) -> Result<Option<(Timestamp, bool)>, ReadModelError> {
     let row = sqlx::query_as::<_, (i64, bool)>(
         "select (extract(epoch from drilled_at) * 1000000)::bigint, failures = '[]'
          from drills order by drilled_at desc limit 1",

@@ -1,10 +1,10 @@
 //! Epochs: which cursors devices may go on from, after the log or the rules gave out others.
 
 use model::{Cursor, Epoch, LogId, ScopeRef};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::{config::DatabaseConfig, connect, error::ReadModelError};
+use crate::{config::DatabaseConfig, connect, error::ReadModelError, pool::Pool};
 
 /// What a scope kept of the epoch that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Kept {
 /// Whether a device's cursor is still good: what its scope kept of the epoch that it names, where `present` is the
 /// one in force (the api and the ingest role). Asks nothing where they are the same, or none is named.
 pub async fn kept(
-    pool: &PgPool,
+    pool: &Pool,
     scope: ScopeRef,
     named: Option<Epoch>,
     present: Epoch,
@@ -58,7 +58,7 @@ pub async fn kept(
 pub(crate) const IS_RECOVERED: &str = "select exists (select from context_sync_settings.epochs e join source s on s.log_id <> e.log_id)";
 
 /// As [`IS_RECOVERED`] (the projector's role).
-pub async fn is_recovered(pool: &PgPool) -> Result<bool, ReadModelError> {
+pub async fn is_recovered(pool: &Pool) -> Result<bool, ReadModelError> {
     Ok(sqlx::query_scalar(IS_RECOVERED).fetch_one(pool).await?)
 }
 

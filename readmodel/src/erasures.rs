@@ -3,11 +3,12 @@
 use model::{
     CommandId, Cursor, ErasedFrom, ErasureDone, Place, ScopeRef, Standing, TenantId, Timestamp,
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     error::ReadModelError,
+    pool::Pool,
     write::each,
 };
 
@@ -125,7 +126,7 @@ impl ErasureRow {
 
 /// An erasure of a scope; and the asker's standing.
 pub async fn get(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
     id: CommandId,
 ) -> Result<(Standing, Option<ErasureRow>), ReadModelError> {

@@ -4,13 +4,14 @@ use model::{
     Cursor, MessageId, Offset, Partition, PastResult, Place, ScopeRef, Standing, TenantId,
     Timestamp,
 };
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     error::ReadModelError,
     key::id_key,
+    pool::Pool,
     write::each,
 };
 
@@ -109,7 +110,7 @@ pub struct History {
 
 /// A page of a message's history, of one snapshot; and the asker's standing.
 pub async fn history(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
     id: MessageId,
     page: HistoryPage,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use model::{BodyHash, Cursor, MessageId, Timestamp, Version};
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     error::ReadModelError,
     key::id_key,
     load::hash32,
+    pool::Pool,
     pull::{Asker, Glance, glance},
 };
 
@@ -59,7 +60,7 @@ from (
 /// Hands out what a scope holds that changed after `after`, in no order: the live messages alone, if that is 0;
 /// else tombstones too. Nothing, for a caller who may not pull. They are as many as the scope has: none is kept here.
 pub async fn changed(
-    pool: &PgPool,
+    pool: &Pool,
     asker: &Asker<'_>,
     after: Cursor,
     each: &mut (dyn FnMut(Holding) + Send),
@@ -94,7 +95,7 @@ pub struct Named {
 /// The messages of these ids, tombstones too, up to `bytes` of their JSON (but one message at least), in the
 /// order asked for. What is not there is not in the answer.
 pub async fn named(
-    pool: &PgPool,
+    pool: &Pool,
     asker: &Asker<'_>,
     ids: &[MessageId],
     bytes: u64,

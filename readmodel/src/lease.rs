@@ -8,10 +8,13 @@ use std::time::Duration;
 use model::Partition;
 use sqlx::{Connection, PgConnection};
 
-use crate::{DatabaseConfig, connect, error::ReadModelError};
+use crate::{DatabaseConfig, connect, error::ReadModelError, pool::within};
 
 /// How often the holder must show that it is alive ([`Leases::renew`]).
 pub const RENEW_EVERY: Duration = Duration::from_secs(2);
+
+/// How long the server may take: then it has given the leases to others, or is not there any more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The first key of the advisory locks, so that other users of the server do not meet ours: "csyn".
 const LOCK_CLASS: i32 = 0x6373_796e;
@@ -42,14 +45,13 @@ impl Leases {
             .filter(|partition| !self.held.contains(partition))
             .map(|partition| partition.get() as i32)
             .collect();
-        let taken: Vec<i32> = sqlx::query_scalar(
+        let take = sqlx::query_scalar(
             "select partition from unnest($2::int[]) as partition
              where pg_try_advisory_lock($1, partition)",
         )
         .bind(LOCK_CLASS)
-        .bind(missing)
-        .fetch_all(&mut self.connection)
-        .await?;
+        .bind(missing);
+        let taken: Vec<i32> = within(ANSWER_WITHIN, take.fetch_all(&mut self.connection)).await?;
         self.held.extend(taken.iter().map(|partition| Partition::new(partition.unsigned_abs())));
         Ok(!taken.is_empty())
     }

@@ -1,6 +1,9 @@
 //! Loading what a batch touches: one statement.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use model::{
     BodyHash, CommandId, ContentHash, Cursor, Digest, Entry, Heading, KnownCommand, Later, Member,
@@ -16,11 +19,13 @@ use crate::{
     error::ReadModelError,
     key::{content_key, id_key},
     outcomes::outcome,
+    pool::{answer_within, answered},
 };
 
 /// Reads what batches touch, on a connection of its own: while one batch commits, the next one loads.
 pub struct Loader {
     connection: PgConnection,
+    answer_within: Duration,
 }
 
 impl Loader {
@@ -33,12 +38,13 @@ impl Loader {
         config: &DatabaseConfig,
         set: ProjectionSet,
     ) -> Result<Self, ReadModelError> {
-        Ok(Self { connection: connect::projector_on(config, set).await? })
+        let connection = connect::projector_on(config, set).await?;
+        Ok(Self { connection, answer_within: answer_within(config) })
     }
 
     /// Loads what a batch's commands touch.
     pub async fn load(&mut self, wanted: &Wanted) -> Result<Loaded, ReadModelError> {
-        load(&mut self.connection, wanted).await
+        answered(self.answer_within, load(&mut self.connection, wanted)).await
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use model::{CommandId, Offset, Outcome, Partition, Place, TenantId, UserId};
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{access::set_tenant, error::ReadModelError};
+use crate::{access::set_tenant, error::ReadModelError, pool::Pool};
 
 /// Whether a command was decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +26,7 @@ pub(crate) fn outcome(body: &str) -> Result<Arc<Outcome>, ReadModelError> {
 
 /// What became of these commands, in the order asked: one round trip for all (the ingest role).
 pub async fn decided(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &[(CommandId, Place)],
 ) -> Result<Vec<Decided>, ReadModelError> {
     let ids: Vec<Uuid> = asked.iter().map(|(id, _)| id.0).collect();
@@ -62,7 +61,7 @@ pub async fn decided(
 
 /// What became of a command of this tenant and user (the api role).
 pub async fn decided_for(
-    pool: &PgPool,
+    pool: &Pool,
     tenant: &TenantId,
     actor: &UserId,
     id: CommandId,
@@ -90,7 +89,7 @@ pub async fn decided_for(
 }
 
 /// How far each partition is folded: the offset to fold next.
-pub async fn positions(pool: &PgPool) -> Result<Vec<(Partition, Offset)>, ReadModelError> {
+pub async fn positions(pool: &Pool) -> Result<Vec<(Partition, Offset)>, ReadModelError> {
     let rows = sqlx::query_as::<_, (i32, i64)>(
         "select partition, next_offset from positions order by partition",
     )

@@ -1,5 +1,7 @@
 //! The projector's side: positions, and batches that commit with them.
 
+use std::time::Duration;
+
 use model::{
     LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, limits::OUTCOME_KEPT_MICROS,
 };
@@ -12,11 +14,15 @@ use crate::{
     error::ReadModelError,
     filling::{self, Ends, IS_BEGUN},
     load::hash32,
+    pool::{answer_within, answered},
     write::Writes,
 };
 
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
+
+/// A commit may take as long as so many statements: most are one, and the server ends each that runs for too long.
+const COMMIT_ANSWERS: u32 = 3;
 
 /// How far a partition is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ pub struct Advance {
 pub struct Projection {
     connection: PgConnection,
     set: ProjectionSet,
+    answer_within: Duration,
 }
 
 impl Projection {
@@ -64,7 +71,8 @@ impl Projection {
         config: &DatabaseConfig,
         set: ProjectionSet,
     ) -> Result<Self, ReadModelError> {
-        Ok(Self { connection: connect::projector_on(config, set).await?, set })
+        let connection = connect::projector_on(config, set).await?;
+        Ok(Self { connection, set, answer_within: answer_within(config) })
     }
 
     /// Whether these are the tables of a log already, be it that they are still being filled.
@@ -142,7 +150,8 @@ impl Projection {
         writes: &Writes,
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        writes.commit(&mut self.connection, advances, notify).await
+        let limit = self.answer_within * COMMIT_ANSWERS;
+        answered(limit, writes.commit(&mut self.connection, advances, notify)).await
     }
 
     /// Deletes outcomes that no command of their partition can repeat any more, some at a time; how
@@ -177,22 +186,32 @@ impl Projection {
         partition: Partition,
         before: i64,
     ) -> Result<u64, ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        // The one kind of query that is no look-up by a key: a range of the small index on time.
-        sqlx::raw_sql(
-            "set local enable_bitmapscan = on; set local plan_cache_mode = force_custom_plan",
-        )
+        let limit = self.answer_within * COMMIT_ANSWERS;
+        answered(limit, expire(&mut self.connection, delete, partition, before)).await
+    }
+}
+
+async fn expire(
+    connection: &mut PgConnection,
+    delete: &'static str,
+    partition: Partition,
+    before: i64,
+) -> Result<u64, ReadModelError> {
+    let mut transaction = connection.begin().await?;
+    // The one kind of query that is no look-up by a key: a range of the small index on time.
+    sqlx::raw_sql(
+        "set local enable_bitmapscan = on; set local plan_cache_mode = force_custom_plan",
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let done = sqlx::query(delete)
+        .bind(partition.get() as i32)
+        .bind(before)
+        .bind(EXPIRED_AT_ONCE)
         .execute(&mut *transaction)
         .await?;
-        let done = sqlx::query(delete)
-            .bind(partition.get() as i32)
-            .bind(before)
-            .bind(EXPIRED_AT_ONCE)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(done.rows_affected())
-    }
+    transaction.commit().await?;
+    Ok(done.rows_affected())
 }
 
 /// Makes sure that this is the read model of the log.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use model::{Cursor, Digest, Epoch, Role, ScopeKey, ScopeRef, TenantId, UserId};
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
-use crate::{error::ReadModelError, load::hash32};
+use crate::{error::ReadModelError, load::hash32, pool::Pool};
 
 /// Columns of a page's messages, by their place: names are looked up in each row.
 const MESSAGE_CURSOR: usize = 8;
@@ -73,7 +73,7 @@ pub struct PullQuery<'a> {
 }
 
 /// Reads a page, in one round trip. A caller who is no member gets none of the messages.
-pub async fn pull(pool: &PgPool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
+pub async fn pull(pool: &Pool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
     let rows = query
         .asker
         .bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)"))
@@ -113,7 +113,7 @@ impl<'a> Asker<'a> {
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// What there is to know of the caller and the scope, without messages: one statement, one snapshot.
-pub async fn summary(pool: &PgPool, asker: &Asker<'_>) -> Result<Glance, ReadModelError> {
+pub async fn summary(pool: &Pool, asker: &Asker<'_>) -> Result<Glance, ReadModelError> {
     // Nothing is beyond the greatest cursor.
     let query = asker.bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, 1, 1)"));
     let row = query.bind(i64::MAX).fetch_optional(pool).await?;
@@ -130,7 +130,7 @@ pub struct GlanceQuery {
 
 /// What callers need to know of their scopes when there is nothing to send, in the order asked: one
 /// round trip for all.
-pub async fn glances(pool: &PgPool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, ReadModelError> {
+pub async fn glances(pool: &Pool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, ReadModelError> {
     // Devices of one user ask the same at the same time.
     let mut places = HashMap::with_capacity(asked.len());
     let mut distinct: Vec<&GlanceQuery> = Vec::new();
@@ -202,7 +202,7 @@ pub(crate) fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
 
 /// Which of these scopes have gone past these cursors, and where they are.
 pub async fn moved(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &[(model::ScopeRef, Cursor)],
 ) -> Result<Vec<(model::ScopeRef, Cursor)>, ReadModelError> {
     let scopes: Vec<uuid::Uuid> = asked.iter().map(|(scope, _)| scope.0).collect();
@@ -219,7 +219,7 @@ pub async fn moved(
 }
 
 /// The epoch in force: cursors of another one are not this read model's.
-pub async fn epoch(pool: &PgPool) -> Result<Epoch, ReadModelError> {
+pub async fn epoch(pool: &Pool) -> Result<Epoch, ReadModelError> {
     let epoch: Option<uuid::Uuid> =
         sqlx::query_scalar("select epoch from source").fetch_optional(pool).await?;
     epoch.map(Epoch).ok_or(ReadModelError::NotMigrated)

@@ -5,13 +5,14 @@ use model::{
     BackupId, Cursor, Heading, RestoreCounts, RestoreFailure, RestoreId, RestoreMode, Scope,
     ScopeKey, Standing, Timestamp,
 };
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::{
     access::{AccessQuery, set_tenant, standing},
     error::ReadModelError,
     load::entry,
+    pool::Pool,
 };
 
 /// What an answer says of the backup.
@@ -53,7 +54,7 @@ impl RestoreState {
 
 /// A completed backup of a scope, if all that its state is made of is there (the ingest role).
 pub async fn restorable(
-    pool: &PgPool,
+    pool: &Pool,
     source: &ScopeKey,
     id: BackupId,
 ) -> Result<Option<RestoredBackup>, ReadModelError> {
@@ -63,7 +64,7 @@ pub async fn restorable(
 /// The newest scheduled backup that shows the scope at or before a moment, if all that its state is made of is
 /// there (the ingest role).
 pub async fn restorable_as_of(
-    pool: &PgPool,
+    pool: &Pool,
     source: &ScopeKey,
     moment: Timestamp,
 ) -> Result<Option<RestoredBackup>, ReadModelError> {
@@ -81,7 +82,7 @@ enum Target {
 /// The state of an incremental is made of the newest full at or before it, and of the incrementals in between; of what
 /// came before an erasure that it shows, nothing is left in it.
 async fn first_restorable(
-    pool: &PgPool,
+    pool: &Pool,
     source: &ScopeKey,
     is: &str,
     target: Target,
@@ -144,7 +145,7 @@ struct Row {
 
 /// How a restore of the scope stands; `None` if there is none with this id (the ingest role).
 pub async fn get(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
     id: RestoreId,
 ) -> Result<Option<RestoreRow>, ReadModelError> {
@@ -152,7 +153,7 @@ pub async fn get(
 }
 
 /// The restore of a scope that is running (the ingest role).
-pub async fn running(pool: &PgPool, scope: &ScopeKey) -> Result<Option<RestoreId>, ReadModelError> {
+pub async fn running(pool: &Pool, scope: &ScopeKey) -> Result<Option<RestoreId>, ReadModelError> {
     let id: Option<Uuid> = sqlx::query_scalar(
         "select id from restores where scope = $1 and tenant_id = $2 and status = 'running' limit 1",
     )
@@ -165,7 +166,7 @@ pub async fn running(pool: &PgPool, scope: &ScopeKey) -> Result<Option<RestoreId
 
 /// As [`get`], and the asker's standing (the api role).
 pub async fn get_for(
-    pool: &PgPool,
+    pool: &Pool,
     asked: &AccessQuery,
     id: RestoreId,
 ) -> Result<(Standing, Option<RestoreRow>), ReadModelError> {
@@ -227,7 +228,7 @@ impl Row {
 
 /// All that the fold remembers of a scope's messages, and no content: for reckoning what a restore would do (the
 /// ingest role).
-pub async fn entries(pool: &PgPool, key: &ScopeKey) -> Result<Scope, ReadModelError> {
+pub async fn entries(pool: &Pool, key: &ScopeKey) -> Result<Scope, ReadModelError> {
     let mut scope = Scope::new(key.clone());
     // One statement, one snapshot. The head comes from the entries: each is at its own cursor.
     let mut rows = sqlx::query(

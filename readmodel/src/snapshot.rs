@@ -6,7 +6,7 @@ use model::{
     CommandId, Cursor, Entry, Heading, LogId, Member, MessageId, Offset, Outcome, Partition,
     ScopeKey, ScopeRef, TenantId, UserId, limits::OUTCOME_KEPT_MICROS,
 };
-use sqlx::{Connection, PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     history::{PastPlace, PastRow, past_row},
     load::{entry, heading, member},
     outcomes::outcome,
+    pool::Pool,
     projection::{Position, check_source, positions},
 };
 
@@ -253,7 +254,7 @@ impl Snapshot {
 
 /// The first event that is parked, of each scope of a partition that has one (the projector's role).
 pub async fn parked_in(
-    pool: &PgPool,
+    pool: &Pool,
     partition: Partition,
 ) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
     parked(&mut *pool.acquire().await?, partition).await

@@ -1,10 +1,9 @@
 //! How the read model stands, for operators: of all tenants, and no content (the projector's role).
 
 use model::{Epoch, LogId, Offset, Partition, RestoreId, Timestamp};
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{error::ReadModelError, outcomes::positions};
+use crate::{error::ReadModelError, outcomes::positions, pool::Pool};
 
 /// How it stands.
 #[derive(Clone, Debug)]
@@ -36,7 +35,7 @@ pub struct RunningRow {
     pub deleted: u64,
 }
 
-pub async fn standing(pool: &PgPool) -> Result<ReadModelStanding, ReadModelError> {
+pub async fn standing(pool: &Pool) -> Result<ReadModelStanding, ReadModelError> {
     let source: Option<(Uuid, Uuid)> =
         sqlx::query_as("select log_id, epoch from source").fetch_optional(pool).await?;
     let catalogue: Option<i64> = sqlx::query_scalar("select next_offset from catalogue_position")

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 
 use model::{BackupId, CommandId, MessageId, Place, ScopeKey, ScopeRef, Timestamp};
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{error::ReadModelError, key::id_key};
+use crate::{error::ReadModelError, key::id_key, pool::Pool};
 
 /// Scopes looked at in one query.
 const SCOPES_AT_ONCE: i64 = 10_000;
 
 /// The scope of a command whose outcome is still kept.
 pub async fn scope_of_command(
-    pool: &PgPool,
+    pool: &Pool,
     id: CommandId,
 ) -> Result<Option<ScopeKey>, ReadModelError> {
     let key: Option<String> = sqlx::query_scalar(
@@ -28,7 +27,7 @@ pub async fn scope_of_command(
 
 /// The scope that has a message of this id, a past one too. Rows are found by scope and id, so each scope is asked.
 pub async fn scope_of_message(
-    pool: &PgPool,
+    pool: &Pool,
     id: MessageId,
 ) -> Result<Option<ScopeKey>, ReadModelError> {
     let mut after = Uuid::nil();
@@ -81,7 +80,7 @@ impl RecordState {
 }
 
 /// How far the read model is with these records, in the order asked.
-pub async fn states(pool: &PgPool, places: &[Place]) -> Result<Vec<RecordState>, ReadModelError> {
+pub async fn states(pool: &Pool, places: &[Place]) -> Result<Vec<RecordState>, ReadModelError> {
     let rows: Vec<(bool, Option<String>)> = sqlx::query_as(
         "select coalesce(p.next_offset > w.record_offset, false), d.kind
          from unnest($1::int[], $2::bigint[]) with ordinality as w (partition, record_offset, place)
@@ -115,7 +114,7 @@ pub struct BackupOfScope {
 
 /// The completed backups of a scope, the oldest first.
 pub async fn backups_of(
-    pool: &PgPool,
+    pool: &Pool,
     scope: &ScopeKey,
 ) -> Result<Vec<BackupOfScope>, ReadModelError> {
     let rows: Vec<(Uuid, String, i64, String, i64, i64)> = sqlx::query_as(

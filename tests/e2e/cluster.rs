@@ -10,7 +10,7 @@ use context_sync::{
 };
 use eventlog::EventLog;
 use model::LogFold;
-use readmodel::PgPool;
+use readmodel::Pool;
 use service::auth::OrgRole;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ macro_rules! archiving_on_both_logs {
 
 pub(crate) struct Cluster {
     pub(crate) kind: LogKind,
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     pub(crate) settings: Settings,
     /// Runs all roles, until a story restarts it with others.
     pub(crate) node: Node,

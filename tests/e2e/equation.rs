@@ -11,7 +11,7 @@ use model::{
     Applied, Digest, Event, LogFold, Offset, Partition, ScopeKey, Timestamp, Verdict,
     limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope, outcome::Outcome,
 };
-use readmodel::{PgPool, outcomes::positions};
+use readmodel::{Pool, outcomes::positions};
 use sqlx::{FromRow, postgres::PgRow};
 use uuid::Uuid;
 
@@ -43,7 +43,7 @@ pub(crate) async fn ends(log: &dyn EventLog) -> BTreeMap<Partition, Offset> {
 }
 
 /// Waits until the read model is where the log ends now.
-pub(crate) async fn caught_up(log: &dyn EventLog, pool: &PgPool) {
+pub(crate) async fn caught_up(log: &dyn EventLog, pool: &Pool) {
     let ends = ends(log).await;
     eventually("the projector catches up", async || {
         let positions: BTreeMap<_, _> = positions(pool).await.ok()?.into_iter().collect();
@@ -88,7 +88,7 @@ pub(crate) async fn read(log: &dyn EventLog, mut take: impl FnMut(Record)) {
 }
 
 /// Waits for the projector, then compares everything.
-pub(crate) async fn check(log: &dyn EventLog, pool: &PgPool) -> LogFold {
+pub(crate) async fn check(log: &dyn EventLog, pool: &Pool) -> LogFold {
     caught_up(log, pool).await;
     let fold = fold(log).await;
     compare(&fold, pool).await;
@@ -96,7 +96,7 @@ pub(crate) async fn check(log: &dyn EventLog, pool: &PgPool) -> LogFold {
 }
 
 /// Compares the rows with a fold of the same log.
-pub(crate) async fn compare(fold: &LogFold, pool: &PgPool) {
+pub(crate) async fn compare(fold: &LogFold, pool: &Pool) {
     for (key, folded) in &fold.scopes {
         check_fold(key, folded);
     }
@@ -162,7 +162,7 @@ fn assert_same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
 }
 
 async fn rows<T: Send + Unpin + for<'r> FromRow<'r, PgRow>>(
-    pool: &PgPool,
+    pool: &Pool,
     query: &'static str,
 ) -> Vec<T> {
     sqlx::query_as(query).fetch_all(pool).await.unwrap()
@@ -171,7 +171,7 @@ async fn rows<T: Send + Unpin + for<'r> FromRow<'r, PgRow>>(
 /// Tenant, kind, name, numbers, digest and the running restore.
 type ScopeRow = (String, String, String, [i64; 6], Vec<u8>, Option<String>);
 
-async fn scope_rows(pool: &PgPool) -> Rows<Uuid, ScopeRow> {
+async fn scope_rows(pool: &Pool) -> Rows<Uuid, ScopeRow> {
     let query =
         "select scope, tenant_id, kind, name, head, floor, clock_us, live_count, live_bytes,
         owners::bigint, digest, restore from scopes";
@@ -211,7 +211,7 @@ fn scopes_of(fold: &LogFold) -> Rows<Uuid, ScopeRow> {
 /// Live messages and their bytes in all scopes of a tenant.
 type TenantRow = (i64, i64);
 
-async fn tenant_rows(pool: &PgPool) -> Rows<String, TenantRow> {
+async fn tenant_rows(pool: &Pool) -> Rows<String, TenantRow> {
     let query =
         "select tenant_id, sum(live_count)::bigint, sum(live_bytes)::bigint from tenant_usage
         group by tenant_id";
@@ -237,7 +237,7 @@ fn holds((_, row): &(String, TenantRow)) -> bool {
 /// Tenant, JSON, its length, hashes, times and bytes, and the restore that deleted it.
 type MessageRow = (String, String, i32, [Vec<u8>; 2], [Option<i64>; 4], Option<Uuid>);
 
-async fn message_rows(pool: &PgPool) -> Rows<(Uuid, i64, Uuid), MessageRow> {
+async fn message_rows(pool: &Pool) -> Rows<(Uuid, i64, Uuid), MessageRow> {
     let query = "select scope, cursor, id, tenant_id, json, json_bytes, content_hash, body_hash,
         updated_at_us, created_at_us, deleted_at_us, bytes, restore_id from messages";
     type Row = (
@@ -290,7 +290,7 @@ fn messages_of(fold: &LogFold) -> Rows<(Uuid, i64, Uuid), MessageRow> {
 
 type MemberRow = (String, Option<String>, i64);
 
-async fn member_rows(pool: &PgPool) -> Rows<(Uuid, String), MemberRow> {
+async fn member_rows(pool: &Pool) -> Rows<(Uuid, String), MemberRow> {
     let query = "select scope, user_id, tenant_id, role, since_us from members";
     let rows: Vec<(Uuid, String, String, Option<String>, i64)> = rows(pool, query).await;
     rows.into_iter()
@@ -310,7 +310,7 @@ fn members_of(fold: &LogFold) -> Rows<(Uuid, String), MemberRow> {
     rows
 }
 
-async fn outcome_rows(pool: &PgPool) -> Rows<Uuid, Outcome> {
+async fn outcome_rows(pool: &Pool) -> Rows<Uuid, Outcome> {
     let rows: Vec<(Uuid, String)> = rows(pool, "select command_id, body from outcomes").await;
     rows.into_iter().map(|(id, body)| (id, serde_json::from_str(&body).unwrap())).collect()
 }
@@ -327,7 +327,7 @@ fn outcomes_of(fold: &LogFold, is_there: impl Fn(&Uuid) -> bool) -> Rows<Uuid, O
         .collect()
 }
 
-async fn dead_letter_rows(pool: &PgPool) -> Rows<(i32, i64), ()> {
+async fn dead_letter_rows(pool: &Pool) -> Rows<(i32, i64), ()> {
     let query = "select partition, record_offset from dead_letters where kind = 'refused'";
     let rows: Vec<(i32, i64)> = rows(pool, query).await;
     rows.into_iter().map(|place| (place, ())).collect()

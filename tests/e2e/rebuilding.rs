@@ -7,6 +7,7 @@ use projector::{Projector, ProjectorError, RebuildRequest, Rebuilder, Rebuilding
 use readmodel::feed::Feed;
 use serde_json::{Value, json};
 use service::ops::Readiness;
+use sqlx::Connection;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::mpsc,
@@ -324,7 +325,8 @@ async fn a_rebuild_is_asked_for_refused_stopped_and_gone_on_with() {
     let (wrong, done) = here(&["--dry-run"], &own).await;
     assert_eq!((wrong.status, &done["differing"]), (1, &json!(1)), "{wrong:?}");
     // Somebody reads for long: the swap waits, and Ctrl-C ends it.
-    let mut reading = cluster.pool.begin().await.unwrap();
+    let mut owner = cluster.database.owner().await;
+    let mut reading = owner.begin().await.unwrap();
     let lock = "lock table messages in access share mode";
     sqlx::query(lock).execute(&mut *reading).await.unwrap();
     let error = stopped_once_compared(&own).await;

@@ -7,6 +7,7 @@ use repair::{Finding, Held, Items};
 use reqwest::Method;
 use serde_json::{Value, json};
 use service::auth::OrgRole;
+use sqlx::Connection;
 
 use crate::{
     client::{Device, Reply, USER, say},
@@ -198,7 +199,8 @@ async fn what_waits_too_long_is_told_to_come_back(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.push(USER, &[say("x")]).await.ok();
     // Nobody can read what the scope holds: the table is locked.
-    let mut lock = cluster.pool.begin().await.unwrap();
+    let mut owner = cluster.database.owner().await;
+    let mut lock = owner.begin().await.unwrap();
     sqlx::raw_sql("lock table context_sync.messages in access exclusive mode")
         .execute(&mut *lock)
         .await

@@ -12,7 +12,7 @@ use archive::{
 };
 use eventlog::EventLog;
 use model::{KnownCommand, LogId, Member, Message, Partition, PartitionClock, Scope, ScopeKey};
-use readmodel::{PgPool, epochs};
+use readmodel::{Pool, epochs};
 
 use super::{Copies, Unasked};
 
@@ -108,7 +108,7 @@ impl Copies {
     ///
     /// # Errors
     /// It does, and the archive cannot be asked.
-    pub(super) async fn of_recovered(&self, rows: &PgPool) -> Result<Option<&Archive>, Unasked> {
+    pub(super) async fn of_recovered(&self, rows: &Pool) -> Result<Option<&Archive>, Unasked> {
         let recovered = epochs::is_recovered(rows).await;
         if !recovered.map_err(|error| format!("the database: {error}"))? {
             return Ok(None);

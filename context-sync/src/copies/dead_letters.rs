@@ -12,7 +12,7 @@ use eventlog::{AppendError, EventLog};
 use model::{Command, CommandId, Event, Place, ScopeKey};
 use projector::parked;
 use readmodel::{
-    PgPool,
+    Pool,
     dead_letters::{self, LetterQuery, Mark, StoredLetter},
     outcomes::{Decided, decided},
 };
@@ -134,7 +134,7 @@ struct Resolved {
 }
 
 impl Copies {
-    fn letters(&self) -> Result<&PgPool, Unasked> {
+    fn letters(&self) -> Result<&Pool, Unasked> {
         self.rows.as_ref().map_err(|why| format!("the database: {why}"))
     }
 
@@ -312,7 +312,7 @@ fn in_database(error: readmodel::ReadModelError) -> Unasked {
 /// Appends a refused record's event under its scope's key, if this build can make one of it.
 async fn append_anew(
     log: &dyn EventLog,
-    rows: &PgPool,
+    rows: &Pool,
     place: Place,
     note: &str,
 ) -> Result<Handling, Unasked> {
@@ -354,7 +354,7 @@ fn command_in(value: &[u8]) -> Result<Command, String> {
     }
 }
 
-async fn wait_for(rows: &PgPool, id: CommandId, at: Place) -> Result<String, Unasked> {
+async fn wait_for(rows: &Pool, id: CommandId, at: Place) -> Result<String, Unasked> {
     let deadline = Instant::now() + DECIDED_WITHIN;
     loop {
         let decided = decided(rows, &[(id, at)]).await.map_err(in_database)?.pop();

@@ -12,7 +12,7 @@ use archive::{
 use eventlog::{EventLog, LogError, ReadLimit};
 use futures_util::future::join_all;
 use model::{LogId, Offset, Partition, Place, Timestamp};
-use readmodel::{PgPool, dead_letters::ParkedScope, standing};
+use readmodel::{Pool, dead_letters::ParkedScope, standing};
 use serde::{Deserialize, Serialize};
 use service::ops::Component;
 
@@ -324,7 +324,7 @@ async fn first_event(
 }
 
 async fn read_rows(
-    pool: &PgPool,
+    pool: &Pool,
     status: &mut Status,
     now: Timestamp,
 ) -> Result<Option<LogId>, readmodel::ReadModelError> {

@@ -17,7 +17,7 @@ use archive::{
 use eventlog::EventLog;
 use model::{CommandId, LogId, MessageId, Place, Verdict};
 use readmodel::{
-    PgPool,
+    Pool,
     traces::{self, BackupOfScope},
 };
 use serde::{Deserialize, Serialize};
@@ -190,7 +190,7 @@ impl Copies {
         &self,
         log: LogId,
         steps: Vec<StepAt>,
-        rows: &PgPool,
+        rows: &Pool,
     ) -> Result<Vec<TraceStep>, Unasked> {
         let own = steps.iter().filter(|at| at.log == log);
         let places: Vec<Place> = own.map(|at| at.place).collect();

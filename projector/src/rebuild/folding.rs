@@ -17,8 +17,11 @@ use crate::session::{Aim, Session};
 const NEAR: Duration = Duration::from_millis(250);
 /// Where more comes all the time than is folded, it is not waited for: the live rows are asked for, and let go of again.
 const PASSES_MAX: u32 = 20;
-/// How long is folded while whoever commits waits, at most: much less than a projector waits for a lock.
+/// How long is folded while whoever commits waits, at most.
 const HELD_MAX: Duration = Duration::from_millis(500);
+/// How often that is tried before it may take longer: less, still, than a projector waits for a lock.
+const HELD_TRIES: u32 = 10;
+const HELD_LONGER_MAX: Duration = Duration::from_millis(1_500);
 /// How long Postgres or the log may fail without a record being folded, and how long apart it is tried.
 const FAIL_MAX: Duration = Duration::from_secs(60);
 const FAIL_PAUSE: Duration = Duration::from_millis(500);
@@ -58,14 +61,19 @@ impl Work<'_> {
 
     /// Folds the rest while the live rows are held. False if that takes too long, or fails: who waits for them
     /// comes first.
-    pub(super) async fn fold_held(&mut self, live: &[Position]) -> Result<bool, RebuildError> {
+    pub(super) async fn fold_held(
+        &mut self,
+        live: &[Position],
+        tries: u32,
+    ) -> Result<bool, RebuildError> {
         let until = self.until(live).await?;
         if self.left(&until).await? == 0 {
             return Ok(true);
         }
         let partitions: Vec<Partition> = until.keys().copied().collect();
         let session = self.session(until, &|_| {});
-        let ended = tokio::time::timeout(HELD_MAX, session.project(&partitions, self.stop)).await;
+        let limit = if tries < HELD_TRIES { HELD_MAX } else { HELD_LONGER_MAX };
+        let ended = tokio::time::timeout(limit, session.project(&partitions, self.stop)).await;
         if self.stop.is_cancelled() {
             return Err(RebuildError::Stopped);
         }

@@ -188,8 +188,8 @@ impl<'a> Work<'a> {
 
     /// Once both sets are at the same places: what is compared is as it was then.
     async fn begin_comparing(&mut self) -> Result<Comparing, RebuildError> {
-        for _ in 0..HOLD_TRIES {
-            if self.hold().await? {
+        for tries in 0..HOLD_TRIES {
+            if self.hold(tries).await? {
                 let comparing = self.rebuild.compare().await?;
                 self.rebuild.release().await?;
                 return Ok(comparing);
@@ -200,13 +200,13 @@ impl<'a> Work<'a> {
 
     /// Holds the live rows, with both sets at the same places. False if that is not to be had without others waiting
     /// for long: after a pause, then, which ends here.
-    async fn hold(&mut self) -> Result<bool, RebuildError> {
+    async fn hold(&mut self, tries: u32) -> Result<bool, RebuildError> {
         if self.stop.is_cancelled() {
             return Err(RebuildError::Stopped);
         }
         self.come_near().await?;
         if let Some(live) = self.rebuild.hold().await? {
-            if self.fold_held(&live).await? {
+            if self.fold_held(&live, tries).await? {
                 return Ok(true);
             }
             self.rebuild.release().await?;
@@ -233,7 +233,7 @@ impl<'a> Work<'a> {
             base::epochs(archive, self.of.log.log_id()).await.map_err(ProjectorError::from)?;
         }
         for tries in 0..HOLD_TRIES {
-            if !self.hold().await? {
+            if !self.hold(tries).await? {
                 continue;
             }
             if self.rebuild.parks_more().await? {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
 use model::{Command, Event, Partition, Place};
 use projector::{Projector, ProjectorConfig, ProjectorError};
-use readmodel::{DatabaseConfig, PgPool, feed::Feed};
+use readmodel::{DatabaseConfig, Pool, feed::Feed};
 use service::ops::Readiness;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ pub(crate) struct Bench {
     pub(crate) database: Database,
     pub(crate) log: Arc<dyn EventLog>,
     /// The owner's: sees everything.
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     dir: tempfile::TempDir,
 }
 

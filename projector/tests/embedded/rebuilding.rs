@@ -4,7 +4,7 @@ use archive::{Archive, ArchiveAddress, ArchiveConfig, base};
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
@@ -241,7 +241,8 @@ async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
 async fn what_is_there_is_folded_before_anybody_waits() {
     let bench = forty().await;
     // Somebody commits for a while: nothing is held until that is done.
-    let mut committing = bench.pool.begin().await.unwrap();
+    let mut owner = bench.database.owner().await;
+    let mut committing = owner.begin().await.unwrap();
     let lock = "select from context_sync.positions for update";
     sqlx::query(lock).execute(&mut *committing).await.unwrap();
     let (say, mut said) = mpsc::channel(1_000);

@@ -5,7 +5,7 @@ use model::{
     DrillRecord, Fact, LogId, Offset, OrgRole, Timestamp,
 };
 use readmodel::{
-    DatabaseRole, PgPool,
+    DatabaseRole, Pool,
     access::AccessQuery,
     catalogue::{self, BackupRow, BackupStatus, Catalogue, Page},
     drill,
@@ -71,7 +71,7 @@ async fn catalogue(database: &Database) -> Catalogue {
     catalogue
 }
 
-async fn shown(pool: &PgPool) -> Vec<BackupRow> {
+async fn shown(pool: &Pool) -> Vec<BackupRow> {
     let asked = AccessQuery { scope: scope(SCOPE), user: user("ann"), org_role: OrgRole::Member };
     let page = Page { backup_type: None, before: None, limit: 10 };
     let (_, rows) = catalogue::list(pool, &asked, page).await.unwrap();

@@ -7,11 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use readmodel::{DatabaseConfig, DatabaseRole, PgPool};
-use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use readmodel::{DatabaseConfig, DatabaseRole, Pool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 
 pub(crate) struct Database {
     pub(crate) config: DatabaseConfig,
@@ -65,8 +62,8 @@ impl Database {
     }
 
     /// As [`Database::owner`], for a test that asks often.
-    pub(crate) fn owner_pool(&self) -> PgPool {
-        PgPoolOptions::new().max_connections(2).connect_lazy_with(self.owner_options())
+    pub(crate) fn owner_pool(&self) -> Pool {
+        Pool::of_login(self.owner_options(), 2)
     }
 
     /// Returns when so many connections wait for locks.
@@ -90,7 +87,7 @@ impl Database {
     }
 
     /// One connection of a role: what one query leaves behind, the next one meets.
-    pub(crate) fn role(&self, role: DatabaseRole) -> PgPool {
+    pub(crate) fn role(&self, role: DatabaseRole) -> Pool {
         let one = DatabaseConfig { database_connections: 1, ..self.config.clone() };
         readmodel::pool(&one, role).unwrap()
     }

@@ -2,12 +2,12 @@
 
 use model::{Action, Offset, Partition, Timestamp};
 use readmodel::{
+    Pool,
     dead_letters::{DeadLetter, DeadLetterKind},
     erasures::ERASED_REASON,
     write::{RequestedBackup, Writes},
 };
 use serde_json::json;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
@@ -20,7 +20,7 @@ const ANN: &str = "acme/user/ann";
 const BOB: &str = "acme/user/bob";
 
 /// How many rows of a table a scope has.
-async fn rows(pool: &PgPool, table: &str, key: &str) -> i64 {
+async fn rows(pool: &Pool, table: &str, key: &str) -> i64 {
     let query = format!("select count(*) from context_sync.{table} where scope = $1");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).bind(scope(key).reference().0);
     query.fetch_one(pool).await.unwrap()

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use model::{Cursor, Epoch, LogId, OrgRole, Partition, PartitionClock};
 use readmodel::{
-    DatabaseRole, PgPool, ProjectionSet, ReadModelError,
+    DatabaseRole, Pool, ProjectionSet, ReadModelError,
     access::{AccessQuery, accounts},
     adoption::Adoption,
     epochs::kept,
@@ -44,7 +44,7 @@ async fn assert_unanswered(database: &Database) {
     let watcher = database.role(DatabaseRole::Watcher);
     assert!(early(glances(&watcher, std::slice::from_ref(&glance)).await));
     let asked = AccessQuery { scope: scope(LATE), user: user("ann"), org_role: OrgRole::Member };
-    let ingest: PgPool = database.role(DatabaseRole::Ingest);
+    let ingest: Pool = database.role(DatabaseRole::Ingest);
     assert!(early(accounts(&ingest, std::slice::from_ref(&asked)).await));
 }
 
@@ -137,7 +137,7 @@ async fn adopt(database: &Database) -> Option<Adoption> {
 }
 
 /// Waits until so many wait for a lock of this name.
-async fn wait_for_waiting(pool: &PgPool, lock: &str) {
+async fn wait_for_waiting(pool: &Pool, lock: &str) {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     let query = "select exists (select from pg_locks where locktype = 'advisory' and not granted
         and database = (select oid from pg_database where datname = current_database())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{Cursor, Digest, MessageId, Role};
 use readmodel::{
-    DatabaseRole, PgPool,
+    DatabaseRole, Pool,
     holding::{Holding, changed, named},
     pull::{Asker, Glance, summary},
 };
@@ -47,14 +47,14 @@ struct Changed {
     holdings: Vec<Holding>,
 }
 
-async fn asked(api: &PgPool, asker: &Asker<'_>, after: i64) -> Changed {
+async fn asked(api: &Pool, asker: &Asker<'_>, after: i64) -> Changed {
     let mut holdings = Vec::new();
     let each = &mut |holding| holdings.push(holding);
     let glance = changed(api, asker, Cursor::from_i64(after), each).await.unwrap();
     Changed { glance, holdings }
 }
 
-async fn since(api: &PgPool, name: &str, after: i64) -> Changed {
+async fn since(api: &Pool, name: &str, after: i64) -> Changed {
     let (scope, user) = (&scope(TEAM), &user(name));
     asked(api, &Asker { scope, user, privileged: false }, after).await
 }

@@ -2,7 +2,7 @@
 
 use model::{Cursor, Digest, Epoch, Role};
 use readmodel::{
-    DatabaseRole, PgPool,
+    DatabaseRole, Pool,
     pull::{Asker, GlanceQuery, Page, PullQuery, glances, pull},
 };
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ const TEAM: &str = "acme/team/t";
 /// More than all messages of a test.
 const ALL_BYTES: u64 = 4 << 20;
 
-async fn page(pool: &PgPool, name: &str, after: i64, limit: u32, bytes: u64) -> Page {
+async fn page(pool: &Pool, name: &str, after: i64, limit: u32, bytes: u64) -> Page {
     let (scope, user, after) = (&scope(TEAM), &user(name), Cursor::from_i64(after));
     let asker = Asker { scope, user, privileged: false };
     let query = PullQuery { asker, after, limit, bytes };

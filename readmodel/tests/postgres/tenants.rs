@@ -2,7 +2,7 @@
 
 use model::{Cursor, Role};
 use readmodel::{
-    DatabaseRole, PgPool,
+    DatabaseRole, Pool,
     access::{AccessQuery, accounts},
     pull::moved,
 };
@@ -32,7 +32,7 @@ fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(|code| code.into_owned())
 }
 
-async fn count(pool: &PgPool, set_tenant: Option<&str>, query: &'static str) -> i64 {
+async fn count(pool: &Pool, set_tenant: Option<&str>, query: &'static str) -> i64 {
     let mut transaction = pool.begin().await.unwrap();
     if let Some(tenant) = set_tenant {
         sqlx::query("select set_config('context_sync.tenant', $1, true)")

@@ -8,9 +8,9 @@ use dev::{
     progress::Quiet,
 };
 use eventlog::EventLog;
-use readmodel::PgPool;
+use readmodel::Pool;
 use service::auth::OrgRole;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 
 use super::{Child, load::Load};
 use crate::{
@@ -60,14 +60,14 @@ pub(super) fn ann(at: &Child) -> Device {
 }
 
 /// The owner of a read model outside of [`Database`].
-fn owner(url: &str) -> PgPool {
+fn owner(url: &str) -> Pool {
     let options: PgConnectOptions = url.parse().unwrap();
     let options = options.options([("search_path", "context_sync")]);
-    PgPoolOptions::new().max_connections(2).connect_lazy_with(options)
+    Pool::of_login(options, 2)
 }
 
 /// What was acknowledged, the log, the rows, and a device's replica: all the same.
-async fn all_is_well(load: Load, log: &dyn EventLog, pool: &PgPool, api: Option<&Child>) {
+async fn all_is_well(load: Load, log: &dyn EventLog, pool: &Pool, api: Option<&Child>) {
     let told = load.stop().await;
     let fold = equation::check(log, pool).await;
     told.is_in(&fold);

@@ -24,6 +24,9 @@ pub(crate) struct Load {
     writers: Vec<JoinHandle<Writer>>,
 }
 
+/// A writer's pause after each push. Without it there is the more to compare the busier the machine is.
+const PAUSE: Duration = Duration::from_millis(25);
+
 /// A device, and what it was told.
 struct Writer {
     device: Device,
@@ -132,6 +135,7 @@ impl Writer {
             self.said.push((content, results[0]["id"].as_str().unwrap().parse().unwrap()));
             self.edited = (self.edited.0, results[1]["cursor"].as_u64().unwrap(), edit);
             acknowledged.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(PAUSE).await;
         }
         self
     }

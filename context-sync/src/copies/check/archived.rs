@@ -10,7 +10,7 @@ use archive::{
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use model::{Entry, LogId, Member, MessageId, Offset, Partition, ScopeKey, ScopeRef, UserId};
-use readmodel::{PgPool, standing::standing as standing_of};
+use readmodel::{Pool, standing::standing as standing_of};
 use tokio::sync::mpsc::Sender;
 
 use super::{
@@ -30,7 +30,7 @@ impl Copies {
     pub(super) async fn archive_side(
         &self,
         log: LogId,
-        rows: &PgPool,
+        rows: &Pool,
     ) -> (Option<&Archive>, ArchiveSide) {
         match self.archive_of(log, rows).await {
             Ok(Some(archive)) => (Some(archive), ArchiveSide::Asked),
@@ -39,7 +39,7 @@ impl Copies {
         }
     }
 
-    async fn archive_of(&self, log: LogId, rows: &PgPool) -> Result<Option<&Archive>, Unasked> {
+    async fn archive_of(&self, log: LogId, rows: &Pool) -> Result<Option<&Archive>, Unasked> {
         let archive = match &self.archive {
             Some(archive) => archive.as_ref().map_err(Clone::clone)?,
             // One that was never named has told the catalogue nothing.
