@@ -16,7 +16,7 @@ use contract::{
 };
 use eventlog::EventLog;
 use model::Partition;
-use readmodel::{DatabaseConfig, DatabaseRole, Pool, asker::Asker, feed::Feed};
+use readmodel::{DatabaseConfig, DatabaseRole, Pool, ReadModelError, asker::Asker, feed::Feed};
 use service::{
     auth::{AuthConfig, Verifier},
     http::HttpLimits,
@@ -392,6 +392,10 @@ async fn watch(
 async fn answers(pool: &Pool, log: Option<&dyn EventLog>) -> Result<(), Failure> {
     readmodel::pull::epoch(pool).await?;
     if let Some(log) = log {
+        let (stored, found) = (readmodel::drill::source(pool).await?.0, log.log_id());
+        if stored != found {
+            return Err(ReadModelError::OtherLog { stored, found }.into());
+        }
         log.bounds(Partition::new(0)).await?;
     }
     Ok(())

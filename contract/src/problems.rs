@@ -185,6 +185,9 @@ pub fn of_read_model(error: &ReadModelError) -> Problem {
         ReadModelError::NotMigrated => {
             unavailable("The database has no read model yet, or one that is still being filled")
         }
+        ReadModelError::OtherLog { .. } => {
+            unavailable("This process writes to another log than the one that the database is of")
+        }
         _ => Problem::internal(error),
     }
 }

@@ -1,4 +1,4 @@
-//! Which epoch is in force, looked up seldom: it changes with a recovery or with the rules.
+//! Which epoch is in force, looked up seldom: it changes with a recovery, a loss of the read model, or a rebuild.
 
 use std::{
     sync::{Mutex, PoisonError},

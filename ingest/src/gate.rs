@@ -9,7 +9,7 @@ use std::{
 };
 
 use contract::problems;
-use model::{ScopeKey, ScopeKind, Standing, TenantId};
+use model::{LogId, ScopeKey, ScopeKind, Standing, TenantId};
 use moka::sync::Cache;
 use readmodel::{
     Pool, ReadModelError,
@@ -28,15 +28,22 @@ const KNOWN_MAX: u64 = 100_000;
 /// go beyond it.
 const REMEMBERED_PART: u64 = 16;
 
-/// Asks the read model for the accounts of many.
-pub(crate) struct Accounts(pub(crate) Pool);
+/// Asks the read model for the accounts of many, if it is of the log that is written to.
+pub(crate) struct Accounts {
+    pub(crate) pool: Pool,
+    pub(crate) log: LogId,
+}
 
 impl Ask for Accounts {
     type Question = AccessQuery;
     type Answer = Account;
 
     async fn ask(&self, questions: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
-        accounts(&self.0, questions).await
+        let (stored, accounts) = accounts(&self.pool, questions).await?;
+        if stored != self.log {
+            return Err(ReadModelError::OtherLog { stored, found: self.log });
+        }
+        Ok(accounts)
     }
 }
 
@@ -101,12 +108,13 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
     ///
     /// # Errors
     /// 503 if no read model has said yet which log this is. One that was lost is of a new epoch, in which the cursors are
-    /// kept that the log gives out as it was found: until that is noted, nothing may be added to it.
+    /// kept that the log gives out as it was found: until that is noted, nothing may be added to it. And if it is of another
+    /// log: nobody would ever fold what is added to this one.
     async fn ask_if_up(&self, query: AccessQuery) -> Result<Option<Account>, Problem> {
         let scope = query.scope.clone();
         match self.ask(query).await {
             Ok(account) => Ok(Some(account)),
-            Err(error) if self.is_early(&error) => Err(problems::of_read_model(&error)),
+            Err(error) if self.is_of_no_use(&error) => Err(problems::of_read_model(&error)),
             Err(_) => {
                 self.remember(&scope, Room::unknown(), Room::unknown());
                 Ok(None)
@@ -114,8 +122,12 @@ impl<A: Ask<Question = AccessQuery, Answer = Account>> Gate<A> {
         }
     }
 
-    fn is_early(&self, error: &ReadModelError) -> bool {
-        matches!(error, ReadModelError::NotMigrated) && !self.is_begun.load(Ordering::Relaxed)
+    fn is_of_no_use(&self, error: &ReadModelError) -> bool {
+        match error {
+            ReadModelError::OtherLog { .. } => true,
+            ReadModelError::NotMigrated => !self.is_begun.load(Ordering::Relaxed),
+            _ => false,
+        }
     }
 
     /// Makes sure, before the first append, that the log is one which a read model is of. While none can be asked,

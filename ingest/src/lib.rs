@@ -70,6 +70,7 @@ impl Ingest {
     ) -> Self {
         measure::describe();
         let quotas = config.quotas();
+        let accounts = gate::Accounts { pool: pool.clone(), log: log.log_id() };
         Self {
             limits: config.limits(),
             in_flight: in_flight::InFlight::new(
@@ -81,7 +82,7 @@ impl Ingest {
             log,
             feed,
             entrance,
-            gate: gate::Gate::new(gate::Accounts(pool.clone()), quotas),
+            gate: gate::Gate::new(accounts, quotas),
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
             pool: pool.clone(),
             archive,

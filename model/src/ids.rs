@@ -119,7 +119,7 @@ uuid_id!(
     DrillId
 );
 uuid_id!(
-    /// Identifies the log's identity and the fold's rules: cursors of one epoch say nothing in another.
+    /// As long as it lasts, a cursor says the same: of one log, and of what was folded from it.
     Epoch
 );
 

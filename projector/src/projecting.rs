@@ -306,8 +306,8 @@ fn are_more(
             tracing::debug!(%partition, what, deleted, "old rows deleted");
             Ok(deleted >= EXPIRED_AT_ONCE as u64)
         }
-        // Too slow, say. If the connection is gone, the next commit finds out.
-        Err(error) if error.is_retryable() => {
+        // Too slow, say. Where there was no answer, the connection is not to be used again.
+        Err(error) if error.is_of_statement() => {
             tracing::warn!(%error, what, "old rows are not deleted now");
             Ok(false)
         }

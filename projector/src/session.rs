@@ -173,7 +173,11 @@ impl Session<'_> {
         let held = own.held().to_vec();
         let ended = tokio::select! {
             ended = self.project(&held, shutdown) => ended,
-            changed = keep(&mut own, &wanted) => Err(changed),
+            kept = keep(&mut own, &wanted) => match kept {
+                Ok(()) => Err(ProjectorError::LeasesChanged),
+                // They are lost with their connection.
+                Err(lost) => return Err(lost.into()),
+            },
         };
         *leases = Some(own);
         ended
@@ -366,13 +370,11 @@ pub(crate) async fn ends(log: &dyn EventLog) -> Result<Ends, LogError> {
 }
 
 /// Renews the leases until they change or are lost.
-async fn keep(leases: &mut Leases, wanted: &[Partition]) -> ProjectorError {
+async fn keep(leases: &mut Leases, wanted: &[Partition]) -> Result<(), ReadModelError> {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        match leases.renew(wanted).await {
-            Ok(false) => {}
-            Ok(true) => return ProjectorError::LeasesChanged,
-            Err(error) => return error.into(),
+        if leases.renew(wanted).await? {
+            return Ok(());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who is who in a scope: what requests are authorised by before the log.
 
-use model::{OrgRole, Role, ScopeKey, Standing, TenantId, Timestamp, UserId};
+use model::{LogId, OrgRole, Role, ScopeKey, Standing, TenantId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::{
@@ -25,22 +25,35 @@ pub struct Account {
 }
 
 /// Standing, role, what the scope and the tenant hold, and what operators have set.
-type AccountRow =
-    (bool, bool, Option<String>, [i64; 4], Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+type AccountRow = (
+    bool,
+    bool,
+    Option<String>,
+    [i64; 4],
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Uuid,
+);
 
-/// The users' accounts in the scopes, in the order asked: one round trip for all.
+/// The users' accounts in the scopes, in the order asked, and the log that they are of: one round trip for all.
 ///
 /// # Errors
 /// [`ReadModelError::NotMigrated`] while no projector has said yet which log this is: nobody is a member of anything
 /// then, and nobody is to be told so.
-pub async fn accounts(pool: &Pool, asked: &[AccessQuery]) -> Result<Vec<Account>, ReadModelError> {
+pub async fn accounts(
+    pool: &Pool,
+    asked: &[AccessQuery],
+) -> Result<(LogId, Vec<Account>), ReadModelError> {
     let scopes: Vec<Uuid> = asked.iter().map(|query| query.scope.reference().0).collect();
     let tenants: Vec<&str> = asked.iter().map(|query| query.scope.tenant.as_str()).collect();
     let users: Vec<&str> = asked.iter().map(|query| query.user.as_str()).collect();
     let rows = sqlx::query_as::<_, AccountRow>(
         "select s.scope is not null, r.user_id is not null, r.role,
              array[coalesce(s.live_count, 0), coalesce(s.live_bytes, 0), u.count, u.bytes],
-             q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max, q.tenant_messages_max
+             q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max, q.tenant_messages_max,
+             source.log_id
          from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality
                  as asked (scope, tenant_id, user_id, place)
              cross join source
@@ -58,9 +71,8 @@ pub async fn accounts(pool: &Pool, asked: &[AccessQuery]) -> Result<Vec<Account>
     .bind(users)
     .fetch_all(pool)
     .await?;
-    if rows.len() != asked.len() {
-        return Err(ReadModelError::NotMigrated);
-    }
+    let log = rows.first().filter(|_| rows.len() == asked.len()).map(|row| LogId(row.8));
+    let log = log.ok_or(ReadModelError::NotMigrated)?;
     let account = |(query, row): (&AccessQuery, AccountRow)| {
         let (exists, is_member, role, held, ..) = row;
         let [scope_messages, scope_bytes, tenant_messages, tenant_bytes] =
@@ -77,7 +89,7 @@ pub async fn accounts(pool: &Pool, asked: &[AccessQuery]) -> Result<Vec<Account>
             },
         }
     };
-    Ok(asked.iter().zip(rows).map(account).collect())
+    Ok((log, asked.iter().zip(rows).map(account).collect()))
 }
 
 /// A row of a scope's members.

@@ -19,6 +19,9 @@ pub(crate) const CHANNEL: &str = "context_sync";
 /// How long to wait before trying again after the database could not be asked.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long the database may take until it tells what projectors say.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+
 /// What this process has waiters for, and whether projectors elsewhere may move the read model.
 pub struct Asker {
     pub feed: Arc<Feed>,
@@ -83,9 +86,12 @@ impl Asker {
 }
 
 async fn listen(config: &DatabaseConfig) -> Option<PgListener> {
-    let mut listener = connect::listener(config).await.ok()?;
-    listener.listen(CHANNEL).await.ok()?;
-    Some(listener)
+    let listening = async {
+        let mut listener = connect::listener(config).await.ok()?;
+        listener.listen(CHANNEL).await.ok()?;
+        Some(listener)
+    };
+    tokio::time::timeout(LISTEN_WITHIN, listening).await.unwrap_or(None)
 }
 
 /// Waits for a notification; for ever, if nobody listens.

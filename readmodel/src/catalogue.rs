@@ -1,5 +1,7 @@
 //! The catalogue of backups: written from the archiver's facts, asked by the API.
 
+use std::time::Duration;
+
 use model::{
     AboutBackup, BackupId, BackupRecord, BackupType, Fact, LogId, Offset, ScopeKey, Standing,
     Timestamp,
@@ -12,7 +14,7 @@ use crate::{
     config::DatabaseConfig,
     connect, drill, erasures,
     error::ReadModelError,
-    pool::Pool,
+    pool::{Pool, answer_within, answered, within},
 };
 
 /// Who writes the catalogue: one process at a time.
@@ -21,6 +23,7 @@ const LOCK: &str = "select pg_try_advisory_lock(hashtext('context_sync catalogue
 /// The writer of the catalogue.
 pub struct Catalogue {
     connection: PgConnection,
+    answer_within: Duration,
 }
 
 /// A backup as the wire contract has it, less its scope's names.
@@ -83,8 +86,10 @@ impl Catalogue {
     /// Connects; `None` while another process is the writer.
     pub async fn connect(config: &DatabaseConfig) -> Result<Option<Self>, ReadModelError> {
         let mut connection = connect::projector(config).await?;
-        let locked: bool = sqlx::query_scalar(LOCK).fetch_one(&mut connection).await?;
-        Ok(locked.then_some(Self { connection }))
+        let answer_within = answer_within(config);
+        let lock = sqlx::query_scalar(LOCK);
+        let locked: bool = within(answer_within, lock.fetch_one(&mut connection)).await?;
+        Ok(locked.then_some(Self { connection, answer_within }))
     }
 
     /// The offset of the log of facts to go on from.
@@ -92,21 +97,7 @@ impl Catalogue {
     /// # Errors
     /// [`ReadModelError::OtherLog`] if the catalogue is of another log.
     pub async fn position(&mut self, log: LogId) -> Result<Offset, ReadModelError> {
-        sqlx::query(
-            "insert into catalogue_position (log_id, next_offset) values ($1, 0)
-             on conflict (one) do nothing",
-        )
-        .bind(log.0)
-        .execute(&mut self.connection)
-        .await?;
-        let (stored, next): (Uuid, i64) =
-            sqlx::query_as("select log_id, next_offset from catalogue_position")
-                .fetch_one(&mut self.connection)
-                .await?;
-        if stored != log.0 {
-            return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
-        }
-        Ok(Offset::from_i64(next).unwrap_or(Offset::ZERO))
+        answered(self.answer_within * 2, position(&mut self.connection, log)).await
     }
 
     /// Applies facts and advances the position, both or neither.
@@ -116,31 +107,60 @@ impl Catalogue {
         to: Offset,
         facts: &[Fact],
     ) -> Result<(), ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        let moved =
-            sqlx::query("update catalogue_position set next_offset = $2 where next_offset = $1")
-                .bind(from.as_i64())
-                .bind(to.as_i64())
-                .execute(&mut *transaction)
-                .await?;
-        if moved.rows_affected() != 1 {
-            return Err(ReadModelError::PositionMoved);
-        }
-        for fact in facts {
-            match fact {
-                Fact::BackupCompleted(backup) => complete(&mut transaction, backup).await?,
-                Fact::BackupFailed { about, backup_type, detail } => {
-                    fail(&mut transaction, about, *backup_type, detail).await?;
-                }
-                Fact::BackupVerified(about) => note(&mut transaction, VERIFIED, about).await?,
-                Fact::BackupExpired(about) => note(&mut transaction, EXPIRED, about).await?,
-                Fact::DrillCompleted(drill) => drill::complete(&mut transaction, drill).await?,
-                Fact::ErasureDone(done) => erasures::note_done(&mut transaction, done).await?,
-            }
-        }
-        transaction.commit().await?;
-        Ok(())
+        // A statement a fact, besides those of the transaction.
+        let limit = self.answer_within * (facts.len() as u32 + 3);
+        answered(limit, apply(&mut self.connection, from, to, facts)).await
     }
+}
+
+async fn position(connection: &mut PgConnection, log: LogId) -> Result<Offset, ReadModelError> {
+    sqlx::query(
+        "insert into catalogue_position (log_id, next_offset) values ($1, 0)
+             on conflict (one) do nothing",
+    )
+    .bind(log.0)
+    .execute(&mut *connection)
+    .await?;
+    let (stored, next): (Uuid, i64) =
+        sqlx::query_as("select log_id, next_offset from catalogue_position")
+            .fetch_one(&mut *connection)
+            .await?;
+    if stored != log.0 {
+        return Err(ReadModelError::OtherLog { stored: LogId(stored), found: log });
+    }
+    Ok(Offset::from_i64(next).unwrap_or(Offset::ZERO))
+}
+
+async fn apply(
+    connection: &mut PgConnection,
+    from: Offset,
+    to: Offset,
+    facts: &[Fact],
+) -> Result<(), ReadModelError> {
+    let mut transaction = connection.begin().await?;
+    let moved =
+        sqlx::query("update catalogue_position set next_offset = $2 where next_offset = $1")
+            .bind(from.as_i64())
+            .bind(to.as_i64())
+            .execute(&mut *transaction)
+            .await?;
+    if moved.rows_affected() != 1 {
+        return Err(ReadModelError::PositionMoved);
+    }
+    for fact in facts {
+        match fact {
+            Fact::BackupCompleted(backup) => complete(&mut transaction, backup).await?,
+            Fact::BackupFailed { about, backup_type, detail } => {
+                fail(&mut transaction, about, *backup_type, detail).await?;
+            }
+            Fact::BackupVerified(about) => note(&mut transaction, VERIFIED, about).await?,
+            Fact::BackupExpired(about) => note(&mut transaction, EXPIRED, about).await?,
+            Fact::DrillCompleted(drill) => drill::complete(&mut transaction, drill).await?,
+            Fact::ErasureDone(done) => erasures::note_done(&mut transaction, done).await?,
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
 }
 
 const VERIFIED: &str = "update context_backups set verified_at = coalesce(verified_at, to_timestamp($2 / 1e6)) where id = $1";
@@ -252,6 +272,7 @@ pub async fn list(
         .fetch_one(&mut *transaction)
         .await?;
         if !is_known {
+            transaction.commit().await?;
             return Ok((standing, None));
         }
     }

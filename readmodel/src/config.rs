@@ -17,7 +17,7 @@ pub struct DatabaseConfig {
     #[arg(long, env = "CONTEXT_SYNC_DATABASE_ACQUIRE_TIMEOUT_MS", default_value_t = 3_000)]
     pub database_acquire_timeout_ms: u64,
 
-    /// How long a statement may run, in milliseconds.
+    /// How long a statement may run, in milliseconds (0: without a limit).
     #[arg(long, env = "CONTEXT_SYNC_DATABASE_STATEMENT_TIMEOUT_MS", default_value_t = 30_000)]
     pub database_statement_timeout_ms: u64,
 }

@@ -83,6 +83,8 @@ fn options(
         ("statement_timeout", &config.database_statement_timeout_ms.to_string()),
         // A client that stands still inside a transaction must not hold its locks for ever.
         ("idle_in_transaction_session_timeout", "5000"),
+        // What nobody waits for any more ends, and makes room.
+        ("client_connection_check_interval", "1000"),
     ]))
 }
 
@@ -131,16 +133,19 @@ pub(crate) async fn projector_on(
     config: &DatabaseConfig,
     set: ProjectionSet,
 ) -> Result<PgConnection, ReadModelError> {
-    let wait = Duration::from_millis(config.database_acquire_timeout_ms);
     let options = options(config, set)?;
-    let mut connection = within(wait, PgConnection::connect_with(&options)).await?;
-    sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
-    // A commit need not wait for the disk: positions go with the rows, and the log has it all
-    // (docs/decisions/0007-commits.md).
-    sqlx::raw_sql("set lock_timeout = '2s'; set synchronous_commit = off")
-        .execute(&mut connection)
-        .await?;
-    Ok(connection)
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
+        // A commit need not wait for the disk: positions go with the rows, and the log has it all
+        // (docs/decisions/0007-commits.md).
+        sqlx::raw_sql("set lock_timeout = '2s'; set synchronous_commit = off")
+            .execute(&mut connection)
+            .await?;
+        Ok(connection)
+    };
+    let wait = Duration::from_millis(config.database_acquire_timeout_ms);
+    Ok(within(wait, connecting).await?)
 }
 
 /// A connection of the login itself, which owns the tables, and what operators set.

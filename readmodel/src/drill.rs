@@ -4,10 +4,13 @@ use model::{
     BackupId, BodyHash, Cursor, Digest, DrillRecord, LogId, MessageId, ScopeKey, Timestamp, Version,
 };
 use serde_json::json;
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{error::ReadModelError, pool::Pool};
+use crate::{
+    error::ReadModelError,
+    pool::{Pool, within},
+};
 
 /// Rows read at once.
 const PAGE_ROWS: i64 = 10_000;
@@ -77,7 +80,7 @@ pub struct LiveRow {
 
 /// A scope; `None` if there is none (the ingest role).
 pub async fn live(pool: &Pool, scope: &ScopeKey) -> Result<Option<LiveScope>, ReadModelError> {
-    live_scope(&mut *pool.acquire().await?, scope).await
+    live_scope(pool, scope).await
 }
 
 /// A scope, and every row of it in the order of cursors, all of one snapshot (the ingest role).
@@ -88,10 +91,11 @@ pub async fn live_rows(
 ) -> Result<Option<LiveScope>, ReadModelError> {
     let begin = "begin isolation level repeatable read read only";
     let mut transaction = pool.begin_with(begin).await?;
-    let live = live_scope(&mut transaction, scope).await?;
+    let limit = transaction.answer_within();
+    let live = within(limit, async { Ok(live_scope(&mut *transaction, scope).await) }).await??;
     let mut after = 0_i64;
     loop {
-        let rows = sqlx::query(
+        let page = sqlx::query(
             "select id, cursor, updated_at_us, body_hash, deleted_at_us is not null as deleted
              from messages
              where scope = $1 and tenant_id = $2 and cursor > $3
@@ -100,9 +104,8 @@ pub async fn live_rows(
         .bind(scope.reference().0)
         .bind(scope.tenant.as_str())
         .bind(after)
-        .bind(PAGE_ROWS)
-        .fetch_all(&mut *transaction)
-        .await?;
+        .bind(PAGE_ROWS);
+        let rows = within(limit, page.fetch_all(&mut *transaction)).await?;
         let Some(last) = rows.last() else { break };
         after = last.try_get("cursor")?;
         for row in &rows {
@@ -114,7 +117,7 @@ pub async fn live_rows(
 }
 
 async fn live_scope(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     scope: &ScopeKey,
 ) -> Result<Option<LiveScope>, ReadModelError> {
     let row = sqlx::query_as::<_, (i64, i64, i64, i64, Vec<u8>)>(

@@ -142,7 +142,10 @@ pub async fn get(
     .bind(asked.scope.tenant.as_str())
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some((cursor, at, partition, offset)) = found else { return Ok((standing, None)) };
+    let Some((cursor, at, partition, offset)) = found else {
+        transaction.commit().await?;
+        return Ok((standing, None));
+    };
     let done: Vec<(String, i64)> = sqlx::query_as(
         "select erased_from, done_at_us from erasures_done
          where scope = $1 and tenant_id = $2 and cursor = $3",

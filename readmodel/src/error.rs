@@ -90,6 +90,11 @@ pub enum ReadModelError {
 }
 
 impl ReadModelError {
+    /// Whether it is the database's answer to a statement that may succeed later: whoever asked may go on asking.
+    pub fn is_of_statement(&self) -> bool {
+        matches!(self, Self::Unavailable(sqlx::Error::Database(_)) | Self::Forbidden(_))
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -17,7 +17,10 @@ use futures_util::{
 };
 use sqlx::{
     Connection, Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr,
-    postgres::{PgConnectOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+    postgres::{
+        PgConnectOptions, PgDatabaseError, PgQueryResult, PgRow, PgSeverity, PgStatement,
+        PgTypeInfo,
+    },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,6 +30,10 @@ use crate::{DatabaseConfig, DatabaseRole, ReadModelError};
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// How long a statement may take to be answered beyond what the server lets it run.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
+/// Where the server lets statements run for ever, no answer is given up.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+/// The pauses between two attempts to connect to a server that starts, or has no room.
+const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
 /// Connections in one role, at most as many as were asked for. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,7 +59,7 @@ struct Idle {
 }
 
 /// A connection until it is given back; one that is dropped instead is closed.
-pub(crate) struct Lent {
+struct Lent {
     connection: PgConnection,
     made: Instant,
     pool: Pool,
@@ -64,7 +71,10 @@ pub struct LentTransaction(Lent);
 
 /// How long the database may take to answer one statement.
 pub(crate) fn answer_within(config: &DatabaseConfig) -> Duration {
-    Duration::from_millis(config.database_statement_timeout_ms) + ANSWER_MARGIN
+    match config.database_statement_timeout_ms {
+        0 => FOR_EVER,
+        limit => Duration::from_millis(limit) + ANSWER_MARGIN,
+    }
 }
 
 /// Waits for an answer no longer than this.
@@ -115,7 +125,7 @@ impl Pool {
         Self::new(&config, options, None, Duration::ZERO)
     }
 
-    pub(crate) async fn acquire(&self) -> Result<Lent, Error> {
+    async fn acquire(&self) -> Result<Lent, Error> {
         let lending = async {
             let free = self.0.free.clone();
             let permit = free.acquire_owned().await.map_err(|_| Error::PoolClosed)?;
@@ -130,27 +140,42 @@ impl Pool {
             .unwrap_or(Err(Error::PoolTimedOut))
     }
 
-    /// The one that was used last, if it is still there.
+    /// The one that was used last, if it is still there. If it is not, nor are the others.
     async fn idle(&self) -> Option<Idle> {
-        loop {
-            let mut idle = self.idling().pop()?;
-            if idle.made.elapsed() > LIFETIME {
-                continue;
-            }
-            if idle.since.elapsed() <= self.0.trusted_for || idle.connection.ping().await.is_ok() {
-                return Some(idle);
-            }
+        let mut idle = self.idling().pop()?;
+        if idle.since.elapsed() <= self.0.trusted_for {
+            return Some(idle);
         }
+        if within(self.0.acquire_within / 3, idle.connection.ping()).await.is_err() {
+            self.idling().clear();
+            return None;
+        }
+        Some(idle)
     }
 
     fn idling(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whoever asks for a connection bounds how long this takes.
     async fn connect(&self) -> Result<PgConnection, Error> {
-        let mut connection = PgConnection::connect_with(&self.0.options).await?;
+        let [mut pause, pause_max] = CONNECT_PAUSES;
+        let mut connection = loop {
+            match PgConnection::connect_with(&self.0.options).await {
+                Err(error) if is_passing(&error) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(pause_max);
+                }
+                connected => break connected?,
+            }
+        };
         if let Some(role) = self.0.role {
-            sqlx::query(role.set_role()).execute(&mut connection).await?;
+            let taken = sqlx::query(role.set_role()).execute(&mut connection).await;
+            // A role that is not there yet is made by whoever migrates.
+            taken.map_err(|error| match error.as_database_error().and_then(|e| e.code()) {
+                Some(code) if code != "42501" => Error::Configuration(error.into()),
+                _ => error,
+            })?;
         }
         Ok(connection)
     }
@@ -162,8 +187,14 @@ impl Pool {
 
     pub(crate) async fn begin_with(&self, begin: &'static str) -> Result<LentTransaction, Error> {
         let mut lent = self.acquire().await?;
-        within(self.0.answer_within, lent.execute(begin)).await?;
-        Ok(LentTransaction(lent))
+        match within(self.0.answer_within, lent.execute(begin)).await {
+            Ok(_) => Ok(LentTransaction(lent)),
+            Err(error) => {
+                let begun = Err(error);
+                lent.end(&begun);
+                begun
+            }
+        }
     }
 
     /// Says goodbye to the server on connections that nobody uses; those that are lent follow as they come back.
@@ -181,11 +212,11 @@ impl Pool {
 
 impl Lent {
     /// Whoever has all answers gives it back.
-    pub(crate) fn give_back(self) {
+    fn give_back(self) {
         let Self { connection, made, pool, .. } = self;
-        if !pool.0.free.is_closed() {
-            pool.idling().push(Idle { connection, made, since: Instant::now() });
-        }
+        let mut idling = pool.idling();
+        idling.push(Idle { connection, made, since: Instant::now() });
+        idling.retain(|idle| idle.made.elapsed() <= LIFETIME && !pool.0.free.is_closed());
     }
 
     /// Gives it back, unless it broke: then what idles is likely to be broken too.
@@ -201,8 +232,21 @@ impl Lent {
 fn is_broken(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::Tls(_) | Error::Protocol(_) => true,
-        // The server ends its connections, or is about to start or stop.
-        Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        // The server ends this connection; often all of them.
+        Error::Database(error) => error
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_some_and(|e| matches!(e.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
+        _ => false,
+    }
+}
+
+/// Whether connecting is likely to succeed in a moment: nobody listens, the server starts or stops, or has no room.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        Error::Database(error) => {
+            error.code().is_some_and(|code| code == "57P03" || code == "53300")
+        }
         _ => false,
     }
 }
@@ -222,11 +266,19 @@ impl DerefMut for Lent {
 }
 
 impl LentTransaction {
+    /// Every statement is then answered within this.
+    pub(crate) fn answer_within(&self) -> Duration {
+        self.0.pool.0.answer_within
+    }
+
     pub async fn commit(self) -> Result<(), Error> {
         let mut lent = self.0;
         let limit = lent.pool.0.answer_within;
         let committed = within(limit, lent.connection.execute("commit")).await;
-        lent.end(&committed);
+        // Where it failed, who knows what is still open.
+        if committed.is_ok() {
+            lent.give_back();
+        }
         committed.map(drop)
     }
 }

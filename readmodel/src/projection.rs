@@ -14,7 +14,7 @@ use crate::{
     error::ReadModelError,
     filling::{self, Ends, IS_BEGUN},
     load::hash32,
-    pool::{answer_within, answered},
+    pool::{answer_within, answered, within},
     write::Writes,
 };
 
@@ -77,7 +77,8 @@ impl Projection {
 
     /// Whether these are the tables of a log already, be it that they are still being filled.
     pub async fn is_begun(&mut self) -> Result<bool, ReadModelError> {
-        Ok(sqlx::query_scalar(IS_BEGUN).fetch_one(&mut self.connection).await?)
+        let asked = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut self.connection);
+        Ok(within(self.answer_within, asked).await?)
     }
 
     /// Makes this the read model of the log, if it is of none yet. `ends`: of every partition. If it has records, nobody
@@ -124,7 +125,8 @@ impl Projection {
 
     /// Up to where nothing but what was there is folded, because the read model is being filled; `None` if it is not.
     pub async fn filled_until(&mut self) -> Result<Option<Ends>, ReadModelError> {
-        Ok(filling::until(&mut self.connection).await?.map(|(_, ends)| ends))
+        let until = answered(self.answer_within, filling::until(&mut self.connection)).await?;
+        Ok(until.map(|(_, ends)| ends))
     }
 
     /// Has the read model answer, in its new epoch, if all is folded that it is to be filled with; the partitions that
@@ -138,7 +140,7 @@ impl Projection {
 
     /// The stored positions, of every partition.
     pub async fn positions(&mut self) -> Result<Vec<Position>, ReadModelError> {
-        positions_of(&mut self.connection, self.set).await
+        answered(self.answer_within, positions_of(&mut self.connection, self.set)).await
     }
 
     /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions

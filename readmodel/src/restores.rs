@@ -5,7 +5,7 @@ use model::{
     BackupId, Cursor, Heading, RestoreCounts, RestoreFailure, RestoreId, RestoreMode, Scope,
     ScopeKey, Standing, Timestamp,
 };
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use crate::{
@@ -149,7 +149,7 @@ pub async fn get(
     scope: &ScopeKey,
     id: RestoreId,
 ) -> Result<Option<RestoreRow>, ReadModelError> {
-    row(&mut *pool.acquire().await?, scope, id).await
+    row(pool, scope, id).await
 }
 
 /// The restore of a scope that is running (the ingest role).
@@ -173,13 +173,13 @@ pub async fn get_for(
     let mut transaction = pool.begin().await?;
     set_tenant(&mut transaction, &asked.scope.tenant).await?;
     let standing = standing(&mut transaction, asked).await?;
-    let row = row(&mut transaction, &asked.scope, id).await?;
+    let row = row(&mut *transaction, &asked.scope, id).await?;
     transaction.commit().await?;
     Ok((standing, row))
 }
 
 async fn row(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     scope: &ScopeKey,
     id: RestoreId,
 ) -> Result<Option<RestoreRow>, ReadModelError> {
@@ -231,6 +231,7 @@ impl Row {
 pub async fn entries(pool: &Pool, key: &ScopeKey) -> Result<Scope, ReadModelError> {
     let mut scope = Scope::new(key.clone());
     // One statement, one snapshot. The head comes from the entries: each is at its own cursor.
+    let mut transaction = pool.begin().await?;
     let mut rows = sqlx::query(
         "select id, cursor as n1, updated_at_us as n2, created_at_us as n3, bytes as n4, deleted_at_us as n5,
              content_hash as b1, body_hash as b2, restore_id as u1
@@ -238,13 +239,15 @@ pub async fn entries(pool: &Pool, key: &ScopeKey) -> Result<Scope, ReadModelErro
     )
     .bind(key.reference().0)
     .bind(key.tenant.as_str())
-    .fetch(pool);
+    .fetch(&mut *transaction);
     let mut head = Cursor::ZERO;
     while let Some(row) = rows.try_next().await? {
         let (id, entry) = entry(&row)?;
         head = entry.cursor;
         scope.insert(id, entry);
     }
+    drop(rows);
+    transaction.commit().await?;
     scope.heading = Heading { exists: true, head, ..Heading::default() };
     Ok(scope)
 }

@@ -6,7 +6,7 @@ use model::{
     CommandId, Cursor, Entry, Heading, LogId, Member, MessageId, Offset, Outcome, Partition,
     ScopeKey, ScopeRef, TenantId, UserId, limits::OUTCOME_KEPT_MICROS,
 };
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{Connection, PgConnection, PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -257,11 +257,11 @@ pub async fn parked_in(
     pool: &Pool,
     partition: Partition,
 ) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
-    parked(&mut *pool.acquire().await?, partition).await
+    parked(pool, partition).await
 }
 
 async fn parked(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     partition: Partition,
 ) -> Result<HashMap<ScopeRef, Offset>, ReadModelError> {
     let rows = sqlx::query_as::<_, (Uuid, i64)>(

@@ -1,10 +1,13 @@
 //! Several processes around one Kafka log.
 
 use context_sync::serve::Role;
+use model::Partition;
 
 use crate::{
-    client::{Device, USER, contents, say, team},
-    cluster::{Cluster, LogKind, Node},
+    client::{Device, Reply, USER, contents, say, team},
+    cluster::{Cluster, LogKind, Node, flags, settings},
+    crash::Child,
+    equation::eventually,
 };
 
 /// ingest, projector and api, each a process of its own.
@@ -97,4 +100,32 @@ async fn another_projector_takes_over() {
     cluster.check().await;
     standby.stop().await;
     cluster.node.stop().await;
+}
+
+/// Nobody would ever fold what an ingest process adds to a log that the rows are not of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ingest_that_writes_to_another_log_takes_nothing() {
+    let cluster = Cluster::start(LogKind::Kafka).await;
+    let ann = cluster.device("ann");
+    ann.push(USER, &[say("one")]).await.ok();
+    let dir = tempfile::tempdir().unwrap();
+    let flags = flags(LogKind::Kafka, cluster.database.url()).await;
+    let other = Child::serve_at_once("ingest", &flags, dir.path());
+    let there = ann.at(&other.url);
+    let refused = eventually("it answers", async || {
+        Reply::try_of(there.pushing(USER, &[say("two")])).await.ok()
+    })
+    .await;
+    let problem = refused.problem(503, "UNAVAILABLE");
+    assert_eq!(problem["accepted"], false, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("another log"), "{problem}");
+    let ready = reqwest::get(format!("{}/readyz", other.ops_url)).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().await.unwrap().contains("name the log that it is of"));
+    let log = eventlog::open(&settings(&flags).log, dir.path()).await.unwrap();
+    for partition in (0..log.partitions()).map(Partition::new) {
+        assert_eq!(log.bounds(partition).await.unwrap().end.get(), 0);
+    }
+    assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one"]);
+    cluster.finish().await;
 }

@@ -20,7 +20,7 @@ use crate::{
 async fn usages<const N: usize>(database: &Database, keys: [&str; N]) -> [Usage; N] {
     let ask =
         |key: &str| AccessQuery { scope: scope(key), user: user("ann"), org_role: OrgRole::Member };
-    let told = accounts(&database.role(DatabaseRole::Ingest), &keys.map(ask)).await.unwrap();
+    let (_, told) = accounts(&database.role(DatabaseRole::Ingest), &keys.map(ask)).await.unwrap();
     std::array::from_fn(|place| told[place].usage)
 }
 

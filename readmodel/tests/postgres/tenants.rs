@@ -173,7 +173,7 @@ async fn standings_are_those_of_the_scope_named() {
         asked("initech/team/web", "ann"),
         asked("acme/team/web", "ann"),
     ];
-    let accounts = accounts(&ingest, &all).await.unwrap();
+    let (_, accounts) = accounts(&ingest, &all).await.unwrap();
     let standings: Vec<_> = accounts.iter().map(|account| account.standing).collect();
     let roles: Vec<Option<Role>> = standings.into_iter().map(|standing| standing.role()).collect();
     let expected = [Some(Role::Owner), None, Some(Role::Member), None, Some(Role::Owner)];
