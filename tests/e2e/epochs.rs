@@ -9,12 +9,12 @@ use crate::{
 };
 
 both_logs! {
-    a_cursor_ahead_of_the_head_is_invalid,
-    cursors_of_another_epoch_are_not_good,
+    sync_001_a_cursor_ahead_of_the_head_is_invalid,
+    sync_001_cursors_of_another_epoch_are_not_good,
     a_base_cursor_of_another_epoch_counts_as_0,
 }
 
-async fn a_cursor_ahead_of_the_head_is_invalid(cluster: &mut Cluster) {
+async fn sync_001_a_cursor_ahead_of_the_head_is_invalid(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     let answer = |head: u64| json!({"head": head, "floor": 0});
     for head in [0_u64, 1] {
@@ -34,7 +34,7 @@ async fn a_cursor_ahead_of_the_head_is_invalid(cluster: &mut Cluster) {
     }
 }
 
-async fn cursors_of_another_epoch_are_not_good(cluster: &mut Cluster) {
+async fn sync_001_cursors_of_another_epoch_are_not_good(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.push(USER, &[say("x")]).await.ok();
     let epoch = ann.pull(USER, "").await.ok()["epoch"].as_str().unwrap().to_owned();

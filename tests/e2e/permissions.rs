@@ -78,7 +78,7 @@ archiving_on_both_logs! {
 
 both_logs! {
     an_org_owner_counts_as_owner_of_every_team_and_project,
-    a_stranger_and_a_scope_that_does_not_exist_are_answered_alike,
+    sync_005_a_stranger_and_a_scope_that_does_not_exist_are_answered_alike,
 }
 
 async fn of_team(cluster: &Cluster, role: &str, row: [bool; 4]) {
@@ -157,7 +157,9 @@ async fn an_org_owner_counts_as_owner_of_every_team_and_project(cluster: &mut Cl
     }
 }
 
-async fn a_stranger_and_a_scope_that_does_not_exist_are_answered_alike(cluster: &mut Cluster) {
+async fn sync_005_a_stranger_and_a_scope_that_does_not_exist_are_answered_alike(
+    cluster: &mut Cluster,
+) {
     cluster.device("ann").create_team("t", &[]).await;
     let eve = cluster.device("eve");
     let before = cluster.ends().await;

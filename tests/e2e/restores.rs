@@ -19,8 +19,8 @@ archiving_on_both_logs! {
     a_scope_is_set_back_to_a_moment,
     a_backup_of_another_scope_is_restored_by_one_who_may_in_both,
     a_retry_gets_the_first_restore_and_a_second_one_waits,
-    what_is_no_backup_of_the_scope_is_not_found,
-    a_damaged_backup_changes_nothing,
+    sync_003_what_is_no_backup_of_the_scope_is_not_found,
+    sync_004_a_damaged_backup_changes_nothing,
     wf_cs_003_and_005_who_may_restore,
 }
 
@@ -221,7 +221,7 @@ async fn a_retry_gets_the_first_restore_and_a_second_one_waits(cluster: &mut Clu
     assert_eq!(ann.pull(USER, "").await.ok()["count"], 4);
 }
 
-async fn what_is_no_backup_of_the_scope_is_not_found(cluster: &mut Cluster) {
+async fn sync_003_what_is_no_backup_of_the_scope_is_not_found(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.create_team("web", &[]).await;
     let backup = back_up(&ann, USER).await;
@@ -242,7 +242,7 @@ async fn what_is_no_backup_of_the_scope_is_not_found(cluster: &mut Cluster) {
     restore(&ann, USER, body(&pending["id"])).await.problem(404, "SYNC_003");
 }
 
-async fn a_damaged_backup_changes_nothing(cluster: &mut Cluster) {
+async fn sync_004_a_damaged_backup_changes_nothing(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     ann.push(USER, &three()).await.ok();
     let backup = back_up(&ann, USER).await;

@@ -53,6 +53,7 @@ use crate::{
     crash::Child,
     equation::{self, eventually},
     front::Front,
+    operators::ops,
     recovering::sealed,
 };
 
@@ -442,6 +443,8 @@ impl Stage {
         self.newest_backups().await;
         let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
         assert_eq!(report.problems, []);
+        let checked = ops(&self.cluster, &["check"]).await;
+        assert_eq!(checked.status, 0, "rows, log and archive: {checked:?}");
         if self.recovered {
             self.cluster.node.stop().await;
         } else {

@@ -14,7 +14,7 @@ both_logs! {
     an_edit_keeps_id_and_creation,
     one_push_may_change_a_message_often,
     times_are_the_writers_within_bounds,
-    one_bad_message_does_not_reject_the_others,
+    sync_002_one_bad_message_does_not_reject_the_others,
     an_empty_push_changes_nothing,
     unknown_fields_and_parameters_are_ignored,
 }
@@ -99,7 +99,7 @@ async fn times_are_the_writers_within_bounds(cluster: &mut Cluster) {
     assert_eq!(time(3), taken.to_string());
 }
 
-async fn one_bad_message_does_not_reject_the_others(cluster: &mut Cluster) {
+async fn sync_002_one_bad_message_does_not_reject_the_others(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     let wrong_hash = json!({"type": "decision", "content": "x",
         "content_hash": ContentHash::of("y").to_string()});
