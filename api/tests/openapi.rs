@@ -30,7 +30,7 @@ struct NoLog;
 
 impl EventLog for NoLog {
     fn log_id(&self) -> LogId {
-        unreachable!()
+        LogId(Default::default())
     }
     fn partitions(&self) -> u32 {
         1

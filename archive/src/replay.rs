@@ -75,6 +75,14 @@ impl EventLog for Replay {
         self.log.log_id()
     }
 
+    fn recovered_from(&self) -> Option<LogId> {
+        self.log.recovered_from()
+    }
+
+    fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
+        self.log.recover_from(lost)
+    }
+
     fn partitions(&self) -> u32 {
         self.log.partitions()
     }

@@ -70,6 +70,11 @@ pub enum ArchiverError {
         "the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again"
     )]
     Unrecovered { log: LogId, partition: Partition },
+    /// It begins with what another archive has.
+    #[error(
+        "log {log} goes on from log {lost}, and begins with what the archive of that has: this one is empty. Point to that one"
+    )]
+    NoBase { log: LogId, lost: LogId },
     #[error("a task of the archiver ended: {0}")]
     Task(String),
 }
@@ -98,6 +103,7 @@ impl ArchiverError {
             | Self::OtherManifest { .. }
             | Self::OtherLogs { .. }
             | Self::GivenUp { .. }
+            | Self::NoBase { .. }
             | Self::Unrecovered { .. } => false,
         }
     }

@@ -267,6 +267,8 @@ impl Judged {
     ) -> Result<Recovered, RecoveryError> {
         let Self { recovery, leftovers, abandoned } = self;
         recovery.check_log(log.as_ref()).await?;
+        // First: whoever folds it without what it begins with would give out cursors again.
+        log.recover_from(recovery.lost.log).await.map_err(ArchiverError::from)?;
         recovery.remove(leftovers, say).await?;
         let mut work = Work::new(recovery, log, facts).await?;
         let count = log.partitions();

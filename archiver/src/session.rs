@@ -122,13 +122,16 @@ impl Session<'_> {
 
     /// The archive is this log's, or nobody's yet.
     async fn check_owner(&self) -> Result<(), ArchiverError> {
-        match base::owner(self.archive, self.log.log_id()).await? {
-            Owner::Nobody | Owner::Ours => Ok(()),
-            Owner::Others(logs) => Err(ArchiverError::OtherLogs { log: self.log.log_id(), logs }),
-            Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log: self.log.log_id(), into }),
-            Owner::Unfinished(partition) => {
-                Err(ArchiverError::Unrecovered { log: self.log.log_id(), partition })
-            }
+        let log = self.log.log_id();
+        match base::owner(self.archive, log).await? {
+            Owner::Nobody => match self.log.recovered_from() {
+                None => Ok(()),
+                Some(lost) => Err(ArchiverError::NoBase { log, lost }),
+            },
+            Owner::Ours => Ok(()),
+            Owner::Others(logs) => Err(ArchiverError::OtherLogs { log, logs }),
+            Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log, into }),
+            Owner::Unfinished(partition) => Err(ArchiverError::Unrecovered { log, partition }),
         }
     }
 

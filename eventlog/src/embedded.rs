@@ -150,6 +150,7 @@ impl Shared {
 /// An open embedded log. Dropping it closes it.
 struct EmbeddedLog {
     shared: Arc<Shared>,
+    recovered_from: Option<LogId>,
     /// Taken by whoever closes the log.
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     /// Released when the writer has ended.
@@ -207,6 +208,7 @@ fn open_dir(options: Options, dir: &Path) -> Result<EmbeddedLog, OpenError> {
         let file = last.path.display();
         tracing::warn!(bytes = tail.cut, %file, "cut the log's torn tail, never acknowledged");
     }
+    let recovered_from = read_recovered_from(dir).map_err(storage)?;
     let shared = Arc::new(Shared {
         log_id: last.log_id,
         partitions: found,
@@ -224,7 +226,35 @@ fn open_dir(options: Options, dir: &Path) -> Result<EmbeddedLog, OpenError> {
         .name("log-writer".to_owned())
         .spawn(move || writer.run())
         .map_err(|error| storage(error.to_string()))?;
-    Ok(EmbeddedLog { shared, writer: Mutex::new(Some(writer)), lock: Mutex::new(Some(lock)) })
+    Ok(EmbeddedLog {
+        shared,
+        recovered_from,
+        writer: Mutex::new(Some(writer)),
+        lock: Mutex::new(Some(lock)),
+    })
+}
+
+/// The file that has the id of the log that this one goes on from.
+const RECOVERED_FROM: &str = "recovered_from";
+
+fn read_recovered_from(dir: &Path) -> Result<Option<LogId>, String> {
+    let text = match fs::read_to_string(dir.join(RECOVERED_FROM)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{RECOVERED_FROM}: {error}")),
+    };
+    let id = text.trim().parse().map_err(|error| format!("{RECOVERED_FROM}: {error}"))?;
+    Ok(Some(LogId(id)))
+}
+
+/// Durable, and whole: a file that is half written is removed when the log is opened.
+fn write_recovered_from(dir: &Path, lost: LogId) -> io::Result<()> {
+    let unfinished = dir.join(format!("{RECOVERED_FROM}.tmp"));
+    let mut file = File::create(&unfinished)?;
+    io::Write::write_all(&mut file, lost.to_string().as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, dir.join(RECOVERED_FROM))?;
+    segment::sync_dir(dir)
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
@@ -314,6 +344,20 @@ impl Drop for EmbeddedLog {
 impl EventLog for EmbeddedLog {
     fn log_id(&self) -> LogId {
         self.shared.log_id
+    }
+
+    fn recovered_from(&self) -> Option<LogId> {
+        self.recovered_from
+    }
+
+    fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
+        let dir = self.shared.dir.clone();
+        async move {
+            let written = tokio::task::spawn_blocking(move || write_recovered_from(&dir, lost));
+            let written = written.await.map_err(|error| LogError::Failed(error.to_string()))?;
+            written.map_err(|error| LogError::Failed(error.to_string()))
+        }
+        .boxed()
     }
 
     fn partitions(&self) -> u32 {

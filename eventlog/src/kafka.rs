@@ -34,8 +34,10 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// An open log on Kafka.
 struct KafkaLog {
     log_id: LogId,
+    recovered_from: Option<LogId>,
     partitions: u32,
     topic: Arc<str>,
+    meta: Arc<str>,
     clients: Clients,
     producer: Arc<Producer>,
     /// Asks the brokers; reads nothing.
@@ -56,8 +58,10 @@ pub(crate) async fn open(
     let opened = topics::open(config, name, &clients, &inquirer, &producer, deadline).await?;
     Ok(Arc::new(KafkaLog {
         log_id: opened.log_id,
+        recovered_from: opened.recovered_from,
         partitions: opened.partitions,
         topic: opened.events_topic.into(),
+        meta: opened.meta_topic.into(),
         clients,
         producer,
         inquirer,
@@ -95,6 +99,22 @@ impl KafkaLog {
 impl EventLog for KafkaLog {
     fn log_id(&self) -> LogId {
         self.log_id
+    }
+
+    fn recovered_from(&self) -> Option<LogId> {
+        self.recovered_from
+    }
+
+    fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
+        let (key, value) = (topics::recovered_from_key(self.log_id), lost.to_string());
+        let meta = Partition::new(0);
+        let sent = self.producer.send(&self.meta, meta, key.as_bytes(), value.as_bytes());
+        let answer = producer::answer(sent, self.append_timeout);
+        async move {
+            let noted = answer.await;
+            noted.map(drop).map_err(|error| LogError::Unavailable(error.to_string()))
+        }
+        .boxed()
     }
 
     fn partitions(&self) -> u32 {

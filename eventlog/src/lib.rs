@@ -95,6 +95,22 @@ pub trait EventLog: Send + Sync + 'static {
     /// The log's identity, made together with it. Another log never has the same.
     fn log_id(&self) -> LogId;
 
+    /// The log that this one goes on from, if a recovery made it: it begins with what that one's archive has, not with
+    /// nothing. As it was when the log was opened.
+    fn recovered_from(&self) -> Option<LogId> {
+        None
+    }
+
+    /// Notes that it goes on from another log, as a part of its identity. Nothing is appended before. Of several, the last
+    /// counts.
+    ///
+    /// # Errors
+    /// As [`EventLog::bounds`]; or it is no log that can be recovered into.
+    fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
+        let text = format!("it cannot go on from log {lost}");
+        Box::pin(async { Err(LogError::Failed(text)) })
+    }
+
     /// The number of partitions, which never changes.
     fn partitions(&self) -> u32;
 

@@ -13,8 +13,9 @@ use eventlog::{
     AppendError, Bounds, LogError, OpenError, ReadLimit, Record, RejectReason, partition_of,
 };
 use futures_util::future::join_all;
-use model::Place;
+use model::{LogId, Place};
 use support::*;
+use uuid::Uuid;
 
 /// One test on each log for every promise.
 macro_rules! contract {
@@ -48,6 +49,7 @@ contract!(
     large_records,
     readers_are_independent,
     reopening_keeps_identity_and_records,
+    what_it_was_recovered_from_is_a_part_of_its_identity,
     one_record_can_be_read,
     what_does_not_exist_is_refused,
     a_closed_log_takes_nothing,
@@ -342,6 +344,21 @@ async fn reopening_keeps_identity_and_records(home: Home) {
         records
     };
     assert_eq!(sorted(before), sorted(after));
+}
+
+async fn what_it_was_recovered_from_is_a_part_of_its_identity(home: Home) {
+    let log = home.open().await;
+    let (id, lost) = (log.log_id(), LogId(Uuid::new_v4()));
+    assert_eq!(log.recovered_from(), None);
+    // A recovery that was stopped, and begun again from another one.
+    for lost in [LogId(Uuid::new_v4()), lost] {
+        log.recover_from(lost).await.unwrap();
+    }
+    append(&*log, "k", 1).await;
+    log.close().await.unwrap();
+    drop(log);
+    let log = home.open().await;
+    assert_eq!((log.log_id(), log.recovered_from()), (id, Some(lost)));
 }
 
 async fn one_record_can_be_read(home: Home) {

@@ -60,6 +60,12 @@ pub enum ProjectorError {
         "the recovery of log {log} is not done: partition {partition} is missing. Run `context-sync ops recover` again"
     )]
     Unrecovered { log: LogId, partition: Partition },
+    /// It does not begin with nothing.
+    #[error(
+        "log {log} goes on from log {lost}, and begins with what the archive of that has: name it with --archive. \
+         Folded without it, cursors that devices have would be given out again"
+    )]
+    NoBase { log: LogId, lost: LogId },
     /// The read model knows a record that this log has not, at its place.
     #[error(
         "the record at {0} is not the one that the read model was built from: this is another log, \
@@ -117,6 +123,7 @@ impl ProjectorError {
             | Self::OtherArchive { .. }
             | Self::GivenUp { .. }
             | Self::Unrecovered { .. }
+            | Self::NoBase { .. }
             | Self::NoSuchPartition(_) => false,
         }
     }
@@ -252,6 +259,10 @@ impl Session<'_> {
         }
         let mut projection = Projection::connect_to(self.database, set).await?;
         if !projection.is_begun().await? {
+            // Where it was recovered, it does not begin with nothing, and the archive would have begun it.
+            if let Some(lost) = self.log.recovered_from() {
+                return Err(ProjectorError::NoBase { log: self.log.log_id(), lost });
+            }
             projection.begin(self.log.log_id(), &ends(self.log.as_ref()).await?).await?;
         }
         let loader = Loader::connect_to(self.database, set).await?;

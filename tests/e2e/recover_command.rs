@@ -20,6 +20,7 @@ use context_sync::device::scope::Scope;
 use dev::gcs::{Fault, Front};
 use device::replica::Replica;
 use eventlog::{LogAddress, LogConfig, OpenError};
+use model::LogId;
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::Notify};
 
@@ -27,7 +28,8 @@ use crate::{
     backups::{back_up, completed},
     client::{USER, contents, say},
     cluster::{ALL, Cluster, LogKind, kafka_flags, settings},
-    crash::binary,
+    crash::{Child, binary, flags as chaos_flags},
+    database::Database,
     operators::said,
     reconcile::{assert_in_sync, mend},
     recovering::sealed,
@@ -88,7 +90,34 @@ async fn a_log_is_given_up_only_if_it_is_said_so_and_it_is_lost() {
     let late = recover(&[&flag, &into, &cache, &again, "--yes", "--quiet-seconds=0"]).await;
     assert!(late.status == 1 && late.error.contains("goes on in log"), "{late:?}");
     assert!(!scratch.path().join("new").exists(), "nothing is made");
-    cluster.node.stop().await;
+    let (_, dir) = cluster.leave().await;
+    let log = vec![format!("--log-dir={}", dir.join("log").display())];
+    is_not_begun_with_nothing(&log, old).await;
+}
+
+/// A log that was recovered begins with what its archive has: without that, or with another, neither its rows nor an
+/// archive are begun.
+async fn is_not_begun_with_nothing(log: &[String], lost: LogId) {
+    let (database, dir) = (Database::migrated().await, tempfile::tempdir().unwrap());
+    let empty = format!("--archive=file://{}", dir.path().join("empty").display());
+    let cache = format!("--archive-cache={}", dir.path().join("cache").display());
+    for (role, archive) in
+        [("projector", None), ("projector", Some(&empty)), ("archiver", Some(&empty))]
+    {
+        let mut flags = chaos_flags(database.url(), log);
+        flags.push(cache.clone());
+        flags.extend(archive.cloned());
+        let mut child = Child::serve_at_once(role, &flags, dir.path());
+        let ended = child.exit().await;
+        let said = child.said();
+        assert!(!ended.success(), "{role}: {said}");
+        assert!(said.contains(&format!("goes on from log {lost}")), "{role}: {said}");
+    }
+    let begun: bool = sqlx::query_scalar("select exists (select from source)")
+        .fetch_one(&database.owner_pool())
+        .await
+        .unwrap();
+    assert!(!begun);
 }
 
 /// Into an empty Kafka, which gets its topics. What was never archived comes back from a device that holds it.
@@ -101,6 +130,7 @@ async fn devices_bring_back_to_an_empty_kafka_what_was_never_archived() {
     ann.push(USER, &[say("one"), say("two")]).await.ok();
     let archive = Archive::open(&cluster.settings.archive).unwrap();
     sealed(&archive, cluster.node.log.as_ref()).await;
+    let old = cluster.node.log.log_id();
     cluster.restart(ALL).await;
     let ann = cluster.device("ann");
     ann.push(USER, &[say("three")]).await.ok();
@@ -128,6 +158,10 @@ async fn devices_bring_back_to_an_empty_kafka_what_was_never_archived() {
     assert_in_sync(&ann, USER, &replica).await;
     assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "two", "three"]);
     cluster.node.stop().await;
+    let LogAddress::Kafka { brokers } = &cluster.settings.log.log else { panic!("only Kafka") };
+    let prefix = &cluster.settings.log.log_topic_prefix;
+    let log = [format!("--log=kafka://{brokers}"), format!("--log-topic-prefix={prefix}")];
+    is_not_begun_with_nothing(&log, old).await;
 }
 
 /// Whatever is wrong with archive or flags: there is no new log, and no topic, nor anything else.

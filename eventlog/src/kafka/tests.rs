@@ -24,7 +24,9 @@ fn log_nowhere() -> KafkaLog {
     KafkaLog {
         log_id: LogId(uuid::Uuid::nil()),
         partitions: 2,
+        recovered_from: None,
         topic: "none.events.v1".into(),
+        meta: "meta".into(),
         producer: Arc::new(Producer::new(&clients).unwrap()),
         inquirer: Arc::new(clients.inquirer().unwrap()),
         clients,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{LogId, Offset, Partition};
+use model::{LogId, Partition};
 use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
     admin::{
@@ -23,7 +23,7 @@ use super::{
     fetch_bounds,
     producer::{self, Producer},
 };
-use crate::{KAFKA_PARTITIONS, LogConfig, Name, OpenError};
+use crate::{Bounds, KAFKA_PARTITIONS, LogConfig, Name, OpenError};
 
 /// The pause between two looks at something that is about to happen.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -49,8 +49,10 @@ impl Name {
 /// What opening the topics found.
 pub(super) struct Opened {
     pub(super) log_id: LogId,
+    pub(super) recovered_from: Option<LogId>,
     pub(super) partitions: u32,
     pub(super) events_topic: String,
+    pub(super) meta_topic: String,
 }
 
 struct Topics<'a> {
@@ -93,12 +95,19 @@ pub(super) async fn open(
         let wanted = identity.partitions;
         return Err(OpenError::PartitionCount { log, found, wanted });
     }
-    Ok(Opened { log_id: identity.log_id, partitions: found, events_topic: topics.events })
+    Ok(Opened {
+        log_id: identity.log_id,
+        recovered_from: identity.recovered_from,
+        partitions: found,
+        events_topic: topics.events,
+        meta_topic: topics.meta,
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     log_id: LogId,
+    recovered_from: Option<LogId>,
     partitions: u32,
 }
 
@@ -293,7 +302,7 @@ impl Topics<'_> {
             });
             let problem = match bounds.await {
                 Ok(Ok(bounds)) if bounds.start == bounds.end => return Ok(None),
-                Ok(Ok(bounds)) => match self.scan_identity(bounds.start).await {
+                Ok(Ok(bounds)) => match self.scan_identity(bounds).await {
                     Ok(identity) => return Ok(identity),
                     Err(problem) => problem,
                 },
@@ -305,25 +314,26 @@ impl Topics<'_> {
     }
 
     /// From an offset, by its number: librdkafka asks for the beginning's only after half a second.
-    async fn scan_identity(&self, start: Offset) -> Result<Option<Identity>, String> {
+    async fn scan_identity(&self, bounds: Bounds) -> Result<Option<Identity>, String> {
         let consumer: StreamConsumer<Context> =
             self.clients.reader(true).map_err(|error| error.to_string())?;
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.meta, 0, KafkaOffset::Offset(start.as_i64()))
+        list.add_partition_offset(&self.meta, 0, KafkaOffset::Offset(bounds.start.as_i64()))
             .and_then(|()| consumer.assign(&list))
             .map_err(|error| error.to_string())?;
+        let mut found = Found::default();
         let scan = async {
             loop {
                 match consumer.recv().await {
                     Ok(message) => {
-                        let identity = parse_identity(self.name, message.key(), message.payload());
-                        if identity.is_some() {
-                            return Ok(identity);
+                        found.take(self.name, message.key(), message.payload());
+                        if message.offset() + 1 >= bounds.end.as_i64() {
+                            return Ok(found.identity());
                         }
                     }
-                    Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return Ok(None),
+                    Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return Ok(found.identity()),
                     Err(error) => match error.rdkafka_error_code() {
-                        Some(Code::PartitionEOF) => return Ok(None),
+                        Some(Code::PartitionEOF) => return Ok(found.identity()),
                         Some(Code::TopicAuthorizationFailed) => return Err(reason(&error)),
                         _ => {}
                     },
@@ -393,10 +403,49 @@ impl Topics<'_> {
     }
 }
 
+/// The key of a log's record that says which log it goes on from; the value is that one's id.
+pub(super) fn recovered_from_key(log: LogId) -> String {
+    format!("{RECOVERED_FROM}{log}")
+}
+
+const RECOVERED_FROM: &str = "recovered_from/";
+
+/// What the meta topic has so far.
+#[derive(Default)]
+struct Found {
+    identity: Option<Identity>,
+    /// By the id of the log that goes on.
+    recovered: HashMap<LogId, LogId>,
+}
+
+impl Found {
+    fn take(&mut self, name: Name, key: Option<&[u8]>, value: Option<&[u8]>) {
+        if self.identity.is_none() {
+            self.identity = parse_identity(name, key, value);
+        }
+        if let Some((log, lost)) = parse_recovered(key, value) {
+            self.recovered.insert(log, lost);
+        }
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let identity = self.identity?;
+        let recovered_from = self.recovered.get(&identity.log_id).copied();
+        Some(Identity { recovered_from, ..identity })
+    }
+}
+
 fn parse_identity(name: Name, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Identity> {
     let id = std::str::from_utf8(key?).ok()?.strip_prefix(name.log_id_key())?;
     let partitions = std::str::from_utf8(value?).ok()?.parse().ok()?;
-    Some(Identity { log_id: LogId(Uuid::parse_str(id).ok()?), partitions })
+    let log_id = LogId(Uuid::parse_str(id).ok()?);
+    Some(Identity { log_id, recovered_from: None, partitions })
+}
+
+fn parse_recovered(key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(LogId, LogId)> {
+    let log = std::str::from_utf8(key?).ok()?.strip_prefix(RECOVERED_FROM)?;
+    let lost = std::str::from_utf8(value?).ok()?;
+    Some((LogId(Uuid::parse_str(log).ok()?), LogId(Uuid::parse_str(lost).ok()?)))
 }
 
 const fn is_final(code: Code) -> bool {

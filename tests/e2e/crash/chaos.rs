@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-pub(super) fn flags(database_url: &str, log: &[String]) -> Vec<String> {
+pub(crate) fn flags(database_url: &str, log: &[String]) -> Vec<String> {
     let mut flags = vec![
         format!("--database-url={database_url}"),
         format!("--jwt-secret={SECRET}"),
