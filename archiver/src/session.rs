@@ -124,11 +124,12 @@ impl Session<'_> {
     async fn check_owner(&self) -> Result<(), ArchiverError> {
         let log = self.log.log_id();
         match base::owner(self.archive, log).await? {
-            Owner::Nobody => match self.log.recovered_from() {
-                None => Ok(()),
-                Some(lost) => Err(ArchiverError::NoBase { log, lost }),
+            Owner::Nobody | Owner::Ours => match self.log.recovered_from() {
+                Some(lost) if base::recovered_from(self.archive, log).await?.is_none() => {
+                    Err(ArchiverError::NoBase { log, lost })
+                }
+                _ => Ok(()),
             },
-            Owner::Ours => Ok(()),
             Owner::Others(logs) => Err(ArchiverError::OtherLogs { log, logs }),
             Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log, into }),
             Owner::Unfinished(partition) => Err(ArchiverError::Unrecovered { log, partition }),

@@ -208,7 +208,7 @@ fn open_dir(options: Options, dir: &Path) -> Result<EmbeddedLog, OpenError> {
         let file = last.path.display();
         tracing::warn!(bytes = tail.cut, %file, "cut the log's torn tail, never acknowledged");
     }
-    let recovered_from = read_recovered_from(dir).map_err(storage)?;
+    let recovered_from = read_recovered_from(dir, last.log_id).map_err(storage)?;
     let shared = Arc::new(Shared {
         log_id: last.log_id,
         partitions: found,
@@ -234,24 +234,27 @@ fn open_dir(options: Options, dir: &Path) -> Result<EmbeddedLog, OpenError> {
     })
 }
 
-/// The file that has the id of the log that this one goes on from.
+/// The file that has this log's id, and that of the log that it goes on from.
 const RECOVERED_FROM: &str = "recovered_from";
 
-fn read_recovered_from(dir: &Path) -> Result<Option<LogId>, String> {
+fn read_recovered_from(dir: &Path, own: LogId) -> Result<Option<LogId>, String> {
     let text = match fs::read_to_string(dir.join(RECOVERED_FROM)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{RECOVERED_FROM}: {error}")),
     };
-    let id = text.trim().parse().map_err(|error| format!("{RECOVERED_FROM}: {error}"))?;
-    Ok(Some(LogId(id)))
+    let ids: Option<Vec<Uuid>> = text.split_whitespace().map(|id| id.parse().ok()).collect();
+    match ids.as_deref() {
+        Some([log, lost]) => Ok(Some(LogId(*lost)).filter(|_| *log == own.0)),
+        _ => Err(format!("{RECOVERED_FROM} has not the ids of two logs")),
+    }
 }
 
 /// Durable, and whole: a file that is half written is removed when the log is opened.
-fn write_recovered_from(dir: &Path, lost: LogId) -> io::Result<()> {
+fn write_recovered_from(dir: &Path, own: LogId, lost: LogId) -> io::Result<()> {
     let unfinished = dir.join(format!("{RECOVERED_FROM}.tmp"));
     let mut file = File::create(&unfinished)?;
-    io::Write::write_all(&mut file, lost.to_string().as_bytes())?;
+    io::Write::write_all(&mut file, format!("{own} {lost}\n").as_bytes())?;
     file.sync_all()?;
     fs::rename(&unfinished, dir.join(RECOVERED_FROM))?;
     segment::sync_dir(dir)
@@ -351,9 +354,10 @@ impl EventLog for EmbeddedLog {
     }
 
     fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
-        let dir = self.shared.dir.clone();
+        let (dir, own) = (self.shared.dir.clone(), self.shared.log_id);
         async move {
-            let written = tokio::task::spawn_blocking(move || write_recovered_from(&dir, lost));
+            let written =
+                tokio::task::spawn_blocking(move || write_recovered_from(&dir, own, lost));
             let written = written.await.map_err(|error| LogError::Failed(error.to_string()))?;
             written.map_err(|error| LogError::Failed(error.to_string()))
         }

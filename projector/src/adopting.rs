@@ -42,6 +42,10 @@ pub(crate) async fn adopt(
     check_owner(archive, log.log_id()).await?;
     check_end(archive, log).await?;
     let is_recovered = base::recovered_from(archive, log.log_id()).await?.is_some();
+    // Epochs alone, which a projector may have kept in a wrong archive, are nothing to begin with.
+    if let Some(lost) = log.recovered_from().filter(|_| !is_recovered) {
+        return Err(ProjectorError::NoBase { log: log.log_id(), lost });
+    }
     if !is_recovered && base::epochs(archive, log.log_id()).await?.is_empty() {
         return Ok(());
     }

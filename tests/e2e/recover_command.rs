@@ -20,7 +20,7 @@ use context_sync::device::scope::Scope;
 use dev::gcs::{Fault, Front};
 use device::replica::Replica;
 use eventlog::{LogAddress, LogConfig, OpenError};
-use model::LogId;
+use model::{Epoch, LogId};
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::Notify};
 
@@ -90,20 +90,32 @@ async fn a_log_is_given_up_only_if_it_is_said_so_and_it_is_lost() {
     let late = recover(&[&flag, &into, &cache, &again, "--yes", "--quiet-seconds=0"]).await;
     assert!(late.status == 1 && late.error.contains("goes on in log"), "{late:?}");
     assert!(!scratch.path().join("new").exists(), "nothing is made");
+    let new = cluster.node.log.log_id();
     let (_, dir) = cluster.leave().await;
     let log = vec![format!("--log-dir={}", dir.join("log").display())];
-    is_not_begun_with_nothing(&log, old).await;
+    is_not_begun_with_nothing(&log, new, old).await;
 }
 
 /// A log that was recovered begins with what its archive has: without that, or with another, neither its rows nor an
 /// archive are begun.
-async fn is_not_begun_with_nothing(log: &[String], lost: LogId) {
+async fn is_not_begun_with_nothing(log: &[String], own: LogId, lost: LogId) {
     let (database, dir) = (Database::migrated().await, tempfile::tempdir().unwrap());
     let empty = format!("--archive=file://{}", dir.path().join("empty").display());
+    // An epoch, as a projector on rows that are right may have kept it in a wrong archive, is nothing to begin with.
+    let stray = archive::path::epoch(own, 2, Epoch(uuid::Uuid::new_v4()));
+    let stray = dir.path().join("stray").join(stray);
+    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    std::fs::write(stray, r#"{"epoch":"00000000-0000-0000-0000-000000000000","bases":[]}"#)
+        .unwrap();
+    let wrong = format!("--archive=file://{}", dir.path().join("stray").display());
     let cache = format!("--archive-cache={}", dir.path().join("cache").display());
-    for (role, archive) in
-        [("projector", None), ("projector", Some(&empty)), ("archiver", Some(&empty))]
-    {
+    for (role, archive) in [
+        ("projector", None),
+        ("projector", Some(&empty)),
+        ("archiver", Some(&empty)),
+        ("projector", Some(&wrong)),
+        ("archiver", Some(&wrong)),
+    ] {
         let mut flags = chaos_flags(database.url(), log);
         flags.push(cache.clone());
         flags.extend(archive.cloned());
@@ -157,11 +169,12 @@ async fn devices_bring_back_to_an_empty_kafka_what_was_never_archived() {
     assert_eq!((mended.dropped, mended.pushed_again), (0, 1), "{mended:?}");
     assert_in_sync(&ann, USER, &replica).await;
     assert_eq!(contents(&ann.pull(USER, "").await.ok()), ["one", "two", "three"]);
+    let new = cluster.node.log.log_id();
     cluster.node.stop().await;
     let LogAddress::Kafka { brokers } = &cluster.settings.log.log else { panic!("only Kafka") };
     let prefix = &cluster.settings.log.log_topic_prefix;
     let log = [format!("--log=kafka://{brokers}"), format!("--log-topic-prefix={prefix}")];
-    is_not_begun_with_nothing(&log, old).await;
+    is_not_begun_with_nothing(&log, new, old).await;
 }
 
 /// Whatever is wrong with archive or flags: there is no new log, and no topic, nor anything else.
