@@ -72,7 +72,7 @@ pub enum ArchiverError {
     Unrecovered { log: LogId, partition: Partition },
     /// It begins with what another archive has.
     #[error(
-        "log {log} goes on from log {lost}, and begins with what the archive of that has: this one is empty. Point to that one"
+        "log {log} goes on from log {lost}, and begins with what the archive of that has, which this one has not. Point to that one"
     )]
     NoBase { log: LogId, lost: LogId },
     #[error("a task of the archiver ended: {0}")]

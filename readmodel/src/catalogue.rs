@@ -116,7 +116,7 @@ impl Catalogue {
 async fn position(connection: &mut PgConnection, log: LogId) -> Result<Offset, ReadModelError> {
     sqlx::query(
         "insert into catalogue_position (log_id, next_offset) values ($1, 0)
-             on conflict (one) do nothing",
+         on conflict (one) do nothing",
     )
     .bind(log.0)
     .execute(&mut *connection)

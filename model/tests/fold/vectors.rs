@@ -52,10 +52,8 @@ fn vectors_of_ids() {
             ("scope", _) => scope().reference().0,
             ("epoch", _) => {
                 let log = LogId(text(vector, "log_id").parse().unwrap());
-                {
-                    assert_eq!(number("rules"), RulesVersion::FIRST.0);
-                    Epoch::of_log(log).0
-                }
+                assert_eq!(number("rules"), RulesVersion::FIRST.0);
+                Epoch::of_log(log).0
             }
             (other, _) => panic!("an id of {other}"),
         };
