@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use model::{CommandId, Cursor, Epoch, LogId, Offset, Outcome, Partition, ScopeKey};
+use model::{CommandId, Cursor, Epoch, FoldRevision, LogId, Offset, Outcome, Partition, ScopeKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -212,11 +212,18 @@ pub struct StoredEpoch {
     /// Whether the scopes that are not among them kept all, or nothing.
     #[serde(default = "kept")]
     pub keeps_unlisted: bool,
+    /// By which revision of the fold the rows were folded that it began with.
+    #[serde(default = "first_revision")]
+    pub fold_revision: FoldRevision,
 }
 
 /// What an epoch does that does not say it.
 const fn kept() -> bool {
     true
+}
+
+const fn first_revision() -> FoldRevision {
+    FoldRevision::FIRST
 }
 
 impl StoredEpoch {

@@ -42,7 +42,7 @@ pub use ids::{
     ScopeName, TenantId, UserId,
 };
 pub use limits::Limits;
-pub use log_fold::{LogFold, PartitionClock, UnknownRules};
+pub use log_fold::{FoldRevision, LogFold, PartitionClock, UnknownRules};
 pub use message::{Body, Entry, InvalidCode, Message, MessageType, Metadata};
 pub use outcome::{Outcome, PushAnswer, PushResult, Refusal, Status, Verdict};
 pub use place::{InvalidPlace, LogId, Offset, Partition, Place};

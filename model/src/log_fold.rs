@@ -22,6 +22,21 @@ pub struct PartitionClock {
     pub rules: RulesVersion,
 }
 
+/// What the fold's code comes to. Rules change at a record of the log; a mistake that is mended changes what records before
+/// it come to, and cursors that were given out may then say something else.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct FoldRevision(pub u32);
+
+impl FoldRevision {
+    /// Of what does not say by which it was folded.
+    pub const FIRST: Self = Self(1);
+    /// This build's. To be raised with each change by which a record that is folded already may come to other rows.
+    pub const CURRENT: Self = Self(1);
+}
+
 /// The log asks for rules that this build does not know: it must not fold on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

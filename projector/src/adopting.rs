@@ -12,7 +12,10 @@ use archive::{
     replay::ArchivedEnd,
 };
 use eventlog::{Bounds, EventLog, Record};
-use model::{Cursor, Epoch, LogId, Member, Partition, PartitionClock, Place, ScopeKey, ScopeRef};
+use model::{
+    Cursor, Epoch, FoldRevision, LogId, Member, Partition, PartitionClock, Place, ScopeKey,
+    ScopeRef,
+};
 use readmodel::{
     DatabaseConfig, ProjectionSet,
     adoption::{Adoption, PastEpoch},
@@ -113,11 +116,13 @@ async fn epochs(
             false => recovered(archive, of, log.partitions()).await?,
         };
         let epoch = Epoch::of_log(of);
-        let new = NewEpoch { epoch, bases, keeps_unlisted: false };
+        let fold_revision = FoldRevision::FIRST; // nobody is left to say which
+        let new = NewEpoch { epoch, bases, keeps_unlisted: false, fold_revision };
         epochs.push(PastEpoch { log: of, new });
-        for StoredEpoch { epoch, bases, keeps_unlisted } in base::epochs(archive, of).await? {
+        for stored in base::epochs(archive, of).await? {
+            let StoredEpoch { epoch, bases, keeps_unlisted, fold_revision } = stored;
             let bases = bases.into_iter().map(|(scope, base)| (ScopeRef(scope), base)).collect();
-            let new = NewEpoch { epoch, bases, keeps_unlisted };
+            let new = NewEpoch { epoch, bases, keeps_unlisted, fold_revision };
             epochs.push(PastEpoch { log: of, new });
         }
     }

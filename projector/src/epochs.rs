@@ -29,8 +29,9 @@ pub(crate) async fn keep(
     let kept: HashSet<_> = kept.into_iter().map(|stored| stored.epoch).collect();
     for (number, new) in begun.into_iter().filter(|(_, new)| !kept.contains(&new.epoch)) {
         let bases = new.bases.iter().map(|(scope, base)| (scope.0, *base)).collect();
-        let NewEpoch { epoch, keeps_unlisted, .. } = new;
-        StoredEpoch { epoch, bases, keeps_unlisted }.keep(archive, log, number).await?;
+        let NewEpoch { epoch, keeps_unlisted, fold_revision, .. } = new;
+        let stored = StoredEpoch { epoch, bases, keeps_unlisted, fold_revision };
+        stored.keep(archive, log, number).await?;
     }
     Ok(())
 }

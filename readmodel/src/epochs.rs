@@ -1,6 +1,6 @@
 //! Epochs: which cursors devices may go on from, after the log or the rules gave out others.
 
-use model::{Cursor, Epoch, LogId, ScopeRef};
+use model::{Cursor, Epoch, FoldRevision, LogId, ScopeRef};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -70,6 +70,8 @@ pub struct NewEpoch {
     pub bases: Vec<(ScopeRef, Cursor)>,
     /// Whether scopes that are not among them are kept whole, or not at all.
     pub keeps_unlisted: bool,
+    /// By which all rows were folded that it began with.
+    pub fold_revision: FoldRevision,
 }
 
 /// The epochs that began on a log after its first one, with their numbers: no log says that they did.
@@ -78,8 +80,8 @@ pub async fn begun(
     log: LogId,
 ) -> Result<Vec<(u32, NewEpoch)>, ReadModelError> {
     let mut connection = connect::projector(config).await?;
-    let rows: Vec<(i32, Uuid, bool)> = sqlx::query_as(
-        "select number, epoch, keeps_unlisted from context_sync_settings.epochs
+    let rows: Vec<(i32, Uuid, bool, i32)> = sqlx::query_as(
+        "select number, epoch, keeps_unlisted, fold_revision from context_sync_settings.epochs
          where log_id = $1 and number > (select min(number) from context_sync_settings.epochs where log_id = $1)
          order by number",
     )
@@ -87,7 +89,7 @@ pub async fn begun(
     .fetch_all(&mut connection)
     .await?;
     let mut begun = Vec::new();
-    for (number, epoch, keeps_unlisted) in rows {
+    for (number, epoch, keeps_unlisted, revision) in rows {
         let bases: Vec<(Uuid, i64)> = sqlx::query_as(
             "select scope, base from context_sync_settings.bases where number = $1 order by scope",
         )
@@ -96,8 +98,9 @@ pub async fn begun(
         .await?;
         let base = |(scope, base)| (ScopeRef(scope), Cursor::from_i64(base));
         let bases = bases.into_iter().map(base).collect();
-        begun
-            .push((number.unsigned_abs(), NewEpoch { epoch: Epoch(epoch), bases, keeps_unlisted }));
+        let (epoch, fold_revision) = (Epoch(epoch), FoldRevision(revision.unsigned_abs()));
+        let new = NewEpoch { epoch, bases, keeps_unlisted, fold_revision };
+        begun.push((number.unsigned_abs(), new));
     }
     connection.close().await.ok();
     Ok(begun)
@@ -107,6 +110,32 @@ pub async fn begun(
 pub(crate) async fn next_number(connection: &mut PgConnection) -> Result<i32, ReadModelError> {
     let next = "select coalesce(max(number), 0) + 1 from context_sync_settings.epochs";
     Ok(sqlx::query_scalar(next).fetch_one(connection).await?)
+}
+
+/// By which revision the rows were folded that the last epoch began with; `None` if none ever began here.
+pub(crate) async fn fold_revision(
+    connection: &mut PgConnection,
+) -> Result<Option<FoldRevision>, ReadModelError> {
+    let last =
+        "select fold_revision from context_sync_settings.epochs order by number desc limit 1";
+    let revision: Option<i32> = sqlx::query_scalar(last).fetch_optional(connection).await?;
+    Ok(revision.map(|revision| FoldRevision(revision.unsigned_abs())))
+}
+
+/// As [`fold_revision`]: all rows are of this one by now.
+pub(crate) async fn set_fold_revision(
+    connection: &mut PgConnection,
+    revision: FoldRevision,
+) -> Result<(), ReadModelError> {
+    sqlx::query(
+        "update context_sync_settings.epochs set fold_revision = $1
+         where number = (select max(number) from context_sync_settings.epochs)
+             and fold_revision <> $1",
+    )
+    .bind(revision.0 as i32)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Puts an epoch in force, in the transaction that replaces the rows.
@@ -129,12 +158,14 @@ pub(crate) async fn insert(
     new: &NewEpoch,
 ) -> Result<(), ReadModelError> {
     sqlx::query(
-        "insert into context_sync_settings.epochs (number, epoch, log_id, keeps_unlisted) values ($1, $2, $3, $4)",
+        "insert into context_sync_settings.epochs (number, epoch, log_id, keeps_unlisted, fold_revision)
+         values ($1, $2, $3, $4, $5)",
     )
     .bind(number)
     .bind(new.epoch.0)
     .bind(log.0)
     .bind(new.keeps_unlisted)
+    .bind(new.fold_revision.0 as i32)
     .execute(&mut *connection)
     .await?;
     let scopes: Vec<Uuid> = new.bases.iter().map(|(scope, _)| scope.0).collect();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Epoch, LogId, Offset, Partition};
+use model::{Epoch, FoldRevision, LogId, Offset, Partition};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -49,13 +49,20 @@ pub(crate) async fn begin(
         }
     }
     if !is_known(connection, log).await? {
-        let first = NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false };
+        let first = NewEpoch {
+            epoch,
+            bases: Vec::new(),
+            keeps_unlisted: false,
+            // Of a log with records: nobody is left to say which.
+            fold_revision: FoldRevision::FIRST,
+        };
         let first = [PastEpoch { log, new: first }];
         let past = if past.is_empty() { &first } else { past };
         put(connection, past).await?;
         // Nobody has a cursor of it but those that are kept.
         if ends.values().all(|end| *end == Offset::ZERO) {
             let present = past.last().map_or(epoch, |last| last.new.epoch);
+            epochs::set_fold_revision(connection, FoldRevision::CURRENT).await?;
             be_of(connection, log, partitions, present).await?;
             return Ok(true);
         }
@@ -147,20 +154,35 @@ pub(crate) async fn finish(
     if !behind.is_empty() {
         return Ok(behind.into_iter().map(|p| Partition::new(p.unsigned_abs())).collect());
     }
+    let is_folded_alike = epochs::fold_revision(connection).await? == Some(FoldRevision::CURRENT);
     let epoch = Epoch(Uuid::new_v4());
     let number = epochs::next_number(connection).await?;
     // What was never there has no cursor that could be kept.
-    let new = NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false };
+    let new = NewEpoch {
+        epoch,
+        bases: Vec::new(),
+        keeps_unlisted: false,
+        fold_revision: FoldRevision::CURRENT,
+    };
     epochs::insert(connection, number, log, &new).await?;
+    // What another revision folded may have given these cursors to something else.
+    if is_folded_alike {
+        keep_heads(connection, number).await?;
+    }
+    sqlx::raw_sql("delete from context_sync.filling").execute(&mut *connection).await?;
+    be_of(connection, log, ends.len() as i32, epoch).await?;
+    tracing::info!(%log, %epoch, is_folded_alike, "the read model is filled, and an epoch began");
+    Ok(Vec::new())
+}
+
+/// Cursors of the epoch before stay good as far as the log comes to.
+async fn keep_heads(connection: &mut PgConnection, number: i32) -> Result<(), ReadModelError> {
     sqlx::query(
         "insert into context_sync_settings.bases (number, scope, base)
          select $1, scope, head from scopes where head > 0",
     )
     .bind(number)
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    sqlx::raw_sql("delete from context_sync.filling").execute(&mut *connection).await?;
-    be_of(connection, log, ends.len() as i32, epoch).await?;
-    tracing::info!(%log, %epoch, "the read model is filled, and an epoch began");
-    Ok(Vec::new())
+    Ok(())
 }

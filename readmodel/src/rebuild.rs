@@ -8,7 +8,7 @@ mod swap;
 pub use compare::{Comparing, ScopeDifference, Sums, TenantDifference};
 pub use kept::{Cursors, DifferingScope};
 
-use model::{LogId, RulesVersion, ScopeKey};
+use model::{FoldRevision, LogId, ScopeKey};
 use sqlx::PgConnection;
 
 use crate::{
@@ -186,11 +186,11 @@ impl Rebuild {
     }
 }
 
-/// What the tables are: of which migration, folded by which rules, and of which scope if not of all.
+/// What the tables are: of which migration, folded by which revision, and of which scope if not of all.
 async fn mark(owner: &mut PgConnection, extent: &Extent) -> Result<String, ReadModelError> {
     let version = "select max(version) from _sqlx_migrations";
     let migration: i64 = sqlx::query_scalar(version).fetch_one(owner).await?;
-    let mut mark = format!("migration {migration}, rules {}", RulesVersion::CURRENT.0);
+    let mut mark = format!("migration {migration}, fold revision {}", FoldRevision::CURRENT.0);
     if let Extent::Scope(scope) = extent {
         mark.push_str(&format!(", scope {}", scope.reference().0));
     }

@@ -12,8 +12,8 @@ use archive::{
     segment::{self, SegmentReader},
 };
 use model::{
-    Cursor, Epoch, KnownCommand, LogId, Member, Message, Offset, Partition, PartitionClock, Scope,
-    ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope,
+    Cursor, Epoch, FoldRevision, KnownCommand, LogId, Member, Message, Offset, Partition,
+    PartitionClock, Scope, ScopeRef, Timestamp, limits::OUTCOME_KEPT_MICROS, log_fold::FoldedScope,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -113,7 +113,15 @@ pub fn rows(bucket: &mut Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
         let bases: Vec<(ScopeRef, Cursor)> =
             lines.map(|(line, _)| (line.scope.reference(), line.head)).collect();
         let epoch = Epoch::of_log(*log);
-        epochs.push(PastEpoch { log: *log, new: NewEpoch { epoch, bases, keeps_unlisted: false } });
+        epochs.push(PastEpoch {
+            log: *log,
+            new: NewEpoch {
+                epoch,
+                bases,
+                keeps_unlisted: false,
+                fold_revision: FoldRevision::CURRENT,
+            },
+        });
     }
     let mut rows = Rows::with_epochs(epochs);
     for Base { partition, header, scopes, commands } in begun(bucket, *logs.last().unwrap())?.iter()

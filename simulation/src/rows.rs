@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    CommandId, Cursor, Epoch, Heading, KnownCommand, LogId, Member, MessageId, Offset, Outcome,
-    Partition, PartitionClock, Scope, ScopeKey, ScopeRef, UserId,
+    CommandId, Cursor, Epoch, FoldRevision, Heading, KnownCommand, LogId, Member, MessageId,
+    Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, UserId,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -42,7 +42,12 @@ impl Rows {
     /// Of a log that is folded for the first time.
     pub fn new(log: LogId) -> Self {
         let epoch = Epoch::of_log(log);
-        let new = NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false };
+        let new = NewEpoch {
+            epoch,
+            bases: Vec::new(),
+            keeps_unlisted: false,
+            fold_revision: FoldRevision::CURRENT,
+        };
         Self::with_epochs(vec![PastEpoch { log, new }])
     }
 

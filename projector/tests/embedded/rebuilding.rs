@@ -1,6 +1,7 @@
 //! Rebuilding: what differs is found and mended, what is stopped goes on, what does not belong together is refused.
 
 use archive::{Archive, ArchiveAddress, ArchiveConfig, base};
+use model::FoldRevision;
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde_json::json;
@@ -117,6 +118,35 @@ async fn what_is_well_is_found_well_and_rebuilt_as_it_was() {
     .await
     .unwrap();
     assert_eq!(left, Vec::<String>::new());
+}
+
+/// A lost read model that is filled by the same revision of the fold keeps its cursors: it must not be thought of rows that
+/// another one folded.
+#[tokio::test]
+async fn rows_are_of_this_revision_of_the_fold_once_all_are_rebuilt() {
+    let bench = folded().await;
+    let revision = async || -> i32 {
+        let last =
+            "select fold_revision from context_sync_settings.epochs order by number desc limit 1";
+        sqlx::query_scalar(last).fetch_one(&bench.pool).await.unwrap()
+    };
+    assert_eq!(revision().await, FoldRevision::CURRENT.0 as i32);
+    execute(&bench, "update context_sync_settings.epochs set fold_revision = 99").await;
+    for (request, expected) in [
+        (dry(), 99),
+        (of_scope(TEAM, false), 99),
+        (RebuildRequest::default(), FoldRevision::CURRENT.0 as i32),
+    ] {
+        let (rebuilt, _) = rebuild(&bench, request.clone()).await;
+        assert_eq!((rebuilt.epoch, revision().await), (None, expected), "{request:?}");
+    }
+    // A scope that is rebuilt into an epoch of its own says nothing of the others.
+    execute(&bench, "update context_sync_settings.epochs set fold_revision = 99").await;
+    execute(&bench, "update messages set cursor = cursor + 90").await;
+    execute(&bench, "update scopes set head = head + 90").await;
+    let (rebuilt, _) = rebuild(&bench, of_scope(TEAM, false)).await;
+    assert!(rebuilt.epoch.is_some());
+    assert_eq!(revision().await, 99);
 }
 
 /// Tables, indexes, constraints, policies and grants by their definitions.

@@ -1,6 +1,6 @@
 //! What devices keep of their cursors, where cursors say something else in the rebuilt rows.
 
-use model::{Cursor, Epoch, ScopeRef};
+use model::{Cursor, Epoch, FoldRevision, ScopeRef};
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
@@ -122,6 +122,11 @@ impl Rebuild {
         let base = |scope: &DifferingScope| Some((scope.scope, scope.base?));
         let bases: Vec<_> = differing.iter().filter_map(base).collect();
         let begins = !bases.is_empty();
-        begins.then(|| NewEpoch { epoch: Epoch(Uuid::new_v4()), bases, keeps_unlisted: true })
+        begins.then(|| NewEpoch {
+            epoch: Epoch(Uuid::new_v4()),
+            bases,
+            keeps_unlisted: true,
+            fold_revision: FoldRevision::CURRENT,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use model::ScopeKey;
+use model::{FoldRevision, ScopeKey};
 
 use super::{Extent, OF_NO_SCOPE, REPLACED, Rebuild, TAKEN_AWAY, mark};
 use crate::{
@@ -109,8 +109,16 @@ impl Rebuild {
         if !replaced {
             return Ok(false);
         }
+        let fold_revision = match self.extent {
+            Extent::All => Some(FoldRevision::CURRENT),
+            // The other scopes' rows are what they were.
+            Extent::Scope(_) => epochs::fold_revision(&mut self.owner).await?,
+        };
         if let Some(new) = epoch {
             epochs::begin(&mut self.owner, new).await?;
+        }
+        if let Some(fold_revision) = fold_revision {
+            epochs::set_fold_revision(&mut self.owner, fold_revision).await?;
         }
         self.execute("select pg_notify('context_sync', ''); commit".to_owned()).await?;
         self.is_holding = false;

@@ -111,6 +111,33 @@ async fn epochs_outlive_what_is_dropped() {
     assert_eq!(base(&database, ANN, first).await, Some(Cursor::ZERO));
 }
 
+/// What a mended fold comes to may give a cursor to something else: devices begin anew, and repair what differs.
+#[tokio::test]
+async fn a_fill_by_another_revision_of_the_fold_keeps_no_cursor() {
+    let database = Database::migrated().await;
+    let owner = database.owner_pool();
+    let log = LogId(Uuid::new_v4());
+    let mut epochs = vec![Epoch::of_log(log)];
+    Writer::beside(&database, log, [0, 0]).await;
+    for other_revision in [true, false] {
+        if other_revision {
+            sqlx::query("update context_sync_settings.epochs set fold_revision = 99")
+                .execute(&owner)
+                .await
+                .unwrap();
+        }
+        sqlx::query("drop schema context_sync cascade").execute(&owner).await.unwrap();
+        readmodel::migrate(&database.config).await.unwrap();
+        let mut writer = Writer::beside(&database, log, [1, 0]).await;
+        writer.write(&push(ANN, "ann", &[say("x")])).await;
+        assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+        epochs.push(epoch(&database).await);
+    }
+    assert_eq!(base(&database, ANN, epochs[0]).await, Some(Cursor::ZERO));
+    // It was filled by this revision, and so was the next one.
+    assert_eq!(base(&database, ANN, epochs[1]).await, Some(Cursor::from_i64(1)));
+}
+
 #[tokio::test]
 async fn of_those_that_begin_at_once_one_says_where_the_log_ended() {
     let database = Database::migrated().await;
