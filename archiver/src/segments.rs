@@ -19,7 +19,7 @@ use crate::{
     config::SegmentConfig,
     error::ArchiverError,
     measure::{Progress, SEGMENTS},
-    session::by_partition,
+    session::{by_partition, check_owner},
     workers::blocking,
 };
 
@@ -63,6 +63,7 @@ impl Segments {
     }
 
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), ArchiverError> {
+        check_owner(&self.archive, self.log.as_ref()).await?;
         let mut progress = self.progress.subscribe();
         let mut opened = Opened::new();
         for partition in (0..self.log.partitions()).map(Partition::new) {

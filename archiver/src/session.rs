@@ -59,7 +59,7 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     /// Archives until shutdown (`Ok`) or until something goes wrong.
     pub(crate) async fn run(&self, shutdown: &CancellationToken) -> Result<(), ArchiverError> {
-        self.check_owner().await?;
+        check_owner(self.archive, self.log.as_ref()).await?;
         let cache = self.open_cache().await?;
         self.write_schemas().await?;
         let mut upkeep = self.upkeep.spawn(self, &cache);
@@ -118,22 +118,6 @@ impl Session<'_> {
             erasures.go_on(self, cache).await?;
         }
         Ok(())
-    }
-
-    /// The archive is this log's, or nobody's yet.
-    async fn check_owner(&self) -> Result<(), ArchiverError> {
-        let log = self.log.log_id();
-        match base::owner(self.archive, log).await? {
-            Owner::Nobody | Owner::Ours => match self.log.recovered_from() {
-                Some(lost) if base::recovered_from(self.archive, log).await?.is_none() => {
-                    Err(ArchiverError::NoBase { log, lost })
-                }
-                _ => Ok(()),
-            },
-            Owner::Others(logs) => Err(ArchiverError::OtherLogs { log, logs }),
-            Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log, into }),
-            Owner::Unfinished(partition) => Err(ArchiverError::Unrecovered { log, partition }),
-        }
     }
 
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
@@ -321,6 +305,22 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The archive is this log's, or nobody's yet. To be asked before anything is written to it.
+pub(crate) async fn check_owner(archive: &Archive, of: &dyn EventLog) -> Result<(), ArchiverError> {
+    let log = of.log_id();
+    match base::owner(archive, log).await? {
+        Owner::Nobody | Owner::Ours => match of.recovered_from() {
+            Some(lost) if base::recovered_from(archive, log).await?.is_none() => {
+                Err(ArchiverError::NoBase { log, lost })
+            }
+            _ => Ok(()),
+        },
+        Owner::Others(logs) => Err(ArchiverError::OtherLogs { log, logs }),
+        Owner::GivenUpFor(into) => Err(ArchiverError::GivenUp { log, into }),
+        Owner::Unfinished(partition) => Err(ArchiverError::Unrecovered { log, partition }),
     }
 }
 

@@ -1,22 +1,33 @@
 //! The recovery point: what the log has is in the archive within a minute, whatever becomes of sealing.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use archive::{
     ArchiveError, path,
     segment::{self, SegmentReader, SegmentWriter},
     verify::{Report, Sample, verify},
 };
-use archiver::SegmentConfig;
+use archiver::{ArchiverError, SegmentConfig};
 use bytes::Bytes;
 use eventlog::{EventLog, Record};
-use model::{Event, Offset, Partition, Timestamp};
+use model::{Epoch, Event, LogId, Offset, Partition, Timestamp};
+use object_store::{ObjectStoreExt, memory::InMemory};
+use uuid::Uuid;
 
 use crate::{
     archiving::a_day,
     bench::{Bench, open},
     commands::{push, say},
     reading::proves,
+    unreliable::{Cause, Fails, Operation, Unreliable, archive},
 };
 
 pub(crate) const SOON: SegmentConfig =
@@ -316,4 +327,26 @@ async fn a_segment_of_a_sealed_hour_is_a_leftover() {
     let running = bench.start();
     bench.eventually("it is deleted", async || report(&bench).await.leftovers.is_empty()).await;
     running.stop().await;
+}
+
+/// Whose an archive is, segments ask themselves: the session that will be refused may have to ask again and again before it knows.
+#[tokio::test]
+async fn nothing_is_uploaded_to_another_logs_archive() {
+    let inner = Arc::new(InMemory::new());
+    let others = path::epoch(LogId(Uuid::new_v4()), 2, Epoch(Uuid::new_v4()));
+    inner.put(&others.into(), "{}".into()).await.unwrap();
+    let written = Arc::new(AtomicBool::new(false));
+    let (mut asked, notes) = (0, written.clone());
+    let unreliable = Unreliable::over(&inner, move |operation| {
+        notes.fetch_or(operation == Operation::Write, Ordering::SeqCst);
+        asked += usize::from(operation == Operation::ListFolders);
+        (operation == Operation::ListFolders && asked < 8).then_some(Fails::Before(Cause::Down))
+    });
+    let at_once = SegmentConfig { archive_segment_bytes: 1, ..SOON };
+    let bench = Bench { segments: at_once, ..Bench::on(1, archive(inner)) };
+    an_open_hour(&bench, 0, 20);
+    let error = bench.start_with("cache", unreliable).error().await;
+    assert!(matches!(error, ArchiverError::OtherLogs { .. }), "{error:?}");
+    assert!(!written.load(Ordering::SeqCst));
+    assert_eq!(bench.archive.folders("segments").await.unwrap(), Vec::<String>::new());
 }

@@ -20,6 +20,7 @@ pub(crate) enum Operation {
     Write,
     Read,
     List,
+    ListFolders,
     Delete,
 }
 
@@ -150,7 +151,8 @@ impl ObjectStore for Unreliable {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        let cause = self.fails(Operation::ListFolders).await?;
+        after(cause, self.inner.list_with_delimiter(prefix).await?)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
