@@ -29,7 +29,8 @@ pub struct Leases {
 impl Leases {
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, ReadModelError> {
         let mut connection = connect::projector(config).await?;
-        sqlx::raw_sql("set idle_session_timeout = '10s'").execute(&mut connection).await?;
+        let set = sqlx::raw_sql("set idle_session_timeout = '10s'").execute(&mut connection);
+        within(ANSWER_WITHIN, set).await?;
         Ok(Self { connection, held: Vec::new() })
     }
 

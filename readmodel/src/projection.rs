@@ -21,8 +21,11 @@ use crate::{
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
 
-/// A commit may take as long as so many statements: most are one, and the server ends each that runs for too long.
-const COMMIT_ANSWERS: u32 = 3;
+/// A transaction may take as long as so many statements: few of them wait, and the server ends each that runs for too long.
+const TRANSACTION_ANSWERS: u32 = 3;
+
+/// Noting what every scope keeps takes as long as there are scopes; a database that is gone is given up some time.
+const FILL_WITHIN: Duration = Duration::from_secs(600);
 
 /// How far a partition is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +87,13 @@ impl Projection {
     /// Makes this the read model of the log, if it is of none yet. `ends`: of every partition. If it has records, nobody
     /// is answered from here before they are folded ([`Self::finish_filling`]).
     pub async fn begin(&mut self, log: LogId, ends: &Ends) -> Result<(), ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        filling::begin(&mut transaction, self.set, log, ends, &[]).await?;
-        transaction.commit().await?;
-        Ok(())
+        let limit = self.answer_within * TRANSACTION_ANSWERS;
+        answered(limit, async {
+            let mut transaction = self.connection.begin().await?;
+            filling::begin(&mut transaction, self.set, log, ends, &[]).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await
     }
 
     /// Refuses if this is the read model of another log, or of none. Then the positions of all partitions, those of one's
@@ -98,6 +104,18 @@ impl Projection {
         partitions: u32,
         own: &[Partition],
     ) -> Result<Vec<Position>, ReadModelError> {
+        let limit = self.answer_within * TRANSACTION_ANSWERS;
+        answered(limit, self.settle(log, partitions, own)).await?;
+        self.positions().await
+    }
+
+    /// Every partition has a position, and nobody is about to move one's `own`.
+    async fn settle(
+        &mut self,
+        log: LogId,
+        partitions: u32,
+        own: &[Partition],
+    ) -> Result<(), ReadModelError> {
         let mut transaction = self.connection.begin().await?;
         match filling::until(&mut transaction).await? {
             Some((of, ends)) => check_same((of, ends.len() as u32), (log, partitions))?,
@@ -119,8 +137,7 @@ impl Projection {
         .bind(own.iter().map(|p| p.get() as i32).collect::<Vec<_>>())
         .execute(&mut *transaction)
         .await?;
-        transaction.commit().await?;
-        self.positions().await
+        Ok(transaction.commit().await?)
     }
 
     /// Up to where nothing but what was there is folded, because the read model is being filled; `None` if it is not.
@@ -132,10 +149,13 @@ impl Projection {
     /// Has the read model answer, in its new epoch, if all is folded that it is to be filled with; the partitions that
     /// are behind else.
     pub async fn finish_filling(&mut self) -> Result<Vec<Partition>, ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        let behind = filling::finish(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(behind)
+        answered(FILL_WITHIN, async {
+            let mut transaction = self.connection.begin().await?;
+            let behind = filling::finish(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(behind)
+        })
+        .await
     }
 
     /// The stored positions, of every partition.
@@ -152,7 +172,7 @@ impl Projection {
         writes: &Writes,
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        let limit = self.answer_within * COMMIT_ANSWERS;
+        let limit = self.answer_within * TRANSACTION_ANSWERS;
         answered(limit, writes.commit(&mut self.connection, advances, notify)).await
     }
 
@@ -188,7 +208,7 @@ impl Projection {
         partition: Partition,
         before: i64,
     ) -> Result<u64, ReadModelError> {
-        let limit = self.answer_within * COMMIT_ANSWERS;
+        let limit = self.answer_within * TRANSACTION_ANSWERS;
         answered(limit, expire(&mut self.connection, delete, partition, before)).await
     }
 }

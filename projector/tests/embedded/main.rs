@@ -15,6 +15,7 @@ mod table;
 mod bench;
 mod dead_letters;
 mod filling;
+mod hanging;
 mod history;
 mod lost_answer;
 mod other_logs;
