@@ -66,6 +66,12 @@ pub enum ProjectorError {
          Folded without it, cursors that devices have would be given out again"
     )]
     NoBase { log: LogId, lost: LogId },
+    /// Its first record came after what it begins with.
+    #[error(
+        "the read model was begun with nothing, before log {log} was recovered from log {lost}: cursors that devices have would \
+         be given out again. Stop the services, drop the schema context_sync, and start them with --archive: it is filled anew"
+    )]
+    BegunWithoutBase { log: LogId, lost: LogId },
     /// The read model knows a record that this log has not, at its place.
     #[error(
         "the record at {0} is not the one that the read model was built from: this is another log, \
@@ -124,6 +130,7 @@ impl ProjectorError {
             | Self::GivenUp { .. }
             | Self::Unrecovered { .. }
             | Self::NoBase { .. }
+            | Self::BegunWithoutBase { .. }
             | Self::NoSuchPartition(_) => false,
         }
     }
@@ -258,11 +265,18 @@ impl Session<'_> {
             adopt(self.database, set, self.log.as_ref(), archive, only).await?;
         }
         let mut projection = Projection::connect_to(self.database, set).await?;
-        if !projection.is_begun().await? {
-            // Where it was recovered, it does not begin with nothing, and the archive would have begun it.
-            if let Some(lost) = self.log.recovered_from() {
-                return Err(ProjectorError::NoBase { log: self.log.log_id(), lost });
+        let is_begun = projection.is_begun().await?;
+        if let Some(lost) = self.log.recovered_from() {
+            let log = self.log.log_id();
+            // It does not begin with nothing, and the archive would have begun it.
+            if !is_begun {
+                return Err(ProjectorError::NoBase { log, lost });
             }
+            if !projection.goes_on_from(lost).await? {
+                return Err(ProjectorError::BegunWithoutBase { log, lost });
+            }
+        }
+        if !is_begun {
             projection.begin(self.log.log_id(), &ends(self.log.as_ref()).await?).await?;
         }
         let loader = Loader::connect_to(self.database, set).await?;

@@ -48,7 +48,10 @@ pub(crate) async fn begin(
             return Ok(true);
         }
     }
-    if !is_known(connection, log).await? {
+    let before: Vec<LogId> = past.iter().map(|past| past.log).collect();
+    // Without those before it, they are of a beginning that knew nothing of a recovery.
+    let is_known = is_known(connection, log).await? && has_epochs(connection, &before).await?;
+    if !is_known {
         let first = NewEpoch {
             epoch,
             bases: Vec::new(),
@@ -88,6 +91,17 @@ async fn is_known(connection: &mut PgConnection, log: LogId) -> Result<bool, Rea
     .fetch_optional(connection)
     .await?;
     Ok(last == Some(log.0))
+}
+
+/// Whether epochs of all these logs are known.
+pub(crate) async fn has_epochs(
+    connection: &mut PgConnection,
+    logs: &[LogId],
+) -> Result<bool, ReadModelError> {
+    let has = "select not exists (select from unnest($1::uuid[]) as wanted
+        where wanted not in (select log_id from context_sync_settings.epochs))";
+    let logs: Vec<Uuid> = logs.iter().map(|log| log.0).collect();
+    Ok(sqlx::query_scalar(has).bind(logs).fetch_one(connection).await?)
 }
 
 /// Puts epochs in the place of what there is of another log.

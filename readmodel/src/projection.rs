@@ -84,6 +84,12 @@ impl Projection {
         Ok(within(self.answer_within, asked).await?)
     }
 
+    /// Whether it was begun with what was recovered of that log.
+    pub async fn goes_on_from(&mut self, lost: LogId) -> Result<bool, ReadModelError> {
+        let lost = [lost];
+        answered(self.answer_within, filling::has_epochs(&mut self.connection, &lost)).await
+    }
+
     /// Makes this the read model of the log, if it is of none yet. `ends`: of every partition. If it has records, nobody
     /// is answered from here before they are folded ([`Self::finish_filling`]).
     pub async fn begin(&mut self, log: LogId, ends: &Ends) -> Result<(), ReadModelError> {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use model::{Event, Partition, RulesVersion, UnknownRules};
+use model::{Event, LogId, Partition, RulesVersion, UnknownRules};
 use projector::ProjectorError;
 use readmodel::ReadModelError;
+use uuid::Uuid;
 
 use crate::{
     bench::{Bench, open, start},
@@ -73,6 +74,26 @@ async fn the_same_log_with_another_record() {
     let error = start(&bench.database, &other).error().await;
     assert!(matches!(error, ProjectorError::OtherRecord(at) if at == place), "{error}");
     bench.check().await;
+}
+
+/// Somebody started a projector on the new log before the recovery into it was done.
+#[tokio::test]
+async fn rows_that_were_begun_before_their_log_was_recovered() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::on(dir).await;
+    bench.start().ready_then_stop().await;
+    let lost = LogId(Uuid::new_v4());
+    bench.log.recover_from(lost).await.unwrap();
+    bench.log.close().await.unwrap();
+    let copied = tempfile::tempdir().unwrap();
+    copy(bench.dir(), copied.path());
+    let log = open(copied.path()).await;
+    assert_eq!((log.log_id(), log.recovered_from()), (bench.log.log_id(), Some(lost)));
+    let error = start(&bench.database, &log).error().await;
+    assert!(
+        matches!(error, ProjectorError::BegunWithoutBase { lost: from, .. } if from == lost),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! A read model that was lost, beside a log that nobody can vouch for.
 
 use futures_util::future::join_all;
-use model::{Cursor, Epoch, LogId, OrgRole, Partition, PartitionClock};
+use model::{Cursor, Epoch, FoldRevision, LogId, OrgRole, Partition, PartitionClock};
 use readmodel::{
     DatabaseRole, Pool, ProjectionSet, ReadModelError,
     access::{AccessQuery, accounts},
-    adoption::Adoption,
-    epochs::kept,
+    adoption::{Adoption, PastEpoch},
+    epochs::{NewEpoch, kept},
     projection::Projection,
     pull::{self, GlanceQuery, glances},
 };
@@ -136,6 +136,39 @@ async fn a_fill_by_another_revision_of_the_fold_keeps_no_cursor() {
     assert_eq!(base(&database, ANN, epochs[0]).await, Some(Cursor::ZERO));
     // It was filled by this revision, and so was the next one.
     assert_eq!(base(&database, ANN, epochs[1]).await, Some(Cursor::from_i64(1)));
+}
+
+/// A read model that was begun before its log was recovered is dropped: what is filled then knows the epochs of the lost log.
+#[tokio::test]
+async fn epochs_that_know_nothing_of_a_recovery_are_replaced() {
+    let database = Database::migrated().await;
+    let (lost, log) = (LogId(Uuid::new_v4()), LogId(Uuid::new_v4()));
+    let mut writer = Writer::beside(&database, log, [0, 0]).await;
+    assert!(!writer.projection.goes_on_from(lost).await.unwrap());
+    drop(writer);
+    sqlx::query("drop schema context_sync cascade").execute(&database.owner_pool()).await.unwrap();
+    readmodel::migrate(&database.config).await.unwrap();
+    let mut adoption = adopt(&database).await.unwrap();
+    for partition in partitions(&[0, 1]) {
+        adoption.place(partition, PartitionClock::START).await.unwrap();
+    }
+    let past = [(lost, None), (log, Some(3))].map(|(log, base)| PastEpoch {
+        log,
+        new: NewEpoch {
+            epoch: Epoch::of_log(log),
+            bases: base
+                .map(|base| (scope(ANN).reference(), Cursor::from_i64(base)))
+                .into_iter()
+                .collect(),
+            keeps_unlisted: false,
+            fold_revision: FoldRevision::FIRST,
+        },
+    });
+    adoption.finish(log, &ends([0, 0]), &past).await.unwrap();
+    assert_eq!(epoch(&database).await, Epoch::of_log(log));
+    assert_eq!(base(&database, ANN, Epoch::of_log(lost)).await, Some(Cursor::from_i64(3)));
+    let mut projection = Projection::connect(&database.config).await.unwrap();
+    assert!(projection.goes_on_from(lost).await.unwrap());
 }
 
 #[tokio::test]
