@@ -394,6 +394,12 @@ pub struct StateReader {
 }
 
 impl FoundBackup {
+    /// Whether it is from before an erasure of its scope, the last one: then what it shows is not to come back. It may be
+    /// listed still: what is deleted is deleted once the hour is sealed.
+    pub fn was_erased(&self, erased: Cursor) -> bool {
+        erased > Cursor::ZERO && self.line.erased != erased
+    }
+
     /// As [`StateReader::open`].
     ///
     /// # Errors

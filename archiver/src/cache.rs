@@ -638,6 +638,15 @@ impl View {
             .collect()
     }
 
+    /// The erasure up to which a scope's messages are gone; 0: none, or there is no such scope.
+    pub(crate) fn erased(&self, partition: Partition, scope: ScopeRef) -> Result<Cursor> {
+        let table = self.transaction.open_table(SCOPES)?;
+        match table.get((partition.get(), bytes(scope)))? {
+            Some(stored) => Ok(record::StoredScope::parse(stored.value())?.heading().erased),
+            None => Ok(Cursor::ZERO),
+        }
+    }
+
     /// The references of all scopes of a partition, in order.
     pub(crate) fn scopes(&self, partition: Partition) -> Result<Vec<ScopeRef>> {
         let table = self.transaction.open_table(SCOPES)?;

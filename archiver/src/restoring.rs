@@ -176,7 +176,13 @@ impl Executor {
             // It was found when the restore began, and stays until it ends.
             history::find_listed(&self.archive, log, partition, &source, backup).await
         };
+        let erased = self.cache.read()?.erased(partition, source.reference())?;
         let found = match found {
+            // It was asked for when the rows did not show the erasure yet.
+            Ok(Some(found)) if found.was_erased(erased) => {
+                let detail = "the scope was erased after the backup".to_owned();
+                return Ok(Err((RestoreFailure::BackupNotFound, detail)));
+            }
             Ok(Some(found)) => found,
             Ok(None) => {
                 let detail = "no manifest lists the backup".to_owned();

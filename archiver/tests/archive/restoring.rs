@@ -213,6 +213,23 @@ async fn what_is_not_there_or_damaged_fails_and_changes_nothing() {
     assert_eq!(counts(&bench), [nothing, nothing]);
 }
 
+/// Somebody asks for it while others cannot know yet that all was erased: the backup is there until the hour is sealed.
+#[tokio::test]
+async fn what_was_erased_is_not_restored_from_what_is_not_deleted_yet() {
+    let bench = lost().await;
+    bench.log.at(at("2025-12-31T10:00:00Z"), &command(ANN, "ann", Action::ScopeErased));
+    let (id, request) = request(RestoreMode::Merge, full_of(DAY));
+    bench.log.at(at("2025-12-31T10:00:00Z"), &request);
+    let running = bench.start();
+    over(&bench, id).await;
+    running.stop().await;
+    let fold = folded(&bench);
+    let heading = &ann(&fold).scope.heading;
+    assert_eq!((heading.count, heading.head), (0, heading.erased));
+    let codes: Vec<String> = bench.log.all().iter().filter_map(failure).collect();
+    assert_eq!(codes, ["SYNC_003"]);
+}
+
 fn failure(record: &eventlog::Record) -> Option<String> {
     match schemas::decode(&record.value).ok()? {
         Event::Command(Command { action: Action::RestoreFailed { code, .. }, .. }) => {
