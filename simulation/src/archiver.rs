@@ -30,7 +30,7 @@ pub const LENGTH: HourLength = HourLength::REAL;
 pub struct Bucket {
     pub archive: Archive,
     /// What can be restored.
-    pub backups: Vec<(ScopeKey, BackupId)>,
+    pub backups: Vec<Made>,
     /// The newest hour's or day's of each scope.
     pub newest: BTreeMap<ScopeKey, BackupId>,
     /// How far the present log is in segments.
@@ -43,6 +43,13 @@ pub struct Bucket {
     /// What logs began with, as far as it was read.
     pub bases: BTreeMap<LogId, Rc<Vec<Base>>>,
     pub mistake: Option<Mistake>,
+}
+
+/// A backup that was made.
+pub struct Made {
+    pub scope: ScopeKey,
+    pub id: BackupId,
+    pub cursor_last: Cursor,
 }
 
 /// The archiver's fold: lost with its process, and made again.
@@ -161,7 +168,8 @@ impl Bucket {
             lines,
             record_count,
             cursor_first: after.next(),
-            cursor_last: messages.last().map_or(after, |message| message.entry.cursor),
+            // Its line may be of a tombstone that has expired; of an erasure no line has it.
+            cursor_last: folded.scope.heading.head,
         };
         self.backed_up.insert(path, made.clone());
         Ok(made)
@@ -197,13 +205,15 @@ impl Bucket {
         let key = &folded.scope.key;
         let id = BackupId::scheduled(key, BackupType::Full, name);
         self.newest.insert(key.clone(), id);
-        self.add(key, id);
-        self.lines(folded, Cursor::ZERO, (id, BackupType::Full, path))
+        let made = self.lines(folded, Cursor::ZERO, (id, BackupType::Full, path))?;
+        self.add(key, &made);
+        Ok(made)
     }
 
-    fn add(&mut self, scope: &ScopeKey, id: BackupId) {
-        if !self.backups.iter().any(|(_, known)| *known == id) {
-            self.backups.push((scope.clone(), id));
+    fn add(&mut self, scope: &ScopeKey, made: &BackupObject) {
+        let (id, cursor_last) = (made.id, made.cursor_last);
+        if !self.backups.iter().any(|known| known.id == id) {
+            self.backups.push(Made { scope: scope.clone(), id, cursor_last });
         }
     }
 }
@@ -325,8 +335,8 @@ impl Cache {
         let backup = bucket.lines(folded, Cursor::ZERO, (id, BackupType::OnDemand, path))?;
         let header = self.header(Kind::OnDemand, partition, id.to_string());
         let path = path::on_demand_manifest(header.log_id, partition, id);
+        bucket.add(scope, &backup);
         bucket.manifest(&path, &header, &[line(folded, Some(backup))])?;
-        bucket.add(scope, id);
         Ok(())
     }
 
@@ -372,7 +382,7 @@ impl Cache {
                 let path = path::incremental(key, LENGTH, hour);
                 let made = bucket.lines(folded, before, (id, BackupType::Incremental, path))?;
                 bucket.newest.insert(key.clone(), id);
-                bucket.add(key, id);
+                bucket.add(key, &made);
                 Some(made)
             } else {
                 None

@@ -60,6 +60,19 @@ pub fn scopes() -> Vec<ScopeKey> {
     scopes
 }
 
+/// The users' own scopes.
+pub fn own_scopes() -> Vec<ScopeKey> {
+    scopes().into_iter().filter(|scope| scope.kind == ScopeKind::User).collect()
+}
+
+/// Who is in a team or project beside its owner.
+pub fn members() -> Vec<(ScopeKey, UserId)> {
+    let taken_in = |Founding { scope, members, .. }: Founding| {
+        members.into_iter().map(move |(user, _)| (scope.clone(), user))
+    };
+    foundings().into_iter().flat_map(taken_in).collect()
+}
+
 /// Who may do everything in a scope.
 pub fn owner(scope: &ScopeKey) -> UserId {
     match foundings().into_iter().find(|founding| founding.scope == *scope) {

@@ -2,7 +2,7 @@
 
 use archive::history;
 use device::wire::Pulled;
-use model::{Digest, LogFold, ScopeKey, log_fold::FoldedScope};
+use model::{Cursor, Digest, LogFold, ScopeKey, log_fold::FoldedScope};
 use readmodel::write::MessageImage;
 
 use crate::{
@@ -119,7 +119,7 @@ fn backups(world: &World) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A device holds what its scope is, and nothing else.
+/// A device holds what its scope is, and nothing else; that of a removed member holds nothing.
 ///
 /// # Errors
 /// It does not.
@@ -129,6 +129,14 @@ pub fn device(rows: &Rows, machine: &Machine) -> Result<(), Violation> {
     let wrong =
         |what: String| Err(Violation(format!("device {} of {key} {what}", machine.seat.number)));
     let (replica, expected) = (&machine.replica, (heading.count, heading.digest));
+    if !rows.standing(key, &machine.seat.user).may_pull() {
+        let has_nothing = replica.count() == 0 && replica.cursor == Cursor::ZERO;
+        return if has_nothing {
+            Ok(())
+        } else {
+            wrong("is served, a removed member's".to_owned())
+        };
+    }
     if (replica.count(), replica.digest()) != expected {
         let count = replica.count();
         return wrong(format!("holds {count} messages, not the {} of the scope", heading.count));

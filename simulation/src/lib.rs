@@ -13,6 +13,7 @@
 pub mod archiver;
 pub mod cast;
 pub mod checks;
+pub mod effects;
 pub mod line;
 pub mod log;
 pub mod machine;
@@ -53,4 +54,16 @@ pub enum Mistake {
     ForgetsDeletes,
     /// Repairs compare with a scope that is not read yet.
     ComparesWithNothing,
+}
+
+impl Mistake {
+    pub const ALL: [Self; 7] = [
+        Self::ForgetsCommands,
+        Self::FoldsTwice,
+        Self::IgnoresBase,
+        Self::ReportsNoLoss,
+        Self::AnswersEarly,
+        Self::ForgetsDeletes,
+        Self::ComparesWithNothing,
+    ];
 }

@@ -187,7 +187,7 @@ impl Requests for Line<'_> {
         claim: &Claim,
         epoch: Option<Epoch>,
     ) -> Result<Reconciled, ClientError> {
-        self.ask(|world| Ok(world.reconcile(self.seat, claim, epoch))).await
+        self.ask(|world| world.reconcile(self.seat, claim, epoch)).await
     }
 
     async fn compare(&self, frame: Vec<u8>) -> Result<Vec<u8>, ClientError> {
@@ -195,6 +195,6 @@ impl Requests for Line<'_> {
     }
 
     async fn fetch(&self, items: &[Item]) -> Result<Fetched, ClientError> {
-        self.ask(|world| Ok(world.fetch(self.seat, items))).await
+        self.ask(|world| world.fetch(self.seat, items)).await
     }
 }

@@ -1,16 +1,16 @@
 //! A device: what it holds, and what waits to be pushed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use device::{
     Requests,
     batches::Outgoing,
-    drift::{DriftError, Mending},
-    problem::ClientError,
+    drift::{DriftError, Mended, Mending},
+    problem::{ClientError, Problem},
     replica::Replica,
     upload::Upload,
 };
-use model::{Cursor, Epoch, Timestamp};
+use model::{Cursor, Epoch, ScopeRef, Timestamp};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
@@ -47,6 +47,20 @@ pub enum Unsynced {
     Drift(DriftError),
 }
 
+impl Unsynced {
+    fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Push(error) | Self::Drift(DriftError::Client(error)) => error.problem(),
+            Self::Drift(_) => None,
+        }
+    }
+
+    /// The user was removed from the scope.
+    pub fn is_purge(&self) -> bool {
+        self.problem().is_some_and(|problem| problem.purge)
+    }
+}
+
 impl Machine {
     pub fn new(seat: Seat) -> Self {
         Self {
@@ -56,6 +70,12 @@ impl Machine {
             sending: VecDeque::new(),
             pushes: 0,
         }
+    }
+
+    /// Whether it holds what came after these cursors.
+    pub fn holds_beyond(&self, cursors: &BTreeMap<ScopeRef, Cursor>) -> bool {
+        let cursor = cursors.get(&self.seat.scope.reference()).copied().unwrap_or_default();
+        self.replica.messages().iter().any(|message| message.cursor > cursor)
     }
 
     /// Whether all that it has to say was acknowledged.
@@ -129,8 +149,19 @@ impl Machine {
     /// As `context-sync sync`: pushes what waits, then becomes what the scope is.
     ///
     /// # Errors
-    /// Why it could not; what was reached stays.
-    pub async fn sync(&mut self, requests: impl Requests) -> Result<(), Unsynced> {
+    /// Why it could not; what was reached stays, but for one whose user was removed from the scope: it keeps nothing.
+    pub async fn sync(&mut self, requests: impl Requests) -> Result<Mended, Unsynced> {
+        let synced = self.push_and_mend(requests).await;
+        if synced.as_ref().is_err_and(Unsynced::is_purge) {
+            // What they wanted to say goes too: its keys are those of pushes that were refused for good.
+            self.replica = Replica::default();
+            self.outbox.clear();
+            self.sending.clear();
+        }
+        synced
+    }
+
+    async fn push_and_mend(&mut self, requests: impl Requests) -> Result<Mended, Unsynced> {
         if !self.outbox.is_empty() {
             self.pushes += 1;
             let key = format!("{KEY}{}, push {}", self.seat.number, self.pushes);
@@ -140,13 +171,22 @@ impl Machine {
         }
         let mut upload = Upload::new(&requests);
         while let Some(Sending { key, epoch, messages }) = self.sending.front() {
-            upload.deliver(key.clone(), *epoch, messages).await.map_err(Unsynced::Push)?;
+            match upload.deliver(key.clone(), *epoch, messages).await {
+                // One who may only pull any more lets go of what they wanted to say.
+                Err(error) if is_denied(&error) => {}
+                delivered => drop(delivered.map_err(Unsynced::Push)?),
+            }
             self.sending.pop_front();
         }
         let mut mending = Mending::new(requests, &mut self.replica);
         let ended = mending.run().await;
         // What is owed waits, however it ended.
         self.outbox.append(&mut mending.left.owed);
-        ended.map_err(Unsynced::Drift)
+        ended.map_err(Unsynced::Drift)?;
+        Ok(mending.mended)
     }
+}
+
+fn is_denied(error: &ClientError) -> bool {
+    error.problem().is_some_and(|problem| problem.code == "SYNC_005" && !problem.purge)
 }

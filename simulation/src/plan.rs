@@ -1,6 +1,6 @@
 //! What happens in a run. A plan is all that a run depends on, and can be told as text.
 
-use model::RestoreMode;
+use model::{RestoreMode, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -85,10 +85,19 @@ pub enum Step {
         pick: u8,
         mode: RestoreMode,
     },
-    /// Tombstones expire, but for those of the last changes.
+    /// Tombstones that are old expire, but for the last ones.
     Expire {
         scope: usize,
         keep: u8,
+    },
+    /// A user has all erased that their scope holds. `user`: which of [`cast::own_scopes`].
+    Erase {
+        user: usize,
+    },
+    /// A role is given, or taken. `member`: whose, of [`cast::members`].
+    Member {
+        member: usize,
+        role: Option<Role>,
     },
     /// The rows are folded anew, and take the place of those that there are.
     Rebuild {
@@ -104,6 +113,10 @@ pub enum Step {
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub steps: usize,
+    /// So many devices act before the end, when all sync. Few do more with each other.
+    pub busy: usize,
+    /// Before something is restored, expires or is erased, there is something to restore, to expire or to erase.
+    pub stages: bool,
     /// Of a hundred requests, at most.
     pub faults_max: u32,
     /// Of a hundred turns, at most.
@@ -115,19 +128,25 @@ pub struct Shape {
     pub rebuilds: u32,
     pub restores: u32,
     pub harms: u32,
+    pub erasures: u32,
+    pub members: u32,
 }
 
 impl Shape {
     /// For servers in memory.
     pub const MEMORY: Self = Self {
-        steps: 40,
+        steps: 28,
+        busy: 14,
+        stages: true,
         faults_max: 40,
         crashes_max: 6,
         together_max: 6,
         recovers: 8,
         rebuilds: 8,
         restores: 18,
-        harms: 18,
+        harms: 16,
+        erasures: 5,
+        members: 11,
     };
 }
 
@@ -135,7 +154,16 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64, shape: &Shape) -> Self {
         let mut random = Random::new(seed);
-        let steps = (0..shape.steps).map(|_| step(&mut random, shape)).collect();
+        let busy = busy(&mut random, shape.busy);
+        let mut steps = Vec::new();
+        for _ in 0..shape.steps {
+            let step = step(&mut random, shape, &busy);
+            if shape.stages {
+                steps.extend(staged(&mut random, step, &busy));
+            } else {
+                steps.push(step);
+            }
+        }
         Self { devices: (0..DEVICES).collect(), steps }
     }
 
@@ -158,16 +186,25 @@ impl Plan {
     }
 }
 
-fn step(random: &mut Random, shape: &Shape) -> Step {
+/// Some of the devices.
+fn busy(random: &mut Random, count: usize) -> Vec<usize> {
+    let mut devices: Vec<usize> = (0..DEVICES).collect();
+    while devices.len() > count {
+        devices.remove(random.below(devices.len()));
+    }
+    devices
+}
+
+fn step(random: &mut Random, shape: &Shape, busy: &[usize]) -> Step {
     match random.below(100) {
         0..40 => {
             let deeds = (0..=random.below(3)).map(|_| deed(random)).collect();
-            Step::Do { device: random.below(DEVICES), deeds }
+            Step::Do { device: busy[random.below(busy.len())], deeds }
         }
         40..75 => {
             let together = 1 + random.below(shape.together_max);
             let devices: std::collections::BTreeSet<usize> =
-                (0..together).map(|_| random.below(DEVICES)).collect();
+                (0..together).map(|_| busy[random.below(busy.len())]).collect();
             let faults = if random.chance(30) {
                 0
             } else {
@@ -185,23 +222,93 @@ fn step(random: &mut Random, shape: &Shape) -> Step {
                 seed: random.number(),
             }
         }
-        _ => event(random, shape),
+        _ => event(random, shape, busy),
     }
 }
 
-fn event(random: &mut Random, shape: &Shape) -> Step {
-    let Shape { recovers, rebuilds, restores, harms, .. } = *shape;
+/// A step, and around it what it needs to come to something.
+fn staged(random: &mut Random, step: Step, busy: &[usize]) -> Vec<Step> {
+    match step {
+        Step::Restore { scope, .. } => {
+            let mut steps = backed_up(random, scope, busy);
+            steps.extend(acts(random, scope, busy, &[delete, delete]));
+            steps.extend([Step::Work { turns: 40, seed: random.number() }, step]);
+            steps
+        }
+        Step::Expire { scope, .. } => {
+            let mut steps = acts(random, scope, busy, &[say, say]);
+            steps.extend(acts(random, scope, busy, &[delete, delete]));
+            steps.extend([Step::Pass { seconds: 9_000 }, step]);
+            steps
+        }
+        Step::Erase { user } => {
+            let own = &cast::own_scopes()[user];
+            let scope = cast::scopes().iter().position(|scope| scope == own).unwrap();
+            let mut steps = backed_up(random, scope, busy);
+            steps.extend([Step::Work { turns: 40, seed: random.number() }, step]);
+            // At the same time as somebody wants it back.
+            steps.extend(random.chance(30).then(|| restore(random, scope)));
+            steps
+        }
+        _ => vec![step],
+    }
+}
+
+fn backed_up(random: &mut Random, scope: usize, busy: &[usize]) -> Vec<Step> {
+    let mut steps = acts(random, scope, busy, &[say, say]);
+    steps.push(Step::Backup { scope });
+    steps
+}
+
+/// A device that may do something in a scope does it, and syncs.
+fn acts(
+    random: &mut Random,
+    scope: usize,
+    busy: &[usize],
+    deeds: &[fn(&mut Random) -> Deed],
+) -> Vec<Step> {
+    let (seats, scope) = (cast::seats(), &cast::scopes()[scope]);
+    let may = |device: &&usize| seats[**device].scope == *scope && seats[**device].may_push;
+    let Some(device) = busy.iter().find(may).copied() else { return Vec::new() };
+    let deeds = deeds.iter().map(|deed| deed(random)).collect();
+    let (devices, seed) = (vec![device], random.number());
+    vec![Step::Do { device, deeds }, Step::Sync { devices, faults: 0, crashes: 0, seed }]
+}
+
+fn say(random: &mut Random) -> Deed {
+    Deed::Say { what: random.below(9) as u8, minutes: None }
+}
+
+fn delete(random: &mut Random) -> Deed {
+    Deed::Delete { pick: random.number() as u8 }
+}
+
+fn restore(random: &mut Random, scope: usize) -> Step {
+    let mode = RestoreMode::ALL[random.below(2)];
+    Step::Restore { scope, pick: random.number() as u8, mode }
+}
+
+fn event(random: &mut Random, shape: &Shape, busy: &[usize]) -> Step {
+    let Shape { recovers, rebuilds, restores, harms, erasures, members, .. } = *shape;
     let scope = random.below(cast::scopes().len());
-    let roll = random.below(100) as u32;
-    if roll < recovers {
+    let mut roll = random.below(100) as u32;
+    let mut is = |chances: u32| {
+        let is_it = roll < chances;
+        roll = roll.saturating_sub(chances);
+        is_it
+    };
+    if is(recovers) {
         Step::Recover { seed: random.number() }
-    } else if roll < recovers + rebuilds {
+    } else if is(rebuilds) {
         Step::Rebuild { seed: random.number() }
-    } else if roll < recovers + rebuilds + restores {
-        let mode = RestoreMode::ALL[random.below(2)];
-        Step::Restore { scope, pick: random.number() as u8, mode }
-    } else if roll < recovers + rebuilds + restores + harms {
-        Step::Spoil { device: random.below(DEVICES), harm: harm(random) }
+    } else if is(restores) {
+        restore(random, scope)
+    } else if is(harms) {
+        Step::Spoil { device: busy[random.below(busy.len())], harm: harm(random) }
+    } else if is(erasures) {
+        Step::Erase { user: random.below(cast::own_scopes().len()) }
+    } else if is(members) {
+        member(random)
     } else {
         match random.below(10) {
             0..3 => Step::Work { turns: 1 + random.below(12) as u32, seed: random.number() },
@@ -210,10 +317,20 @@ fn event(random: &mut Random, shape: &Shape) -> Step {
                 Step::Pass { seconds }
             }
             7 => Step::Crash,
-            8 => Step::Expire { scope, keep: random.below(6) as u8 },
+            8 => Step::Expire { scope, keep: random.below(2) as u8 },
             _ => Step::Backup { scope },
         }
     }
+}
+
+/// Half of them are removed; the others are given any role that there is.
+fn member(random: &mut Random) -> Step {
+    let members = cast::members();
+    let member = random.below(members.len());
+    let kind = members[member].0.kind;
+    let roles: Vec<Role> = Role::ALL.into_iter().filter(|role| role.exists_in(kind)).collect();
+    let role = roles[random.below(roles.len())];
+    Step::Member { member, role: random.chance(50).then_some(role) }
 }
 
 fn harm(random: &mut Random) -> Harm {

@@ -1,11 +1,13 @@
 //! The executor of restores: the next chunk of each that runs, by where it stands.
 
 use archive::{
+    ArchiveError,
     history::{self, FoundBackup},
     restoration::{Kept, Puts},
 };
 use model::{
-    Action, Cursor, MessageId, RestoreChunk, RestoreFailure, RestorePlace, RunningRestore, ScopeKey,
+    Action, Cursor, Entry, MessageId, RestoreChunk, RestoreFailure, RestoreMode, RestorePlace,
+    RunningRestore, ScopeKey,
 };
 
 use crate::{
@@ -59,10 +61,49 @@ pub fn next(
             let mut puts = Puts::after(now(found.open(&bucket.archive))?, done);
             let mut next = puts.next_puts().map_err(|e| Violation(e.to_string()))?;
             if next.is_empty() {
+                complete(bucket, cache, scope, &found, running)?;
                 return Ok(Action::RestoreCompleted { restore, from });
             }
             next.truncate(most);
             Ok(chunk(RestorePlace::Puts(done + next.len() as u64), Vec::new(), next))
+        }
+    }
+}
+
+/// Each message of the backup is there again, at its version, where nothing but the restore has changed the scope since
+/// it began.
+fn complete(
+    bucket: &Bucket,
+    cache: &Cache,
+    scope: &ScopeKey,
+    found: &FoundBackup,
+    running: &RunningRestore,
+) -> Result<(), Violation> {
+    let damaged = |error: ArchiveError| Violation(error.to_string());
+    let kept = Kept::of(now(found.open(&bucket.archive))?).map_err(damaged)?;
+    let folded = &cache.fold.scopes[scope].scope;
+    let is_own = |id: &MessageId, entry: &Entry| {
+        entry.restore == Some(running.id) || entry.is_live() && kept.has(*id, entry.version)
+    };
+    if folded.messages.iter().any(|(id, e)| e.cursor > running.begin && !is_own(id, e)) {
+        return Ok(());
+    }
+    let mut puts = Puts::after(now(found.open(&bucket.archive))?, 0);
+    loop {
+        let next = puts.next_puts().map_err(damaged)?;
+        if next.is_empty() {
+            return Ok(());
+        }
+        for put in next {
+            let there = folded.messages.get(&put.id).filter(|entry| entry.is_live());
+            let is_there = there.is_some_and(|entry| match running.mode {
+                RestoreMode::Merge => entry.version >= put.version(),
+                RestoreMode::Replace => entry.version == put.version(),
+            });
+            let lives_elsewhere = folded.live.contains_key(&put.content_hash);
+            if !is_there && !lives_elsewhere {
+                return Err(Violation(format!("a restore of {scope} left out {}", put.id)));
+            }
         }
     }
 }
@@ -74,7 +115,9 @@ fn find(
 ) -> Result<Option<FoundBackup>, Violation> {
     let source: ScopeKey = running.source.parse().map_err(|_| Violation("no scope".into()))?;
     let (partition, log) = (home(&source), cache.log());
-    now(history::find(&bucket.archive, log, partition, &source, running.backup))
+    let found = now(history::find(&bucket.archive, log, partition, &source, running.backup))?;
+    let erased = cache.fold.scopes.get(&source).map_or(Cursor::ZERO, |f| f.scope.heading.erased);
+    Ok(found.filter(|found| !found.was_erased(erased)))
 }
 
 /// The live messages that the backup lacks.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use model::{
-    CommandId, Cursor, Epoch, FoldRevision, Heading, KnownCommand, LogId, Member, MessageId,
-    Offset, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, UserId,
+    CommandId, Cursor, Epoch, FoldRevision, Heading, Item, KnownCommand, LogId, Member, MessageId,
+    Offset, OrgRole, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Standing, UserId,
 };
 use readmodel::{
     adoption::PastEpoch,
@@ -30,6 +30,21 @@ pub struct Rows {
     pub messages: BTreeMap<(ScopeRef, MessageId), MessageImage>,
     members: HashMap<(ScopeRef, UserId), Member>,
     outcomes: HashMap<CommandId, (ScopeRef, Arc<Outcome>)>,
+}
+
+/// What a commit has taken away for good.
+#[derive(Default)]
+pub struct Gone {
+    pub erased: Vec<Erased>,
+    pub tombstones: usize,
+}
+
+/// The messages of a scope up to a cursor.
+pub struct Erased {
+    pub scope: ScopeRef,
+    pub cursor: Cursor,
+    /// The live ones.
+    pub items: Vec<Item>,
 }
 
 /// A page of a scope's messages, as JSON.
@@ -124,7 +139,14 @@ impl Rows {
         loaded
     }
 
-    /// Writes a batch, if the positions stand where it began; `false` if they do not.
+    /// Who a user is in a scope.
+    pub fn standing(&self, scope: &ScopeKey, user: &UserId) -> Standing {
+        let exists = self.scopes.get(scope).is_some_and(|heading| heading.exists);
+        let member = self.members.get(&(scope.reference(), user.clone()));
+        Standing::of(scope, user, OrgRole::Member, exists, member.map(|member| member.role))
+    }
+
+    /// Writes a batch, if the positions stand where it began; `None` if they do not.
     ///
     /// # Errors
     /// A constraint does not hold.
@@ -133,27 +155,32 @@ impl Rows {
         writes: &Writes,
         advances: &[Advance],
         fenced: bool,
-    ) -> Result<bool, Violation> {
+    ) -> Result<Option<Gone>, Violation> {
         let stands = |advance: &Advance| {
             let position = &self.positions[&advance.partition];
             position.next_offset == advance.from && position.rebuilds == advance.to.rebuilds
         };
         if fenced && !advances.iter().all(stands) {
-            return Ok(false);
+            return Ok(None);
         }
         if !writes.dead_letters.is_empty() {
             return Err(Violation(format!("a dead letter: {:?}", writes.dead_letters)));
+        }
+        let mut gone = Gone::default();
+        // First: what the batch adds besides came after the erasure.
+        for erased in &writes.erased {
+            gone.erased.push(self.erase(erased.scope, erased.cursor));
         }
         for place in &writes.replaced {
             if self.messages.remove(place).is_none() {
                 return Err(Violation(format!("message {} is replaced, but has no row", place.1)));
             }
         }
+        let before = self.messages.len();
         for (scope, floor) in &writes.floors {
-            self.messages.retain(|(own, _), image| {
-                own != scope || image.entry.is_live() || image.entry.cursor > *floor
-            });
+            self.expire(*scope, *floor);
         }
+        gone.tombstones = before - self.messages.len();
         for image in &writes.messages {
             if self.messages.insert((image.scope, image.id), image.clone()).is_some() {
                 return Err(Violation(format!("message {} has two rows", image.id)));
@@ -175,7 +202,21 @@ impl Rows {
         for advance in advances {
             self.positions.insert(advance.partition, advance.to);
         }
-        Ok(true)
+        Ok(Some(gone))
+    }
+
+    fn expire(&mut self, scope: ScopeRef, floor: Cursor) {
+        self.messages.retain(|(own, _), image| {
+            *own != scope || image.entry.is_live() || image.entry.cursor > floor
+        });
+    }
+
+    fn erase(&mut self, scope: ScopeRef, cursor: Cursor) -> Erased {
+        let live = self.of(scope).filter(|image| image.entry.is_live());
+        let up_to = live.filter(|image| image.entry.cursor <= cursor);
+        let items = up_to.map(|image| image.entry.version.item(image.id)).collect();
+        self.messages.retain(|(own, _), image| *own != scope || image.entry.cursor > cursor);
+        Erased { scope, cursor, items }
     }
 
     /// What unique indexes and constraints hold.

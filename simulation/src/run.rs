@@ -7,12 +7,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use device::drift::Mended;
 use model::{Cursor, Digest, ScopeKey, Timestamp};
 
 use crate::{
     Mistake, Violation,
     cast::{self, Seat},
     checks,
+    effects::{Effect, Effects},
     line::Line,
     log::partitions,
     machine::{Machine, Unsynced},
@@ -33,6 +35,7 @@ pub struct Ended {
     /// On the last log.
     pub records: u64,
     pub scopes: Vec<(ScopeKey, Cursor, Digest)>,
+    pub effects: Effects,
 }
 
 /// Runs a plan, and looks whether all is as it must be.
@@ -63,7 +66,7 @@ struct Run<'a> {
     devices: Vec<usize>,
 }
 
-type Syncing<'a> = Pin<Box<dyn Future<Output = Result<(), Unsynced>> + 'a>>;
+type Syncing<'a> = Pin<Box<dyn Future<Output = Result<Mended, Unsynced>> + 'a>>;
 
 impl<'a> Run<'a> {
     fn new(plan: &Plan, seats: &'a [Seat], mistake: Option<Mistake>) -> Result<Self, Violation> {
@@ -85,7 +88,7 @@ impl<'a> Run<'a> {
                 self.machines[*device].suffer(harm);
                 let machines: Vec<&Machine> =
                     self.devices.iter().map(|device| &self.machines[*device]).collect();
-                world.witness.reconsider(&machines);
+                world.witness.suffered(*device, harm, &machines);
             }
             Step::Sync { devices, faults, crashes, seed } => {
                 world.random = Random::new(*seed);
@@ -103,6 +106,14 @@ impl<'a> Run<'a> {
                 world.restore(&cast::scopes()[*scope], *pick, *mode);
             }
             Step::Expire { scope, keep } => world.expire(&cast::scopes()[*scope], *keep),
+            Step::Erase { user } => world.erase(&cast::own_scopes()[*user]),
+            Step::Member { member, role } => {
+                let (scope, user) = &cast::members()[*member];
+                let machines: Vec<&Machine> =
+                    self.devices.iter().map(|device| &self.machines[*device]).collect();
+                world.witness.role_changes(scope, user, &machines);
+                world.set_member(scope, user, *role);
+            }
             Step::Rebuild { seed } => {
                 world.random = Random::new(*seed);
                 world.rebuild()?;
@@ -113,6 +124,8 @@ impl<'a> Run<'a> {
                 let bases = bases(&world.rows);
                 let machines: Vec<&Machine> =
                     self.devices.iter().map(|device| &self.machines[*device]).collect();
+                let held = machines.iter().any(|machine| machine.holds_beyond(&bases));
+                world.effects.count(Effect::Recovery, held);
                 world.witness.recovered(&bases, &machines);
             }
         }
@@ -125,14 +138,15 @@ impl<'a> Run<'a> {
         let mut failed = Vec::new();
         {
             let world = &self.world;
-            let mut syncing: Vec<(usize, Syncing<'_>)> = Vec::new();
+            let mut syncing: Vec<(usize, bool, Syncing<'_>)> = Vec::new();
             for (number, machine) in self.machines.iter_mut().enumerate() {
                 if devices.contains(&number) && self.devices.contains(&number) {
                     if crashes > 0 {
                         saved.push((number, machine.replica.clone()));
                     }
                     let line = Line { world, seat: &self.seats[number] };
-                    syncing.push((number, Box::pin(machine.sync(line))));
+                    let held = machine.replica.count() > 0;
+                    syncing.push((number, held, Box::pin(machine.sync(line))));
                 }
             }
             let mut killed = Vec::new();
@@ -146,6 +160,7 @@ impl<'a> Run<'a> {
                     let random = &mut world.borrow_mut().random;
                     (random.below(100), random.below(syncing.len()), random.chance(crashes))
                 };
+                world.borrow_mut().effects.count(Effect::Kill, crash);
                 if crash && roll < 50 {
                     world.borrow_mut().crash()?;
                 } else if crash {
@@ -154,7 +169,9 @@ impl<'a> Run<'a> {
                     world.borrow_mut().work()?;
                 } else {
                     let mut context = Context::from_waker(Waker::noop());
-                    if let Poll::Ready(ended) = syncing[place].1.as_mut().poll(&mut context) {
+                    let (_, held, sync) = &mut syncing[place];
+                    if let Poll::Ready(ended) = sync.as_mut().poll(&mut context) {
+                        world.borrow_mut().effects.synced(&ended, *held);
                         failed.extend(ended.err());
                         drop(syncing.swap_remove(place));
                     }
@@ -174,7 +191,8 @@ impl<'a> Run<'a> {
         let records = partitions().map(|partition| world.log.end(partition).get()).sum();
         let scopes = world.rows.scopes.iter();
         let scopes = scopes.map(|(key, heading)| (key.clone(), heading.head, heading.digest));
-        Ended { time: world.now, records, scopes: scopes.collect() }
+        let effects = world.effects.clone();
+        Ended { time: world.now, records, scopes: scopes.collect(), effects }
     }
 
     /// Nothing goes wrong any more: all come to rest, and are the same.
@@ -189,7 +207,9 @@ impl<'a> Run<'a> {
             if quiet {
                 break;
             }
-            if let Some(error) = self.sync(&devices, 0)?.first() {
+            // Whether they are rightly told so, it shows below.
+            let mut failed = self.sync(&devices, 0)?.into_iter().filter(|error| !error.is_purge());
+            if let Some(error) = failed.next() {
                 return Err(Violation(format!("a device cannot sync: {error:?}")));
             }
             let world = self.world.get_mut();

@@ -1,17 +1,30 @@
-//! What was acknowledged, and must not be lost.
+//! What was acknowledged, and must not be lost; what was erased, and must not come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use device::wire::Pulled;
-use model::{ContentHash, Cursor, MessageId, PushAnswer, ScopeKey, ScopeRef, Status, Timestamp};
+use model::{
+    ContentHash, Cursor, Item, MessageId, PushAnswer, ScopeKey, ScopeRef, Status, Timestamp,
+    UserId, Verdict,
+};
+use readmodel::write::Writes;
 
-use crate::{Violation, machine::Machine};
+use crate::{
+    Violation,
+    machine::Machine,
+    plan::Harm,
+    rows::{Erased, Gone},
+};
 
 #[derive(Default)]
 pub struct Witness {
     acknowledged: Vec<Acknowledged>,
     /// Beyond what a recovery found, but on a device that may push.
     coming_back: Vec<ComingBack>,
+    /// Of the erasures of a scope the last, and what was erased, but for what a device has said again since.
+    erased: BTreeMap<ScopeRef, (Cursor, HashSet<Item>)>,
+    /// Devices that may let go of what they alone hold.
+    unsteady: BTreeSet<usize>,
 }
 
 /// A message as it stands in the end.
@@ -57,6 +70,47 @@ impl Witness {
         }
     }
 
+    /// A role is given or taken, sooner or later: what is held by the user's devices may go with it.
+    pub fn role_changes(&mut self, scope: &ScopeKey, user: &UserId, machines: &[&Machine]) {
+        let seats = machines.iter().map(|machine| &machine.seat);
+        let own = seats.filter(|seat| seat.scope == *scope && seat.user == *user);
+        self.unsteady.extend(own.map(|seat| seat.number));
+        self.reconsider(machines);
+    }
+
+    /// Something has happened to what a device holds. One whose cursor is not what it was does not know any more what
+    /// its scope has lost.
+    pub fn suffered(&mut self, device: usize, harm: &Harm, machines: &[&Machine]) {
+        if matches!(harm, Harm::Jump { .. }) {
+            self.unsteady.insert(device);
+        }
+        self.reconsider(machines);
+    }
+
+    /// What the rows took in, and let go of.
+    ///
+    /// # Errors
+    /// A restore brought back what was erased.
+    pub fn committed(&mut self, writes: &Writes, gone: Gone) -> Result<(), Violation> {
+        for Erased { scope, cursor, items } in gone.erased {
+            let (last, erased) = self.erased.entry(scope).or_default();
+            *last = cursor;
+            erased.extend(items);
+        }
+        let pushed = pushed(writes);
+        for image in &writes.messages {
+            let item = image.entry.version.item(image.id);
+            let Some((cursor, erased)) = self.erased.get_mut(&image.scope) else { continue };
+            if erased.remove(&item) && !pushed.contains(&(image.scope, image.entry.cursor)) {
+                return Err(Violation(format!(
+                    "a restore brought back {}, which was erased at cursor {cursor}",
+                    image.id
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A recovery kept the scopes up to these cursors. What a device holds beyond comes back.
     pub fn recovered(&mut self, bases: &BTreeMap<ScopeRef, Cursor>, machines: &[&Machine]) {
         let base = |scope: &ScopeKey| bases.get(&scope.reference()).copied().unwrap_or_default();
@@ -64,11 +118,15 @@ impl Witness {
             .into_iter()
             .partition(|known| known.cursor <= base(&known.scope));
         self.acknowledged = kept;
+        // An erasure that was lost is to be asked for again.
+        self.erased
+            .retain(|scope, (cursor, _)| bases.get(scope).is_some_and(|base| *cursor <= *base));
         // What came back, and was deleted or lost once more, is to come back if a device holds it still.
         self.reconsider(machines);
+        let machines = self.steady(machines);
         let lost = lost.into_iter().filter(|known| !known.deleted);
         for Acknowledged { scope, id, updated_at, .. } in lost {
-            if let Some(message) = held(machines, &scope, id, updated_at) {
+            if let Some(message) = held(&machines, &scope, id, updated_at) {
                 let content = ContentHash::of(message.content.as_deref().unwrap_or_default());
                 self.coming_back.push(ComingBack { scope, id, updated_at, content });
             }
@@ -76,9 +134,15 @@ impl Witness {
     }
 
     /// What no device holds any more is not awaited: it was deleted, or a device has lost it by itself.
-    pub fn reconsider(&mut self, machines: &[&Machine]) {
+    fn reconsider(&mut self, machines: &[&Machine]) {
+        let machines = self.steady(machines);
         self.coming_back
-            .retain(|lost| held(machines, &lost.scope, lost.id, lost.updated_at).is_some());
+            .retain(|lost| held(&machines, &lost.scope, lost.id, lost.updated_at).is_some());
+    }
+
+    fn steady<'a>(&self, machines: &[&'a Machine]) -> Vec<&'a Machine> {
+        let is_steady = |machine: &&&Machine| !self.unsteady.contains(&machine.seat.number);
+        machines.iter().filter(is_steady).copied().collect()
     }
 
     /// `floors`: up to them, what was deleted is forgotten.
@@ -119,6 +183,18 @@ impl Witness {
         }
         Ok(())
     }
+}
+
+/// The cursors at which devices have said something.
+fn pushed(writes: &Writes) -> HashSet<(ScopeRef, Cursor)> {
+    let mut pushed = HashSet::new();
+    for image in &writes.outcomes {
+        if let Verdict::Pushed(answer) = &image.outcome.verdict {
+            let cursors = answer.results.iter().filter_map(|result| result.cursor);
+            pushed.extend(cursors.map(|cursor| (image.scope, cursor)));
+        }
+    }
+    pushed
 }
 
 /// A version of a message, as a device that may push holds it.

@@ -12,7 +12,7 @@ use device::{
 use model::{
     Action, BackupId, Command, CommandId, Cursor, DeviceId, Epoch, Item, Limits, LogId, OrgRole,
     Outcome, Partition, PushAnswer, PushedChange, Refusal, Rejected, RequestHash, RestoreId,
-    RestoreMode, ScopeKey, Timestamp, UserId, Verdict,
+    RestoreMode, Role, ScopeKey, Standing, Timestamp, UserId, Verdict,
     draft::{Invalid, parse_change},
     reconcile::{Claim, ScopeSums, is_good, reconcile},
 };
@@ -28,6 +28,7 @@ use crate::{
     Mistake, Violation,
     archiver::{Bucket, Cache},
     cast::{self, Seat},
+    effects::{Effect, Effects},
     log::{Log, home, partitions},
     random::Random,
     recovery, restoring,
@@ -43,6 +44,8 @@ const FRAME_BYTES: u32 = repair::FRAME_BYTES_MIN;
 /// 2025-12-30T10:00:00Z.
 const BEGIN: i64 = 1_767_088_800_000_000;
 const MINUTE: i64 = 60_000_000;
+/// Longer than an hour of the archive: a message that is deleted and forgotten within one is in no incremental.
+const TOMBSTONES_KEPT: i64 = 120 * MINUTE;
 
 pub struct World {
     pub random: Random,
@@ -61,6 +64,7 @@ pub struct World {
     /// Counts the servers' crashes.
     pub life: u64,
     pub witness: Witness,
+    pub effects: Effects,
     pub violation: Option<Violation>,
     pub mistake: Option<Mistake>,
     /// Before the last commit; only some mistakes need it.
@@ -104,6 +108,22 @@ fn problem(status: u16, code: &str, detail: &str) -> ClientError {
     ClientError::Problem(Box::new(Problem { status, code, detail, ..Problem::default() }))
 }
 
+fn denied(purge: bool) -> ClientError {
+    let (code, detail) = ("SYNC_005".to_owned(), "your role does not allow this".to_owned());
+    ClientError::Problem(Box::new(Problem {
+        status: 403,
+        code,
+        detail,
+        purge,
+        ..Problem::default()
+    }))
+}
+
+/// Refuses one of this standing, unless they are allowed.
+fn permit(standing: Standing, allowed: bool) -> Result<(), ClientError> {
+    if allowed { Ok(()) } else { Err(denied(standing == Standing::Stranger { former: true })) }
+}
+
 impl World {
     pub fn new(mistake: Option<Mistake>) -> Result<Self, Violation> {
         let id = LogId(Uuid::from_u128(1));
@@ -121,6 +141,7 @@ impl World {
             faults: 0,
             life: 0,
             witness: Witness::default(),
+            effects: Effects::default(),
             violation: None,
             mistake,
             before: None,
@@ -136,6 +157,7 @@ impl World {
         }
         partitions().try_for_each(|partition| world.bucket.upload(&world.log, partition))?;
         world.settle()?;
+        world.effects = Effects::default();
         Ok(world)
     }
 
@@ -178,9 +200,30 @@ impl World {
         self.command(scope, &cast::owner(scope), Action::BackupRequested { backup });
     }
 
+    /// As a user asks that all of theirs be erased.
+    pub fn erase(&mut self, scope: &ScopeKey) {
+        self.command(scope, &cast::owner(scope), Action::ScopeErased);
+    }
+
+    /// As the owner gives a role, or takes it.
+    pub fn set_member(&mut self, scope: &ScopeKey, user: &UserId, role: Option<Role>) {
+        let user = user.clone();
+        let action = match role {
+            Some(role) => Action::MemberSet { user, role },
+            None => Action::MemberRemoved { user },
+        };
+        self.command(scope, &cast::owner(scope), action);
+    }
+
+    /// As ingest asks for one of the backups that it is shown.
     pub fn restore(&mut self, scope: &ScopeKey, pick: u8, mode: RestoreMode) {
-        let backups = self.bucket.backups.iter().filter(|(own, _)| own == scope);
-        let backups: Vec<BackupId> = backups.map(|(_, id)| *id).collect();
+        let erased = self.rows.scopes.get(scope).map_or(Cursor::ZERO, |heading| heading.erased);
+        let shown = self
+            .bucket
+            .backups
+            .iter()
+            .filter(|made| made.scope == *scope && made.cursor_last >= erased);
+        let backups: Vec<BackupId> = shown.map(|made| made.id).collect();
         if backups.is_empty() {
             return;
         }
@@ -192,9 +235,15 @@ impl World {
 
     /// As the archiver says that tombstones are old enough.
     pub fn expire(&mut self, scope: &ScopeKey, keep: u8) {
-        let head = self.rows.scopes.get(scope).map_or(Cursor::ZERO, |heading| heading.head);
-        let up_to = Cursor::from_i64(head.as_i64() - i64::from(keep));
-        self.command(scope, &cast::owner(scope), Action::TombstonesExpired { up_to });
+        let before = self.now.plus_micros(-TOMBSTONES_KEPT);
+        let is_old = |at: &Timestamp| *at < before;
+        let rows = self.rows.of(scope.reference()).map(|image| &image.entry);
+        let old = rows.filter(|entry| entry.deleted_at.as_ref().is_some_and(is_old));
+        let mut cursors: Vec<Cursor> = old.map(|entry| entry.cursor).collect();
+        cursors.sort_unstable();
+        if let Some(up_to) = cursors.iter().rev().nth(usize::from(keep)).copied() {
+            self.command(scope, &cast::owner(scope), Action::TombstonesExpired { up_to });
+        }
     }
 
     /// All processes end at once; what they had in memory is gone.
@@ -309,9 +358,13 @@ impl World {
         if matches!(self.mistake, Some(Mistake::FoldsTwice | Mistake::AnswersEarly)) {
             self.before = Some(self.rows.clone());
         }
-        if !self.rows.commit(&flying.writes, &flying.advances, true)? {
+        match self.rows.commit(&flying.writes, &flying.advances, true)? {
+            Some(gone) => {
+                self.effects.committed(&flying.writes, &gone);
+                self.witness.committed(&flying.writes, gone)?;
+            }
             // Somebody else was there: a new session goes on from where they are.
-            self.flying.clear();
+            None => self.flying.clear(),
         }
         Ok(())
     }
@@ -382,12 +435,25 @@ impl World {
 
     /// All that the log has is folded once more, beside; the rows that come of it take the place of those there are.
     pub fn rebuild(&mut self) -> Result<(), Violation> {
+        let mut shadow = self.folded_anew()?;
+        self.rows.compare(&shadow)?;
+        self.effects.count(Effect::Rebuild, !shadow.messages.is_empty());
+        for (partition, position) in &mut shadow.positions {
+            position.rebuilds = self.rows.positions[partition].rebuilds + 1;
+        }
+        self.rows = shadow;
+        self.before = None;
+        Ok(())
+    }
+
+    /// What the log comes to, up to where the rows are.
+    fn folded_anew(&mut self) -> Result<Rows, Violation> {
         let mut shadow = recovery::rows(&mut self.bucket, &self.logs)?;
         for partition in partitions() {
-            let until = self.rows.positions[&partition].next_offset;
+            let until = self.rows.positions[&partition].next_offset.get();
             loop {
                 let from = shadow.positions[&partition].next_offset;
-                let left = (until.get() - from.get()) as usize;
+                let left = (until - from.get()) as usize;
                 let most = (1 + self.random.below(2 * BATCH)).min(left);
                 let records = self.log.from(partition, from)[..most].iter().cloned();
                 let records: Vec<Decoded> = records.map(Decoded::new).collect();
@@ -400,13 +466,7 @@ impl World {
                 shadow.commit(&batch.fold(loaded).writes, &batch.advances, true)?;
             }
         }
-        self.rows.compare(&shadow)?;
-        for (partition, position) in &mut shadow.positions {
-            position.rebuilds = self.rows.positions[partition].rebuilds + 1;
-        }
-        self.rows = shadow;
-        self.before = None;
-        Ok(())
+        Ok(shadow)
     }
 
     /// Log and rows are gone. The new log begins with what the archive has.
@@ -444,6 +504,11 @@ impl World {
         {
             return Ok(Accepted::Known(known));
         }
+        // Who is let in is remembered for a while: then the fold alone decides.
+        if self.random.chance(70) {
+            let standing = self.rows.standing(&push.scope, &push.actor);
+            permit(standing, standing.may_push())?;
+        }
         if let Some(base) = self.rows.kept(push.scope.reference(), push.epoch) {
             changes.iter_mut().for_each(|pushed| pushed.change.forget_base(|of| of <= base));
         }
@@ -476,8 +541,14 @@ impl World {
         ScopeSums { head, floor, count, digest }
     }
 
+    fn permit(&self, seat: &Seat) -> Result<(), ClientError> {
+        let standing = self.rows.standing(&seat.scope, &seat.user);
+        permit(standing, standing.may_pull())
+    }
+
     /// As the api answers a pull.
     pub fn pull(&mut self, seat: &Seat, from: PullFrom) -> Result<PullPage, ClientError> {
+        self.permit(seat)?;
         let ScopeSums { head, floor: _, count, digest } = self.sums(&seat.scope);
         let base = self.kept(&seat.scope, from.epoch, head);
         let cursor = Cursor::new(from.cursor).unwrap();
@@ -501,7 +572,13 @@ impl World {
     }
 
     /// As the api tells a device whether it has drifted.
-    pub fn reconcile(&self, seat: &Seat, claim: &Claim, epoch: Option<Epoch>) -> Reconciled {
+    pub fn reconcile(
+        &self,
+        seat: &Seat,
+        claim: &Claim,
+        epoch: Option<Epoch>,
+    ) -> Result<Reconciled, ClientError> {
+        self.permit(seat)?;
         let sums = self.sums(&seat.scope);
         let mut base = self.kept(&seat.scope, epoch, sums.head);
         let told = reconcile(claim, base, &sums);
@@ -511,11 +588,12 @@ impl World {
         let ScopeSums { head, floor, count, digest } = sums;
         let model::reconcile::Reconciled { status, action, cursor } = told;
         let epoch = self.rows.epoch();
-        Reconciled { status, action, cursor, head, floor, count, digest, epoch, base }
+        Ok(Reconciled { status, action, cursor, head, floor, count, digest, epoch, base })
     }
 
     /// As the api answers a frame.
     pub fn compare(&self, seat: &Seat, frame: &[u8]) -> Result<Vec<u8>, ClientError> {
+        self.permit(seat)?;
         let items = match self.mistake {
             Some(Mistake::ComparesWithNothing) => repair::Items::default(),
             _ => self.rows.items(seat.scope.reference()),
@@ -526,7 +604,8 @@ impl World {
     }
 
     /// As the api gives messages by their items; not all fit.
-    pub fn fetch(&mut self, seat: &Seat, asked: &[Item]) -> Fetched {
+    pub fn fetch(&mut self, seat: &Seat, asked: &[Item]) -> Result<Fetched, ClientError> {
+        self.permit(seat)?;
         let most = 1 + self.random.below(12);
         let reference = seat.scope.reference();
         let named = self.rows.items(reference).named(&asked.iter().copied().collect());
@@ -537,7 +616,7 @@ impl World {
                 None => missing.push(*item),
             }
         }
-        Fetched { messages, missing }
+        Ok(Fetched { messages, missing })
     }
 }
 
@@ -545,9 +624,7 @@ impl World {
 pub fn answer(outcome: &Outcome) -> Result<PushAnswer, ClientError> {
     match &outcome.verdict {
         Verdict::Pushed(answer) => Ok(answer.clone()),
-        Verdict::Refused(Refusal::PermissionDenied { .. }) => {
-            Err(problem(403, "SYNC_005", "you may not push here"))
-        }
+        Verdict::Refused(Refusal::PermissionDenied { purge }) => Err(denied(*purge)),
         other => Err(problem(500, "INTERNAL", &format!("a push became {other:?}"))),
     }
 }

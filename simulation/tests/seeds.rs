@@ -5,6 +5,7 @@
 
 use simulation::{
     Mistake,
+    effects::Effects,
     plan::{Plan, Shape},
     run::run,
     shrink::shrink,
@@ -43,17 +44,26 @@ fn all_copies_agree_whatever_happens() {
         run(&Plan::parse(&text).unwrap(), None).unwrap();
         return;
     }
-    for seed in seeds() {
+    let seeds = seeds();
+    let is_usual = seeds == (0..SEEDS);
+    let mut effects = Effects::default();
+    for seed in seeds {
         let plan = Plan::of(seed, &Shape::MEMORY);
-        if let Err(violation) = run(&plan, None) {
-            let (plan, smallest) = shrink(plan, violation.clone(), None);
-            panic!(
-                "seed {seed}: {violation}\n\nrun it again: SIMULATION_SEED={seed} cargo test -p simulation\n\
-                 what is left of it fails with: {smallest}\nas a file for SIMULATION_PLAN:\n{}",
-                plan.to_text()
-            );
+        match run(&plan, None) {
+            Ok(ended) => effects.add(&ended.effects),
+            Err(violation) => {
+                let (plan, smallest) = shrink(plan, violation.clone(), None);
+                panic!(
+                    "seed {seed}: {violation}\n\nrun it again: SIMULATION_SEED={seed} cargo test -p simulation\n\
+                     what is left of it fails with: {smallest}\nas a file for SIMULATION_PLAN:\n{}",
+                    plan.to_text()
+                );
+            }
         }
     }
+    eprintln!("{effects:?}");
+    // One plan alone may have nothing to restore, say.
+    assert!(!is_usual || effects.lacking().is_empty(), "never: {:?}", effects.lacking());
 }
 
 #[test]
@@ -69,15 +79,7 @@ fn a_seed_decides_everything() {
 /// A simulation that cannot fail shows nothing.
 #[test]
 fn mistakes_are_found_and_shrunk() {
-    for mistake in [
-        Mistake::ForgetsCommands,
-        Mistake::FoldsTwice,
-        Mistake::IgnoresBase,
-        Mistake::ReportsNoLoss,
-        Mistake::AnswersEarly,
-        Mistake::ForgetsDeletes,
-        Mistake::ComparesWithNothing,
-    ] {
+    for mistake in Mistake::ALL {
         let seed = first_failure(0..FOUND_WITHIN, Some(mistake));
         let seed =
             seed.unwrap_or_else(|| panic!("{mistake:?} is not found by {FOUND_WITHIN} seeds"));

@@ -293,7 +293,7 @@ impl Stage {
             Step::Spoil { device, harm } => {
                 self.machines[*device].suffer(harm);
                 let machines: Vec<&Machine> = self.machines.iter().collect();
-                self.witness.lock().unwrap().reconsider(&machines);
+                self.witness.lock().unwrap().suffered(*device, harm, &machines);
             }
             Step::Sync { devices, faults, crashes, seed } => {
                 self.front.faults(*faults, *seed);
@@ -321,7 +321,11 @@ impl Stage {
                 self.effects.rebuilds += u32::from(folded > 0);
             }
             Step::Recover { seed } => self.recover(*seed).await,
-            Step::Work { .. } | Step::Pass { .. } | Step::Expire { .. } => {
+            Step::Work { .. }
+            | Step::Pass { .. }
+            | Step::Expire { .. }
+            | Step::Erase { .. }
+            | Step::Member { .. } => {
                 panic!("{step:?} means nothing here")
             }
         }

@@ -10,6 +10,8 @@ use simulation::{
 
 const SHAPE: Shape = Shape {
     steps: 18,
+    busy: cast::DEVICES,
+    stages: false,
     faults_max: 20,
     crashes_max: 3,
     together_max: 10,
@@ -17,6 +19,8 @@ const SHAPE: Shape = Shape {
     rebuilds: 14,
     restores: 20,
     harms: 16,
+    erasures: 0,
+    members: 0,
 };
 /// Before that many syncs of a plan nothing is lost: devices are to hold something.
 const SYNCS_MIN: usize = 3;
