@@ -218,10 +218,18 @@ impl Bucket {
     }
 }
 
-pub fn line(folded: &FoldedScope, backup: Option<BackupObject>) -> ScopeLine {
+pub fn line(
+    folded: &FoldedScope,
+    backup: Option<BackupObject>,
+    mistake: Option<Mistake>,
+) -> ScopeLine {
     let mut members: Vec<_> = folded.scope.members.clone().into_iter().collect();
     members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    ScopeLine::new(folded.scope.key.clone(), &folded.scope.heading, members, backup)
+    let mut heading = folded.scope.heading.clone();
+    if mistake == Some(Mistake::BacksUpErased) {
+        heading.erased = Cursor::ZERO;
+    }
+    ScopeLine::new(folded.scope.key.clone(), &heading, members, backup)
 }
 
 impl Cache {
@@ -336,7 +344,7 @@ impl Cache {
         let header = self.header(Kind::OnDemand, partition, id.to_string());
         let path = path::on_demand_manifest(header.log_id, partition, id);
         bucket.add(scope, &backup);
-        bucket.manifest(&path, &header, &[line(folded, Some(backup))])?;
+        bucket.manifest(&path, &header, &[line(folded, Some(backup), bucket.mistake)])?;
         Ok(())
     }
 
@@ -387,7 +395,7 @@ impl Cache {
             } else {
                 None
             };
-            lines.push(line(folded, backup));
+            lines.push(line(folded, backup, bucket.mistake));
         }
         let header = self.header(Kind::Hour, partition, name);
         let path = path::hour_manifest(header.log_id, partition, LENGTH, hour);
@@ -411,7 +419,7 @@ impl Cache {
                 None => bucket.full(folded, &name, path::full(key, LENGTH, day))?,
             };
             fulls.push((key.clone(), full.clone()));
-            lines.push(line(folded, Some(full)));
+            lines.push(line(folded, Some(full), bucket.mistake));
         }
         let header = self.header(Kind::Full, partition, name);
         let path = path::full_manifest(header.log_id, partition, LENGTH, day);

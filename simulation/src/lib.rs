@@ -54,10 +54,32 @@ pub enum Mistake {
     ForgetsDeletes,
     /// Repairs compare with a scope that is not read yet.
     ComparesWithNothing,
+    /// A chunk of a restore that is sent once more is taken wherever the restore stands.
+    RestoresTwice,
+    /// The executor of restores goes on one message too far.
+    RestoresTooFar,
+    /// A rebuild takes the log as the first one, whatever it was recovered from.
+    RebuildsFromNothing,
+    /// A rebuild stops before the last record of a partition, and says that it has folded it.
+    RebuildsTooLittle,
+    /// Tombstones go, and the scope's floor stays.
+    ExpiresWithoutFloor,
+    /// Messages that live go with the tombstones.
+    ExpiresTheLiving,
+    /// The floor rises, and the rows keep the tombstones.
+    KeepsTombstones,
+    /// The rows keep what was erased.
+    KeepsErased,
+    /// Backups do not say that the scope was erased, so that what came before is read with them.
+    BacksUpErased,
+    /// A restore that was asked for before anybody could know of an erasure brings back what was erased.
+    RestoresErased,
+    /// A removed member can pull.
+    ServesRemoved,
 }
 
 impl Mistake {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 18] = [
         Self::ForgetsCommands,
         Self::FoldsTwice,
         Self::IgnoresBase,
@@ -65,5 +87,16 @@ impl Mistake {
         Self::AnswersEarly,
         Self::ForgetsDeletes,
         Self::ComparesWithNothing,
+        Self::RestoresTwice,
+        Self::RestoresTooFar,
+        Self::RebuildsFromNothing,
+        Self::RebuildsTooLittle,
+        Self::ExpiresWithoutFloor,
+        Self::ExpiresTheLiving,
+        Self::KeepsTombstones,
+        Self::KeepsErased,
+        Self::BacksUpErased,
+        Self::RestoresErased,
+        Self::ServesRemoved,
     ];
 }

@@ -123,7 +123,7 @@ pub fn rows(bucket: &mut Bucket, logs: &[LogId]) -> Result<Rows, Violation> {
             },
         });
     }
-    let mut rows = Rows::with_epochs(epochs);
+    let mut rows = Rows::with_epochs(epochs, bucket.mistake);
     for Base { partition, header, scopes, commands } in begun(bucket, *logs.last().unwrap())?.iter()
     {
         let partition = *partition;
@@ -183,7 +183,7 @@ pub fn recover(bucket: &mut Bucket, lost: LogId, new: LogId) -> Result<(), Viola
         let mut lines = Vec::new();
         for folded in cache.scopes(partition) {
             let full = bucket.full(folded, &name, path::base_full(&folded.scope.key, &name))?;
-            lines.push(line(folded, Some(full)));
+            lines.push(line(folded, Some(full), bucket.mistake));
         }
         bucket.manifest(&path::base_manifest(new, partition, &name), &header, &lines)?;
     }

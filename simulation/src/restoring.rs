@@ -6,12 +6,12 @@ use archive::{
     restoration::{Kept, Puts},
 };
 use model::{
-    Action, Cursor, Entry, MessageId, RestoreChunk, RestoreFailure, RestoreMode, RestorePlace,
-    RunningRestore, ScopeKey,
+    Action, Command, Cursor, Entry, MessageId, RestoreChunk, RestoreFailure, RestoreMode,
+    RestorePlace, RunningRestore, ScopeKey,
 };
 
 use crate::{
-    Violation,
+    Mistake, Violation,
     archiver::{Bucket, Cache, now},
     log::home,
     random::Random,
@@ -58,7 +58,8 @@ pub fn next(
             Ok(chunk(to, lacking.into_iter().map(|(_, id)| id).collect(), Vec::new()))
         }
         RestorePlace::Puts(done) => {
-            let mut puts = Puts::after(now(found.open(&bucket.archive))?, done);
+            let too_far = u64::from(bucket.mistake == Some(Mistake::RestoresTooFar));
+            let mut puts = Puts::after(now(found.open(&bucket.archive))?, done + too_far);
             let mut next = puts.next_puts().map_err(|e| Violation(e.to_string()))?;
             if next.is_empty() {
                 complete(bucket, cache, scope, &found, running)?;
@@ -108,6 +109,16 @@ fn complete(
     }
 }
 
+/// A chunk as if it began where it ended.
+pub fn readdress(command: &mut Command) {
+    if let Action::RestoreChunk(chunk) = &mut command.action
+        && let RestorePlace::Puts(done) = chunk.to
+    {
+        chunk.from = chunk.to;
+        chunk.to = RestorePlace::Puts(done + chunk.puts.len() as u64);
+    }
+}
+
 fn find(
     bucket: &Bucket,
     cache: &Cache,
@@ -117,7 +128,8 @@ fn find(
     let (partition, log) = (home(&source), cache.log());
     let found = now(history::find(&bucket.archive, log, partition, &source, running.backup))?;
     let erased = cache.fold.scopes.get(&source).map_or(Cursor::ZERO, |f| f.scope.heading.erased);
-    Ok(found.filter(|found| !found.was_erased(erased)))
+    let looks = bucket.mistake != Some(Mistake::RestoresErased);
+    Ok(found.filter(|found| !looks || !found.was_erased(erased)))
 }
 
 /// The live messages that the backup lacks.

@@ -18,7 +18,7 @@ use readmodel::{
 };
 use repair::{Held, Items};
 
-use crate::{Violation, log::partitions};
+use crate::{Mistake, Violation, log::partitions};
 
 /// The rows, and how far each partition is folded into them.
 #[derive(Clone)]
@@ -30,6 +30,7 @@ pub struct Rows {
     pub messages: BTreeMap<(ScopeRef, MessageId), MessageImage>,
     members: HashMap<(ScopeRef, UserId), Member>,
     outcomes: HashMap<CommandId, (ScopeRef, Arc<Outcome>)>,
+    mistake: Option<Mistake>,
 }
 
 /// What a commit has taken away for good.
@@ -55,7 +56,7 @@ pub struct Page {
 
 impl Rows {
     /// Of a log that is folded for the first time.
-    pub fn new(log: LogId) -> Self {
+    pub fn new(log: LogId, mistake: Option<Mistake>) -> Self {
         let epoch = Epoch::of_log(log);
         let new = NewEpoch {
             epoch,
@@ -63,10 +64,10 @@ impl Rows {
             keeps_unlisted: false,
             fold_revision: FoldRevision::CURRENT,
         };
-        Self::with_epochs(vec![PastEpoch { log, new }])
+        Self::with_epochs(vec![PastEpoch { log, new }], mistake)
     }
 
-    pub fn with_epochs(epochs: Vec<PastEpoch>) -> Self {
+    pub fn with_epochs(epochs: Vec<PastEpoch>, mistake: Option<Mistake>) -> Self {
         let mut rows = Self {
             positions: BTreeMap::new(),
             epochs,
@@ -74,6 +75,7 @@ impl Rows {
             messages: BTreeMap::new(),
             members: HashMap::new(),
             outcomes: HashMap::new(),
+            mistake,
         };
         partitions().for_each(|partition| rows.place(partition, PartitionClock::START));
         rows
@@ -187,8 +189,13 @@ impl Rows {
             }
         }
         for (key, heading) in &writes.scopes {
-            let before = self.scopes.insert(key.clone(), heading.clone()).unwrap_or_default();
-            if heading.head < before.head {
+            let mut heading = heading.clone();
+            if self.mistake == Some(Mistake::ExpiresWithoutFloor) {
+                heading.floor = heading.erased;
+            }
+            let head = heading.head;
+            let before = self.scopes.insert(key.clone(), heading).unwrap_or_default();
+            if head < before.head {
                 return Err(Violation(format!("the head of {key} goes back")));
             }
             self.check(key)?;
@@ -206,8 +213,14 @@ impl Rows {
     }
 
     fn expire(&mut self, scope: ScopeRef, floor: Cursor) {
+        let (keeps_live, keeps_all) = match self.mistake {
+            Some(Mistake::ExpiresTheLiving) => (false, false),
+            Some(Mistake::KeepsTombstones) => (true, true),
+            _ => (true, false),
+        };
         self.messages.retain(|(own, _), image| {
-            *own != scope || image.entry.is_live() || image.entry.cursor > floor
+            let lives = keeps_live && image.entry.is_live();
+            *own != scope || lives || image.entry.cursor > floor || keeps_all
         });
     }
 
@@ -215,7 +228,9 @@ impl Rows {
         let live = self.of(scope).filter(|image| image.entry.is_live());
         let up_to = live.filter(|image| image.entry.cursor <= cursor);
         let items = up_to.map(|image| image.entry.version.item(image.id)).collect();
-        self.messages.retain(|(own, _), image| *own != scope || image.entry.cursor > cursor);
+        let keeps = self.mistake == Some(Mistake::KeepsErased);
+        self.messages
+            .retain(|(own, _), image| *own != scope || image.entry.cursor > cursor || keeps);
         Erased { scope, cursor, items }
     }
 

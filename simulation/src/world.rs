@@ -133,7 +133,7 @@ impl World {
             now: Timestamp::from_micros(BEGIN),
             log: Log::new(id),
             logs: vec![id],
-            rows: Rows::new(id),
+            rows: Rows::new(id, mistake),
             flying: VecDeque::new(),
             cache: recovery::cache(&mut bucket, id)?,
             bucket,
@@ -395,7 +395,12 @@ impl World {
         let action =
             restoring::next(&self.bucket, &self.cache, &scope, &restore, &mut self.random)?;
         let appended = self.command(&scope, &restore.actor, action);
-        let again = Command { id: CommandId(self.id()), ..appended };
+        let mut again = Command { id: CommandId(self.id()), ..appended };
+        if self.mistake == Some(Mistake::RestoresTwice) {
+            restoring::readdress(&mut again);
+            self.append(&again);
+            return Ok(true);
+        }
         match self.random.below(12) {
             // Two executors at once.
             0 => self.append(&again),
@@ -436,7 +441,11 @@ impl World {
     /// All that the log has is folded once more, beside; the rows that come of it take the place of those there are.
     pub fn rebuild(&mut self) -> Result<(), Violation> {
         let mut shadow = self.folded_anew()?;
-        self.rows.compare(&shadow)?;
+        if self.mistake == Some(Mistake::RebuildsTooLittle) {
+            shadow.positions = self.rows.positions.clone();
+        } else {
+            self.rows.compare(&shadow)?;
+        }
         self.effects.count(Effect::Rebuild, !shadow.messages.is_empty());
         for (partition, position) in &mut shadow.positions {
             position.rebuilds = self.rows.positions[partition].rebuilds + 1;
@@ -448,9 +457,14 @@ impl World {
 
     /// What the log comes to, up to where the rows are.
     fn folded_anew(&mut self) -> Result<Rows, Violation> {
-        let mut shadow = recovery::rows(&mut self.bucket, &self.logs)?;
+        let mut shadow = match self.mistake {
+            Some(Mistake::RebuildsFromNothing) => Rows::new(self.log.id, self.mistake),
+            _ => recovery::rows(&mut self.bucket, &self.logs)?,
+        };
+        let too_little = u64::from(self.mistake == Some(Mistake::RebuildsTooLittle));
         for partition in partitions() {
             let until = self.rows.positions[&partition].next_offset.get();
+            let until = until.saturating_sub(too_little);
             loop {
                 let from = shadow.positions[&partition].next_offset;
                 let left = (until - from.get()) as usize;
@@ -543,7 +557,7 @@ impl World {
 
     fn permit(&self, seat: &Seat) -> Result<(), ClientError> {
         let standing = self.rows.standing(&seat.scope, &seat.user);
-        permit(standing, standing.may_pull())
+        permit(standing, standing.may_pull() || self.mistake == Some(Mistake::ServesRemoved))
     }
 
     /// As the api answers a pull.
