@@ -7,7 +7,8 @@ use std::{
 
 use model::{
     CommandId, Cursor, Epoch, FoldRevision, Heading, Item, KnownCommand, LogId, Member, MessageId,
-    Offset, OrgRole, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Standing, UserId,
+    Offset, OrgRole, Outcome, Partition, PartitionClock, Scope, ScopeKey, ScopeRef, Standing,
+    UserId,
 };
 use readmodel::{
     adoption::PastEpoch,

@@ -1,6 +1,6 @@
 //! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
 //! repeats, to servers that are killed, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
-//! `SIMULATION_SEEDS=FROM..TO` others than the usual ones.
+//! `SIMULATION_SEEDS=FROM..TO` others than the usual ones, `SIMULATION_PLAN=FILE` what a failing run has printed.
 
 mod plans;
 
@@ -39,7 +39,7 @@ use service::{Secret, auth::OrgRole};
 use simulation::{
     cast::{self, Seat},
     machine::Machine,
-    plan::{Deed, Step},
+    plan::{Deed, Plan, Step},
     random::Random,
     witness::{Standing, Standings, Witness},
 };
@@ -53,7 +53,7 @@ use crate::{
     crash::Child,
     equation::{self, eventually},
     front::Front,
-    operators::ops,
+    operators::said,
     recovering::sealed,
 };
 
@@ -80,16 +80,13 @@ async fn all_copies_agree_on_kafka() {
 
 /// One plan after another, on the same servers.
 async fn play_all(kind: LogKind) {
-    let seeds = seeds();
-    let (from, to) = (seeds.start, seeds.end);
-    println!("again: SIMULATION_SEEDS={from}..{to} cargo test -p tests -- simulated --nocapture");
-    let is_usual = seeds == SEEDS;
-    let plans: Vec<(u64, Vec<Step>)> = seeds.map(|seed| (seed, plans::steps(seed))).collect();
-    let mut steps = plans.iter().flat_map(|(_, steps)| steps);
+    let (plans, is_usual) = asked();
+    let mut steps = plans.iter().flat_map(|(_, plan)| &plan.steps);
     let mut stage = Stage::new(kind, steps.any(|s| matches!(s, Step::Recover { .. }))).await;
-    for (seed, steps) in &plans {
-        for (number, step) in steps.iter().enumerate() {
-            println!("seed {seed}, step {number}: {}", serde_json::to_string(step).unwrap());
+    for (name, plan) in &plans {
+        println!("{name}, as a file for SIMULATION_PLAN:\n{}", plan.to_text());
+        for (number, step) in plan.steps.iter().enumerate() {
+            println!("{name}, step {number}: {}", serde_json::to_string(step).unwrap());
             stage.step(step).await;
         }
         stage.heal().await;
@@ -99,6 +96,19 @@ async fn play_all(kind: LogKind) {
         stage.effects.suffice();
     }
     stage.end().await;
+}
+
+/// The plans to play, each with its name; and whether they are the usual ones.
+fn asked() -> (Vec<(String, Plan)>, bool) {
+    if let Ok(file) = std::env::var("SIMULATION_PLAN") {
+        let plan = Plan::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        return (vec![(file, plan)], false);
+    }
+    let seeds = seeds();
+    let (from, to) = (seeds.start, seeds.end);
+    println!("again: SIMULATION_SEEDS={from}..{to} cargo test -p tests -- simulated --nocapture");
+    let is_usual = seeds == SEEDS;
+    (seeds.map(|seed| (format!("seed {seed}"), plans::of(seed))).collect(), is_usual)
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -362,13 +372,22 @@ impl Stage {
 
     /// Folds all once more; nothing may differ. How many scopes there are.
     async fn rebuild(&self, query: &str) -> u64 {
-        let node = &self.cluster.node.ops_url;
-        let ops_url = self.servers.as_ref().map_or(node, |servers| &servers.ops_url);
-        let url = format!("{ops_url}/rebuild?{query}");
+        let url = format!("{}/rebuild?{query}", self.ops_url());
         let said = reqwest::Client::new().post(url).send().await.unwrap().text().await.unwrap();
         let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
         assert_eq!(last["done"]["differing"], 0, "{said}");
         last["done"]["scopes"].as_u64().unwrap()
+    }
+
+    /// Rows and archive are what the log folds to.
+    async fn check(&self) {
+        let ops_url = format!("--ops-url={}", self.ops_url());
+        let checked = said(&["ops", "check", &ops_url, "--json"]).await;
+        assert_eq!(checked.status, 0, "rows, log and archive: {checked:?}");
+    }
+
+    fn ops_url(&self) -> &str {
+        self.servers.as_ref().map_or(&self.cluster.node.ops_url, |servers| &servers.ops_url)
     }
 
     async fn recover(&mut self, seed: u64) {
@@ -435,6 +454,7 @@ impl Stage {
         assert!(different.is_empty(), "after {ROUNDS} syncs of all: {different:?}");
         let standings = self.standings().await;
         self.witness.lock().unwrap().check(&standings, &BTreeMap::new()).unwrap();
+        self.check().await;
     }
 
     /// And so are rows, log and archive.
@@ -447,8 +467,7 @@ impl Stage {
         self.newest_backups().await;
         let report = verify(&archive, Sample::ALL, |_, _| {}).await.unwrap();
         assert_eq!(report.problems, []);
-        let checked = ops(&self.cluster, &["check"]).await;
-        assert_eq!(checked.status, 0, "rows, log and archive: {checked:?}");
+        self.check().await;
         if self.recovered {
             self.cluster.node.stop().await;
         } else {

@@ -27,13 +27,12 @@ const SYNCS_MIN: usize = 3;
 /// Of a hundred requests, in syncs that are added.
 const FAULTS: u32 = 10;
 
-/// The steps of a seed, the same each time.
-pub(super) fn steps(seed: u64) -> Vec<Step> {
+/// The plan of a seed, the same each time.
+pub(super) fn of(seed: u64) -> Plan {
     let mut shaped = Shaped { steps: Vec::new(), recovery: None, random: Random::new(seed) };
-    for step in Plan::of(seed, &SHAPE).steps {
-        shaped.take(step);
-    }
-    shaped.steps
+    let Plan { devices, steps } = Plan::of(seed, &SHAPE);
+    steps.into_iter().for_each(|step| shaped.take(step));
+    Plan { devices, steps: shaped.steps }
 }
 
 struct Shaped {
