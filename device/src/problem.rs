@@ -41,6 +41,11 @@ impl Problem {
         self.code == "SYNC_007"
     }
 
+    /// The caller's role does not let them, whatever the messages are.
+    pub fn is_not_allowed(&self) -> bool {
+        self.code == "SYNC_005"
+    }
+
     /// One that is about the messages, not about the caller or the scope.
     pub fn is_about_messages(&self) -> bool {
         matches!(self.code.as_str(), "INVALID_REQUEST" | "PAYLOAD_TOO_LARGE" | "SYNC_002")

@@ -1,5 +1,7 @@
 //! `context-sync sync`: pushes what waits, pulls what is new, and mends what has drifted.
 
+use std::fmt;
+
 use clap::Args;
 use device::{
     batches::Outgoing,
@@ -44,8 +46,7 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let _held = store.hold()?;
     let mut replica = store.load()?;
     let epoch = replica.epoch;
-    let pushed = push(&client, scope, &store, epoch, &progress).await;
-    let (pushed, no_room) = pushed.map_err(|error| purged(error, &store))?;
+    let (pushed, waits) = push(&client, scope, &store, epoch, &progress).await?;
     let mut mending = Mending::new(client.in_scope(scope), &mut replica);
     let ended = mending.run().await;
     let Mending { mended, left, .. } = mending;
@@ -58,12 +59,11 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
         store.save(&replica)?;
     }
     note_refused(&left, &store, &progress);
-    ended.map_err(|error| purged(error.into(), &store))?;
+    ended.map_err(|error| purged(error, &store))?;
     progress.finish(format!("synced {} messages", replica.count()));
     show(&args, &replica, &pushed, &mended)?;
-    if let Some(why) = no_room {
-        let waiting = store.outbox.waiting()?;
-        return Err(format!("{waiting} messages wait until there is room: {why}").into());
+    if let Some(waits) = waits {
+        return Err(format!("{} messages wait {waits}", store.outbox.waiting()?).into());
     }
     match pushed.rejected {
         0 => Ok(()),
@@ -75,29 +75,47 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     }
 }
 
-/// Pushes what waits in the outbox. Says so if there was no room for some of it, which waits on.
+/// Why some of the outbox waits on.
+enum Waits {
+    /// There is no room for it. Deletes pass.
+    Full(String),
+    /// The user may not push, but may perhaps still pull: that decides what becomes of what is here.
+    NotAllowed(String),
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(why) => write!(f, "until there is room: {why}"),
+            Self::NotAllowed(why) => write!(f, "until you may push: {why}"),
+        }
+    }
+}
+
+/// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
 async fn push(
     client: &Client,
     scope: &Scope,
     store: &Store,
     epoch: Option<Epoch>,
     progress: &Progress,
-) -> Result<(Tally, Option<String>), Failure> {
+) -> Result<(Tally, Option<Waits>), Failure> {
     let requests = client.in_scope(scope);
     let mut upload = Upload::new(&requests);
     loop {
-        let Full { no_room, deleted } = push_all(&mut upload, store, epoch, progress).await?;
+        let Stopped { waits, deleted } = push_all(&mut upload, store, epoch, progress).await?;
         // What was deleted meanwhile has made room, if anything.
-        if no_room.is_none() || deleted == 0 {
-            return Ok((upload.tally, no_room));
+        if waits.is_none() || deleted == 0 {
+            return Ok((upload.tally, waits));
         }
     }
 }
 
-/// A scope that has no room.
+/// Where the pushing came to an end.
 #[derive(Default)]
-struct Full {
-    no_room: Option<String>,
+struct Stopped {
+    /// `None`: all was taken.
+    waits: Option<Waits>,
     /// Messages that were deleted all the same.
     deleted: u64,
 }
@@ -109,47 +127,56 @@ async fn push_all(
     store: &Store,
     epoch: Option<Epoch>,
     progress: &Progress,
-) -> Result<Full, Failure> {
-    let mut full = Full::default();
+) -> Result<Stopped, Failure> {
+    let mut stopped = Stopped::default();
     for mut sending in store.outbox.take(epoch)? {
         while let Some(push) = sending.next_push()? {
-            if full.no_room.is_some() {
-                full.deleted += delete(upload, &push).await?;
-                continue;
+            match &stopped.waits {
+                None => {}
+                Some(Waits::Full(_)) => {
+                    stopped.deleted += delete(upload, &push).await?;
+                    continue;
+                }
+                Some(Waits::NotAllowed(_)) => return Ok(stopped),
             }
-            let Some(delivered) = deliver(upload, &push, &mut full).await? else { continue };
+            let delivered = deliver(upload, &push, &mut stopped).await?;
+            let Some(delivered) = delivered else { continue };
             let said = push.bad.iter().map(|bad| &bad.why).chain(&delivered.rejections);
             said.for_each(|why| progress.note(why));
             upload.tally.rejected += push.bad.len() as u64;
             sending.acknowledged(&push, &delivered.rejected, &delivered.over_quota)?;
         }
-        if full.no_room.is_none() {
+        if stopped.waits.is_none() {
             sending.end()?;
         }
     }
-    Ok(full)
+    Ok(stopped)
 }
 
-/// `None`: nothing of it was taken, for there is no room.
+/// `None`: nothing of it was taken.
 async fn deliver(
     upload: &mut Upload<'_, InScope<'_>>,
     push: &Push,
-    full: &mut Full,
+    stopped: &mut Stopped,
 ) -> Result<Option<Delivered>, ClientError> {
     if push.messages.is_empty() {
         return Ok(Some(Delivered::default()));
     }
     let delivered = match upload.deliver(push.key.clone(), push.epoch, &push.messages).await {
         Err(ClientError::Problem(problem)) if problem.is_no_room() => {
-            full.deleted += delete(upload, push).await?;
-            full.no_room = Some(problem.to_string());
+            stopped.deleted += delete(upload, push).await?;
+            stopped.waits = Some(Waits::Full(problem.to_string()));
+            return Ok(None);
+        }
+        Err(ClientError::Problem(problem)) if problem.is_not_allowed() => {
+            stopped.waits = Some(Waits::NotAllowed(problem.to_string()));
             return Ok(None);
         }
         delivered => delivered?,
     };
-    if delivered.no_room.is_some() {
-        full.deleted += delivered.deleted();
-        full.no_room.clone_from(&delivered.no_room);
+    if let Some(why) = &delivered.no_room {
+        stopped.deleted += delivered.deleted();
+        stopped.waits = Some(Waits::Full(why.clone()));
     }
     Ok(Some(delivered))
 }
@@ -183,12 +210,9 @@ fn is_purge(error: &DriftError) -> bool {
 }
 
 /// Whoever was removed from a scope keeps nothing of it.
-fn purged(error: Failure, store: &Store) -> Failure {
-    let client = error.downcast_ref::<ClientError>();
-    let purge = client.and_then(|error| error.problem()).is_some_and(|problem| problem.purge)
-        || error.downcast_ref::<DriftError>().is_some_and(is_purge);
-    if !purge {
-        return error;
+fn purged(error: DriftError, store: &Store) -> Failure {
+    if !is_purge(&error) {
+        return error.into();
     }
     match store.purge() {
         Ok(()) => format!("{error}; what was here of the scope is deleted").into(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Child, run};
 use crate::{
-    client::{USER, say},
+    client::{USER, project, say},
     cluster::{Cluster, LogKind},
 };
 
@@ -207,5 +207,49 @@ async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
     fs::write(&outbox, &delete).unwrap();
     let done = sync().await;
     assert_eq!((&done["pushed"]["synced"], &done["count"]), (&json!(1), &json!(0)));
+    cluster.finish().await;
+}
+
+/// Who may only read any more still gets what others write, and what they wrote waits; whoever is no member keeps nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sync_005_what_may_not_be_pushed_waits_and_what_may_be_pulled_comes() {
+    let cluster = Cluster::start(LogKind::Embedded).await;
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    ann.create("/api/v1/projects/p", &[("bob", "member")]).await;
+    let scope = project("p");
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let file = scratch.path().join("bobs.jsonl");
+    let flags = [
+        format!("--url={}", bob.url),
+        format!("--token={}", bob.token),
+        format!("--replica={}", file.display()),
+    ];
+    let sync = async || {
+        let arguments = ["sync", "--json", "--scope=project/p", &flags[0], &flags[1], &flags[2]];
+        let ended = run(&arguments).await;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        (serde_json::from_slice::<Value>(&ended.stdout).unwrap_or_default(), said)
+    };
+    let role = async |role: &str| {
+        ann.put("/api/v1/projects/p/members/bob", json!({"role": role})).await.ok();
+    };
+
+    ann.push(&scope, &[say("one")]).await.ok();
+    role("viewer").await;
+    fs::write(file.with_extension("outbox.jsonl"), format!("{}\n", say("bob's"))).unwrap();
+    for _ in 0..2 {
+        let (done, said) = sync().await;
+        assert_eq!((&done["count"], &done["pushed"]["synced"]), (&json!(1), &json!(0)), "{said}");
+        assert!(said.contains("1 messages wait until you may push: SYNC_005"), "{said}");
+    }
+    role("member").await;
+    let (done, said) = sync().await;
+    assert_eq!((&done["count"], &done["pushed"]["synced"]), (&json!(2), &json!(1)), "{said}");
+
+    ann.delete("/api/v1/projects/p/members/bob").await;
+    fs::write(file.with_extension("outbox.jsonl"), format!("{}\n", say("late"))).unwrap();
+    let (_, said) = sync().await;
+    assert!(said.contains("what was here of the scope is deleted"), "{said}");
+    assert!(!file.exists());
     cluster.finish().await;
 }
