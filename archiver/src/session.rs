@@ -308,7 +308,8 @@ impl Session<'_> {
     }
 }
 
-/// The archive is this log's, or nobody's yet. To be asked before anything is written to it.
+/// The archive is the log's, or nobody's yet. Nothing is written before: a log that has something in an archive counts as
+/// the archive's own.
 pub(crate) async fn check_owner(archive: &Archive, of: &dyn EventLog) -> Result<(), ArchiverError> {
     let log = of.log_id();
     match base::owner(archive, log).await? {

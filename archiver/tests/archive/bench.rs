@@ -121,8 +121,17 @@ impl Bench {
 
     /// Another one, with a cache of its own.
     pub(crate) fn start_with(&self, cache: &str, archive: Archive) -> Running {
+        self.start_on(self.log.clone(), cache, archive)
+    }
+
+    /// On another log.
+    pub(crate) fn start_on(
+        &self,
+        log: Arc<dyn EventLog>,
+        cache: &str,
+        archive: Archive,
+    ) -> Running {
         let shutdown = CancellationToken::new();
-        let log: Arc<dyn EventLog> = self.log.clone();
         let readiness = Readiness::new();
         let now = self.now.clone();
         let clock = Clock::new(move || Timestamp::from_micros(now.load(Ordering::SeqCst)));

@@ -21,6 +21,7 @@ mod erasing;
 mod expiring;
 mod gaps;
 mod gcs;
+mod other_logs;
 mod reading;
 mod recovering;
 mod replaying;
