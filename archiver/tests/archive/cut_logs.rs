@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A user whose scope is in this partition.
-fn user_of(bench: &Bench, partition: Partition) -> String {
+pub(crate) fn user_of(bench: &Bench, partition: Partition) -> String {
     let is_there = |user: &String| {
         partition_of(format!("acme/user/{user}").as_bytes(), bench.log.partitions()) == partition
     };

@@ -1,14 +1,15 @@
 //! An archive is one log's. Archivers and projectors refuse another log's, and a log that was given up or whose recovery
 //! is not done: nothing is written, however little it would take.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use archiver::{
     ArchiverConfig, ArchiverError, Clock, NewLog, Recovering, Recovery, Retention, SegmentConfig,
     lost,
 };
+use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
-use model::Partition;
+use model::{Event, Partition, RulesVersion, UnknownRules};
 use projector::{Projector, ProjectorError};
 use readmodel::feed::Feed;
 use service::ops::Readiness;
@@ -16,9 +17,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    archiving::{a_day, at},
+    archiving::{a_day, at, tick},
     bench::{Bench, open},
     commands::{push, say},
+    cut_logs::user_of,
     database::Database,
     gaps::{Setting, batches},
     recovering::archive_all,
@@ -185,5 +187,35 @@ async fn a_log_that_was_given_up_and_one_whose_recovery_was_stopped() {
                 "{error}"
             );
         }
+    }
+}
+
+/// Whoever knows them goes on from there: what this build made of the rest would not be what the log says.
+#[tokio::test]
+async fn rules_that_this_build_does_not_know_stop_it_there() {
+    let bench = Bench::new(2);
+    a_day(&bench);
+    let known = Bench::with_log_of(&bench);
+    archive_all(&known, "cache").await;
+    let first = Partition::new(0);
+    let unknown = schemas::encode(&Event::RulesChanged { version: RulesVersion(99) }).unwrap();
+    bench.log.put(at("2025-12-31T01:30:00Z"), first, Bytes::new(), unknown.into());
+    let user = user_of(&bench, first);
+    let after = push(&format!("acme/user/{user}"), &user, &[say("after")]);
+    bench.log.at(at("2025-12-31T02:30:00Z"), &after);
+    tick(&bench, at("2026-01-02T00:00:00Z"));
+    for cache in ["cache", "cache", "another cache"] {
+        let running = bench.start_with(cache, open(&bench.folder));
+        let readiness = running.readiness.clone();
+        let error = running.error().await;
+        let ArchiverError::UnknownRules(UnknownRules(RulesVersion(99))) = error else {
+            panic!("{error}")
+        };
+        let reason = readiness.components()[0].reason.clone().unwrap();
+        assert!(reason.contains("upgrade"), "{reason}");
+        let of_first = |names: BTreeSet<String>| -> Vec<String> {
+            names.into_iter().filter(|name| !name.contains("partition=1")).collect()
+        };
+        assert_eq!(of_first(bench.names()), of_first(known.names()));
     }
 }
