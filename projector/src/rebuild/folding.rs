@@ -22,9 +22,28 @@ const HELD_MAX: Duration = Duration::from_millis(500);
 /// How often that is tried before it may take longer: less, still, than a projector waits for a lock.
 const HELD_TRIES: u32 = 10;
 const HELD_LONGER_MAX: Duration = Duration::from_millis(1_500);
-/// How long Postgres or the log may fail without a record being folded, and how long apart it is tried.
+/// How long Postgres or the log may fail, from the first failure on, without a record being folded, and how long apart
+/// it is tried.
 const FAIL_MAX: Duration = Duration::from_secs(60);
 const FAIL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Failures in a row: none of them was followed by a record that was folded.
+#[derive(Default)]
+struct Failing {
+    folded: u64,
+    since: Option<Instant>,
+}
+
+impl Failing {
+    /// It failed again, with so much folded by now. For how long it has been failing.
+    fn again(&mut self, folded: u64, now: Instant) -> Duration {
+        if folded > self.folded {
+            (self.folded, self.since) = (folded, None);
+        }
+        // Not from the beginning: what a partition begins with may take long, and folds no record.
+        now - *self.since.get_or_insert(now)
+    }
+}
 
 impl Work<'_> {
     /// Where the live rows stand, or as far as the log goes, if it is cut.
@@ -109,18 +128,15 @@ impl Work<'_> {
             let _ = self.say.try_send(Rebuilding::Folded { records, of });
         };
         let partitions: Vec<Partition> = until.keys().copied().collect();
-        let (mut last, mut since) = (0, Instant::now());
+        let mut failing = Failing::default();
         loop {
             let ended = self.session(until.clone(), &folded).project(&partitions, self.stop).await;
             if self.stop.is_cancelled() {
                 return Err(RebuildError::Stopped);
             }
             let Err(error) = ended else { return Ok(()) };
-            let now = furthest.load(Ordering::Relaxed);
-            if now > last {
-                (last, since) = (now, Instant::now());
-            }
-            if !error.is_retryable() || since.elapsed() >= FAIL_MAX {
+            let for_long = failing.again(furthest.load(Ordering::Relaxed), Instant::now());
+            if !error.is_retryable() || for_long >= FAIL_MAX {
                 return Err(error.into());
             }
             tracing::warn!(%error, "rebuilding stopped; trying again");
@@ -146,6 +162,34 @@ impl Work<'_> {
             ready: &self.ready,
             archive: self.of.archive.as_ref(),
             aim: Some(Aim { set: self.extent.set(), until, scope, folded }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_in_a_row_are_counted_together() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut failing = Failing::default();
+        for (folded, now, for_long) in [
+            // Before the first record, after an hour that went well.
+            (0, 3_600, 0),
+            (0, 3_630, 30),
+            // Now and then, with something folded in between.
+            (1, 3_700, 0),
+            (2, 7_200, 0),
+            (2, 7_201, 1),
+            (9, 9_000, 0),
+            // A retry begins before where an earlier one came to.
+            (5, 9_040, 40),
+            (9, 9_060, 60),
+        ] {
+            let found = failing.again(folded, at(now));
+            assert_eq!(found, Duration::from_secs(for_long), "at {now} with {folded}");
         }
     }
 }
