@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use model::{Digest, Item, MessageId, Version};
-use negentropy::Negentropy;
+use negentropy::{Negentropy, NegentropyStorageBase};
 
 use crate::{
     frame::{self, BadFrame},
@@ -91,9 +91,7 @@ impl Items {
     /// # Errors
     /// The frame is none.
     pub fn answer(&self, frame: &[u8], frame_bytes_max: u32) -> Result<Vec<u8>, BadFrame> {
-        frame::check(frame)?;
-        let mut negentropy = Negentropy::owned(Set(&self.held), u64::from(frame_bytes_max))?;
-        Ok(negentropy.reconcile(frame)?)
+        answer(self.set(), frame, frame_bytes_max)
     }
 
     /// The messages that are held as these items.
@@ -104,5 +102,95 @@ impl Items {
 
     pub(crate) fn set(&self) -> Set<'_> {
         Set(&self.held)
+    }
+}
+
+fn answer(
+    set: impl NegentropyStorageBase,
+    frame: &[u8],
+    frame_bytes_max: u32,
+) -> Result<Vec<u8>, BadFrame> {
+    frame::check(frame)?;
+    Ok(Negentropy::owned(set, u64::from(frame_bytes_max))?.reconcile(frame)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use model::{BodyHash, Timestamp};
+    use negentropy::{Bound, Error};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Counts the items that it is asked for.
+    struct Counting<'a>(Set<'a>, &'a Cell<usize>);
+
+    impl NegentropyStorageBase for Counting<'_> {
+        fn size(&self) -> Result<usize, Error> {
+            self.0.size()
+        }
+
+        fn get_item(&self, place: usize) -> Result<Option<negentropy::Item>, Error> {
+            self.1.set(self.1.get() + 1);
+            self.0.get_item(place)
+        }
+
+        fn iterate(
+            &self,
+            begin: usize,
+            end: usize,
+            each: &mut dyn FnMut(negentropy::Item, usize) -> Result<bool, Error>,
+        ) -> Result<(), Error> {
+            self.0.iterate(begin, end, &mut |item, place| {
+                self.1.set(self.1.get() + 1);
+                each(item, place)
+            })
+        }
+
+        fn find_lower_bound(&self, first: usize, last: usize, bound: &Bound) -> usize {
+            self.0.find_lower_bound(first, last, bound)
+        }
+    }
+
+    /// Each message a millisecond after the one before.
+    fn items(count: u128) -> Items {
+        let held = |n: u128| {
+            let updated_at = Timestamp::from_millis(n as i64);
+            Held::new(
+                MessageId(Uuid::from_u128(n)),
+                Version { updated_at, body: BodyHash([7; 32]) },
+            )
+        };
+        Items::new((0..count).map(held).collect())
+    }
+
+    /// Whatever a frame asks for: its ranges do not overlap, so that each item is looked at a few times, not once a range.
+    #[test]
+    fn no_frame_makes_more_work_than_a_few_looks_at_each_item() {
+        const FRAME_BYTES: u32 = 256 << 10;
+        const COUNT: u128 = 20_000;
+        let items = items(COUNT);
+        let fingerprint = |millis: u8| [&[millis, 0, 1][..], &[7; 16]].concat();
+        let all = [&[0, 0, 1][..], &[7; 16]].concat();
+        for range in [
+            fingerprint(2),  // one item each
+            fingerprint(33), // as many as are told by their names
+            fingerprint(60), // more: each is split
+            all.clone(),
+            [&all[..], &[0, 0, 0]].concat(),
+            vec![0, 0, 2, 0],
+            vec![2, 0, 2, 0],
+            vec![101, 0, 2, 0],
+            vec![1, 0, 0],
+        ] {
+            let frame =
+                [&[0x61][..], &range.repeat((FRAME_BYTES as usize - 1) / range.len())].concat();
+            let seen = Cell::new(0);
+            let answer = answer(Counting(items.set(), &seen), &frame, FRAME_BYTES).unwrap();
+            assert!(answer.len() <= FRAME_BYTES as usize, "{range:?}: {} bytes", answer.len());
+            assert!(seen.get() <= 4 * COUNT as usize, "{range:?}: {} looks", seen.get());
+        }
     }
 }
