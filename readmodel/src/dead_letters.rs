@@ -206,12 +206,52 @@ pub struct ParkedScope {
     pub events: u64,
 }
 
-/// How many refused records nobody has marked yet, and the scopes whose events wait (the projector's role).
-pub async fn open(pool: &Pool) -> Result<(u64, Vec<ParkedScope>), ReadModelError> {
+/// Keys of which it is said how many refused records they have, at most, and how much of a key: whoever wrote to the log as
+/// nobody should may have made any number of them, of any length.
+const REFUSED_KEYS_MAX: i64 = 5;
+const KEY_BYTES_MAX: i32 = 512;
+
+/// Refused records that nobody has marked yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    pub records: u64,
+    /// The keys that have the most of them.
+    pub most: Vec<RefusedScope>,
+}
+
+/// How many refused records a scope has.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RefusedScope {
+    /// The records' key: `tenant/kind/name`, or whatever it is.
+    pub scope: String,
+    pub records: u64,
+}
+
+/// The refused records that nobody has marked yet, and the scopes whose events wait (the projector's role).
+pub async fn open(pool: &Pool) -> Result<(Refused, Vec<ParkedScope>), ReadModelError> {
+    Ok((refused(pool).await?, parked(pool).await?))
+}
+
+async fn refused(pool: &Pool) -> Result<Refused, ReadModelError> {
     let sql = sqlx::AssertSqlSafe(format!(
-        "select count(*) from dead_letters d {MARKS} where d.kind = 'refused' and k.mark is null"
+        "select substring(d.key for $1), count(*), (sum(count(*)) over ())::bigint
+         from dead_letters d {MARKS} where d.kind = 'refused' and k.mark is null
+         group by d.key order by 2 desc, d.key limit $2"
     ));
-    let refused: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+    let rows = sqlx::query_as::<_, (Vec<u8>, i64, i64)>(sql)
+        .bind(KEY_BYTES_MAX)
+        .bind(REFUSED_KEYS_MAX)
+        .fetch_all(pool)
+        .await?;
+    let records = rows.first().map_or(0, |(.., all)| all.unsigned_abs());
+    let most = rows.into_iter().map(|(key, records, _)| RefusedScope {
+        scope: String::from_utf8_lossy(&key).into_owned(),
+        records: records.unsigned_abs(),
+    });
+    Ok(Refused { records, most: most.collect() })
+}
+
+async fn parked(pool: &Pool) -> Result<Vec<ParkedScope>, ReadModelError> {
     let rows = sqlx::query_as::<_, (Vec<u8>, i32, i64, String, i64)>(
         "select distinct on (d.scope) d.key, d.partition, d.record_offset, d.reason,
              count(*) over (partition by d.scope)
@@ -227,7 +267,7 @@ pub async fn open(pool: &Pool) -> Result<(u64, Vec<ParkedScope>), ReadModelError
             reason,
             events: events.unsigned_abs(),
         };
-    Ok((refused.unsigned_abs(), rows.into_iter().map(parked).collect()))
+    Ok(rows.into_iter().map(parked).collect())
 }
 
 /// The log that the read model is of; `None` before a projector said so (the projector's role).

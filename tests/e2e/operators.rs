@@ -100,19 +100,40 @@ async fn status_says_that_all_is_well_and_what_is_not(cluster: &mut Cluster) {
     let partitions = status["partitions"].as_array().unwrap();
     let sum = |key: &str| partitions.iter().map(|own| own[key].as_u64().unwrap()).sum::<u64>();
     assert_eq!((partitions.len(), sum("log_end"), sum("projected"), sum("lag")), (4, 1, 1, 0));
-    assert_eq!(status["dead_letters"], json!({"refused": 0, "parked": []}));
+    let none = json!({"refused": 0, "refused_scopes": [], "parked": []});
+    assert_eq!(status["dead_letters"], none);
     assert!(status["database_bytes"].as_u64().unwrap() > 0);
     assert_eq!(status["log_id"], cluster.node.log.log_id().to_string());
-    append(cluster, "acme/user/ann", b"no event".to_vec()).await;
+    // Whose they are is said of those that have the most.
+    for (key, records) in
+        [("acme/user/ann", 2), ("", 3), ("\x1b[2J", 4), ("x", 5), ("y", 6), ("z", 1)]
+    {
+        for _ in 0..records {
+            append(cluster, key, b"no event".to_vec()).await;
+        }
+    }
     let not = ops(cluster, &["status"]).await;
     assert_eq!(not.status, 1, "{not:?}");
-    assert_eq!(not.json()["dead_letters"]["refused"], 1);
+    let of = |scope: &str, records: u64| json!({"scope": scope, "records": records});
+    let most = [of("y", 6), of("x", 5), of("\x1b[2J", 4), of("", 3), of("acme/user/ann", 2)];
+    let letters = &not.json()["dead_letters"];
+    assert_eq!((&letters["refused"], &letters["refused_scopes"]), (&json!(21), &json!(most)));
     // For people, on one screen.
     let port = format!("--ops-url={}", cluster.node.ops_url);
     let shown = said(&["ops", "status", &port]).await;
     let text = shown.lines.join("\n");
     assert_eq!(shown.status, 1);
-    for line in ["PARTITION", "dead letters  1 refused", "last drill    never", "not well"] {
+    for line in [
+        "PARTITION",
+        "dead letters  21 refused",
+        "  y: 6 refused\n",
+        "  [2J: 4 refused\n",
+        "  without a key: 3 refused\n",
+        "  acme/user/ann: 2 refused\n",
+        "  elsewhere: 1 refused",
+        "last drill    never",
+        "not well",
+    ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
 }

@@ -12,7 +12,11 @@ use archive::{
 use eventlog::{EventLog, LogError, ReadLimit};
 use futures_util::future::join_all;
 use model::{LogId, Offset, Partition, Place, Timestamp};
-use readmodel::{Pool, dead_letters::ParkedScope, standing};
+use readmodel::{
+    Pool,
+    dead_letters::{ParkedScope, RefusedScope},
+    standing,
+};
 use serde::{Deserialize, Serialize};
 use service::ops::Component;
 
@@ -112,10 +116,13 @@ pub struct DrillStatus {
     pub seconds: u64,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct DeadLettersStatus {
     /// Refused records that nobody has marked.
     pub refused: u64,
+    /// The scopes that have the most of them: a few.
+    #[serde(default)]
+    pub refused_scopes: Vec<RefusedScope>,
     pub parked: Vec<ParkedScope>,
 }
 
@@ -352,7 +359,8 @@ async fn read_rows(
     };
     status.restores = Some(standing.restores.into_iter().map(restore).collect());
     let (refused, parked) = readmodel::dead_letters::open(pool).await?;
-    status.dead_letters = Some(DeadLettersStatus { refused, parked });
+    let (refused, refused_scopes) = (refused.records, refused.most);
+    status.dead_letters = Some(DeadLettersStatus { refused, refused_scopes, parked });
     Ok(standing.source.map(|(log, _)| log))
 }
 

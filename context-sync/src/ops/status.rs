@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Failure,
-    copies::status::{PartitionStatus, Status},
+    copies::status::{DeadLettersStatus, PartitionStatus, Status},
     device::table::{Table, shown},
 };
 
@@ -73,14 +73,7 @@ fn print(status: &Status) {
     println!("last drill    {}", drill(status));
     match &status.dead_letters {
         None => println!("dead letters  unknown"),
-        Some(letters) => {
-            let (refused, parked) = (letters.refused, letters.parked.len());
-            println!("dead letters  {refused} refused, {parked} scopes parked");
-            for parked in &letters.parked {
-                let (scope, events, reason) = (&parked.scope, parked.events, shown(&parked.reason));
-                println!("              {scope}: {events} events since {}: {reason}", parked.place);
-            }
-        }
+        Some(letters) => print_letters(letters),
     }
     match &status.restores {
         None => println!("restores      unknown"),
@@ -111,6 +104,24 @@ fn print(status: &Status) {
         (true, true) => println!("well"),
         (true, false) => println!("not well"),
         (false, _) => println!("not known: some parts could not be asked"),
+    }
+}
+
+fn print_letters(letters: &DeadLettersStatus) {
+    let DeadLettersStatus { refused, refused_scopes, parked } = letters;
+    println!("dead letters  {refused} refused, {} scopes parked", parked.len());
+    for own in refused_scopes {
+        let (scope, records) = (shown(&own.scope), own.records);
+        let scope = if scope.is_empty() { "without a key" } else { &scope };
+        println!("              {scope}: {records} refused");
+    }
+    let others = refused - refused_scopes.iter().map(|own| own.records).sum::<u64>().min(*refused);
+    if others > 0 {
+        println!("              elsewhere: {others} refused; `ops dead-letters list` has all");
+    }
+    for own in parked {
+        let (scope, events, reason) = (&own.scope, own.events, shown(&own.reason));
+        println!("              {scope}: {events} events since {}: {reason}", own.place);
     }
 }
 

@@ -114,7 +114,7 @@ mod tests {
         // A partition where nothing comes: its last hour ended long ago.
         (own.archived, own.archived_seconds) = (Some(9), Some(1_000_000));
         status.drill = Some(DrillStatus { at: String::new(), well: true, seconds: 48 * 3_600 });
-        status.dead_letters = Some(DeadLettersStatus { refused: 0, parked: Vec::new() });
+        status.dead_letters = Some(DeadLettersStatus::default());
         let path = "/data".to_owned();
         let free_bytes = Some(1_000);
         status.disks = vec![Disk { what: "log".to_owned(), path, bytes: Some(7), free_bytes }];
