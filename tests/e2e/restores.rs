@@ -9,6 +9,7 @@ use crate::{
     client::{Device, Reply, USER, assert_keys, contents, org, project, say, team},
     cluster::{ALL, ARCHIVING, Cluster},
     equation::eventually,
+    operators::{ops, said},
     replica::Replica,
 };
 
@@ -204,6 +205,8 @@ async fn a_retry_gets_the_first_restore_and_a_second_one_waits(cluster: &mut Clu
     })
     .await;
     assert_eq!((&running["status"], counts(&running)), (&json!("running"), [0, 0, 0]));
+    let id = text(&running["restore_id"]).to_owned();
+    operators_see(cluster, Some(&id)).await;
     let second = restoring(&ann, USER, &body).header("Idempotency-Key", "b");
     let conflict = Reply::of(second).await.problem(409, "CONFLICT");
     assert_eq!(conflict["restore_id"], running["restore_id"]);
@@ -219,6 +222,25 @@ async fn a_retry_gets_the_first_restore_and_a_second_one_waits(cluster: &mut Clu
     let done = Reply::of(once).await.ok();
     assert_eq!((&done["restore_id"], counts(&done)), (&running["restore_id"], [3, 0, 0]));
     assert_eq!(ann.pull(USER, "").await.ok()["count"], 4);
+    operators_see(cluster, None).await;
+}
+
+/// What `ops status` says of the restores that run: of one of Ann's, or that there is none.
+async fn operators_see(cluster: &Cluster, id: Option<&str>) {
+    let status = ops(cluster, &["status"]).await.json();
+    let restore = id.map(|id| {
+        json!({"restore_id": id, "scope": "acme/user/ann", "mode": "merge", "restored": 0, "skipped": 0, "deleted": 0})
+    });
+    assert_eq!(status["restores"], json!(restore.as_slice()));
+    let port = format!("--ops-url={}", cluster.node.ops_url);
+    let shown = said(&["ops", "status", &port]).await.lines.join("\n");
+    let lines = match id {
+        Some(id) => format!(
+            "restores      1 running\n              acme/user/ann: {id} (merge), 0 restored\n"
+        ),
+        None => "restores      0 running\n".to_owned(),
+    };
+    assert!(shown.contains(&lines), "{shown}");
 }
 
 async fn sync_003_what_is_no_backup_of_the_scope_is_not_found(cluster: &mut Cluster) {
