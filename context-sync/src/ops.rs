@@ -17,7 +17,7 @@ mod trace;
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use archive::{
-    Archive, ArchiveConfig,
+    Archive, ArchiveConfig, base,
     verify::{Report, Sample, verify},
 };
 use clap::{Args, Subcommand};
@@ -167,12 +167,25 @@ pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
     }
 }
 
+/// An archive that somebody else writes, which answers: else that is said first, and what to look at.
+async fn reached(config: &ArchiveConfig) -> Result<Archive, Failure> {
+    let archive = Archive::open_existing(config)?;
+    match base::logs(&archive).await {
+        Ok(_) => Ok(archive),
+        Err(error) => {
+            let url = archive.url("");
+            Err(format!("{error}; check {url} (--archive), its credentials, and the network")
+                .into())
+        }
+    }
+}
+
 async fn verify_archive(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let mut config = args.archive;
     if config.archive.is_none() {
         config.archive = Some(DataDir::new(&args.data_dir).archive());
     }
-    let archive = Archive::open_existing(&config)?;
+    let archive = reached(&config).await?;
     let bar = progress("verifying {wide_bar} {pos}/{len} manifests");
     let report = verify(&archive, args.sample.unwrap_or(Sample::ALL), |done, total| {
         bar.set_length(total);

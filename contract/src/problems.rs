@@ -178,9 +178,9 @@ pub fn acceptance_unknown(detail: impl Into<String>) -> Problem {
 pub fn of_read_model(error: &ReadModelError) -> Problem {
     let unavailable = |detail: &str| not_accepted(detail).cause(error);
     match error {
-        ReadModelError::Unavailable(_) | ReadModelError::Forbidden(_) => {
-            unavailable("The database cannot be used at the moment")
-        }
+        ReadModelError::Unavailable(_)
+        | ReadModelError::NoLogin { .. }
+        | ReadModelError::Forbidden(_) => unavailable("The database cannot be used at the moment"),
         // The projector makes it; an instance that starts before it is early, not broken.
         ReadModelError::NotMigrated => {
             unavailable("The database has no read model yet, or one that is still being filled")

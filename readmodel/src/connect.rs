@@ -148,9 +148,26 @@ pub(crate) async fn projector_on(
     Ok(within(wait, connecting).await?)
 }
 
+/// How long a server may take to let an operator in: one that says nothing would be waited for for ever.
+const LOGIN_WITHIN: Duration = Duration::from_secs(10);
+
 /// A connection of the login itself, which owns the tables, and what operators set.
 pub(crate) async fn login(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
-    Ok(PgConnection::connect_with(&options(config, ProjectionSet::Live)?).await?)
+    let options = options(config, ProjectionSet::Live)?;
+    within(LOGIN_WITHIN, PgConnection::connect_with(&options)).await.map_err(|error| {
+        match error.into() {
+            ReadModelError::Unavailable(source) => {
+                ReadModelError::NoLogin { at: place(&options), source }
+            }
+            error => error,
+        }
+    })
+}
+
+/// Which database that is, without a user or a password.
+fn place(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or(options.get_username());
+    format!("{}:{}/{database}", options.get_host(), options.get_port())
 }
 
 /// As [`login`], for work on whole tables that takes its time.

@@ -8,6 +8,16 @@ pub enum ReadModelError {
     #[error("Postgres cannot be used now: {0}")]
     Unavailable(#[source] sqlx::Error),
 
+    /// It cannot be reached, or lets nobody in.
+    #[error(
+        "Postgres at {at} cannot be used: {source}; check DATABASE_URL or --database-url, and that it runs there"
+    )]
+    NoLogin {
+        /// `host:port/database`.
+        at: String,
+        source: sqlx::Error,
+    },
+
     /// The login may not do this; an operator may grant it.
     #[error("the database login may not do this; it must be a member of the role it takes: {0}")]
     Forbidden(#[source] sqlx::Error),
@@ -99,7 +109,11 @@ impl ReadModelError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable(_) | Self::Forbidden(_) | Self::OfNoLog | Self::BegunElsewhere
+            Self::Unavailable(_)
+                | Self::NoLogin { .. }
+                | Self::Forbidden(_)
+                | Self::OfNoLog
+                | Self::BegunElsewhere
         )
     }
 }

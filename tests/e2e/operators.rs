@@ -1,8 +1,10 @@
 //! Operators' commands, as they are typed: `ops status`, `check`, `trace`, `dead-letters`. Through the ops port on both
 //! logs, and straight to Kafka and Postgres.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use eventlog::LogAddress;
+use eventlog::{LogAddress, LogConfig};
 use serde_json::{Value, json};
 use service::auth::OrgRole;
 use uuid::Uuid;
@@ -657,4 +659,87 @@ async fn letters(cluster: &Cluster) -> Vec<(i64, String, Option<String>)> {
         left join dead_letter_marks k using (partition, record_offset)
         order by partition, record_offset";
     sqlx::query_as(query).fetch_all(&cluster.pool).await.unwrap()
+}
+
+/// How long a command may take to say that a part of it is not there: it waits for 10 s for a server that says nothing.
+const SAID_WITHIN: Duration = Duration::from_secs(45);
+
+/// What each command says of log, database and archive where one of them is not there, or says nothing: in time, what it
+/// was and where to look; and nothing is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_end_where_a_part_is_not_there_and_make_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    let archive = |name: &str| format!("--archive=file://{}", path(name));
+    std::fs::create_dir_all(path("empty")).unwrap();
+    let segment = scratch.path().join(format!("lost/segments/{}/partition=0", Uuid::new_v4()));
+    std::fs::create_dir_all(&segment).unwrap();
+    std::fs::write(segment.join("0.avro"), b"raw").unwrap();
+    let log = LogConfig::new(LogAddress::Embedded);
+    let log = eventlog::open(&log, &scratch.path().join("log")).await.unwrap();
+    log.close().await.unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("postgres://x@{}/x", silent.local_addr().unwrap());
+    let closed = free_port();
+    let (migrated, bare) = (Database::migrated().await, Database::fresh().await);
+    let front = dev::gcs::Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
+
+    let here = format!("rebuild --here --log-dir={}", path("log"));
+    let drill = format!("drill {}", archive("empty"));
+    let database = |url: &str| format!("--database-url={url}");
+    let (with_rows, no_server) =
+        (database(migrated.url()), database(&format!("postgres://x@127.0.0.1:{closed}/x")));
+    let nowhere = format!("127.0.0.1:{closed}/x cannot be used");
+    let no_database = database(&format!("{}_gone", migrated.url()));
+    let kafka = format!("--log=kafka://127.0.0.1:{closed}");
+    let lost = format!("recover --yes {} --data-dir={}", archive("lost"), path("data"));
+    let into = format!("--log-dir={}", path("new"));
+    let no_store = format!("--archive=gs://backups --archive-endpoint=http://127.0.0.1:{closed}");
+    let no_bucket = format!("--archive=gs://no-such --archive-endpoint={}", front.url());
+    let mut cases: Vec<(String, &str)> = Vec::new();
+    for command in [&here, &drill] {
+        cases.push((format!("{command} {no_server}"), &nowhere));
+        cases.push((format!("{command} {}", database(&silent)), "no answer within"));
+        cases.push((format!("{command} {no_database}"), "_gone\" does not exist"));
+        cases.push((format!("{command} {}", database(bare.url())), "context-sync migrate"));
+    }
+    let commands = [
+        format!("{here} {with_rows}"),
+        format!("drill {with_rows}"),
+        format!("recover {into} --yes"),
+        "verify".to_owned(),
+    ];
+    for command in &commands {
+        cases.push((format!("{command} {}", archive("gone")), "gone is missing: check --archive"));
+        cases.push((format!("{command} {no_store}"), "check gs://backups/ (--archive)"));
+        cases.push((format!("{command} {no_bucket}"), "bucket is missing"));
+    }
+    let no_log = "the log cannot be reached";
+    cases.push((format!("rebuild --here {kafka} {with_rows}"), no_log));
+    cases.push((format!("{lost} {kafka}"), no_log));
+    cases.push((
+        format!("rebuild --here --log-dir={} {with_rows}", path("no-log")),
+        "name another --log",
+    ));
+    let listed = || std::fs::read_dir(scratch.path()).unwrap().count();
+    let before = listed();
+    // One command's cases follow each other: an embedded log is held.
+    let ends = ["rebuild", "drill", "recover", "verify"].map(|command| {
+        let own = cases.iter().filter(move |(line, _)| line.starts_with(command));
+        async move {
+            for (line, reason) in own {
+                ends_saying(line, reason).await;
+            }
+        }
+    });
+    futures_util::future::join_all(ends).await;
+    assert_eq!(listed(), before, "nothing is made");
+}
+
+async fn ends_saying(line: &str, reason: &str) {
+    let args: Vec<&str> = ["ops"].into_iter().chain(line.split(' ')).collect();
+    let ended = tokio::time::timeout(SAID_WITHIN, said(&args)).await;
+    let ended = ended.unwrap_or_else(|_| panic!("it goes on: {line}"));
+    assert!(ended.status == 1 && ended.error.contains(reason), "{line}: {ended:?}");
+    assert!(!ended.error.contains("panicked") && ended.lines.is_empty(), "{line}: {ended:?}");
 }

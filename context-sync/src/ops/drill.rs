@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use archive::{Archive, ArchiveConfig};
+use archive::ArchiveConfig;
 use archiver::{DRILL_SCOPES, Drilling};
 use clap::Args;
 use model::Timestamp;
-use readmodel::{DatabaseConfig, DatabaseRole};
+use readmodel::{DatabaseConfig, DatabaseRole, connect::try_role};
 use tokio::sync::mpsc;
 
-use super::port::PortArgs;
+use super::{port::PortArgs, reached};
 use crate::Failure;
 
 #[derive(Args, Debug)]
@@ -48,7 +48,8 @@ pub(super) async fn run(args: DrillArgs) -> Result<ExitCode, Failure> {
 
 /// What this process reads of the archive and the read model.
 async fn compare_here(args: DrillArgs) -> Result<ExitCode, Failure> {
-    let archive = Archive::open_existing(&args.archive)?;
+    let archive = reached(&args.archive).await?;
+    try_role(&args.database, DatabaseRole::Ingest).await?;
     let pool = readmodel::pool(&args.database, DatabaseRole::Ingest)?;
     let (sender, mut said) = mpsc::channel(1);
     let scopes = args.scopes;

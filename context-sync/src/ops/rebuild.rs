@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use archive::{Archive, ArchiveConfig, replay::Replay};
+use archive::{ArchiveConfig, replay::Replay};
 use clap::Args;
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use tokio::sync::mpsc;
 
-use super::port::PortArgs;
+use super::{port::PortArgs, reached};
 use crate::{Failure, device::progress::Progress};
 
 #[derive(Args, Debug)]
@@ -84,7 +84,7 @@ async fn rebuild_here(args: RebuildArgs, mut shown: Shown) -> Result<ExitCode, F
     let existing = eventlog::LogConfig { log_must_exist: true, ..args.log };
     let log = eventlog::open(&existing, &args.log_dir).await?;
     let archive = match args.archive.archive {
-        Some(_) => Some(Archive::open_existing(&args.archive)?),
+        Some(_) => Some(reached(&args.archive).await?),
         None => None,
     };
     let (config, database, feed) = (args.projector, args.database, Feed::new(false));

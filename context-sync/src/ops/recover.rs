@@ -13,6 +13,7 @@ use model::LogId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::reached;
 use crate::{
     Failure,
     dev::data_dir::DataDir,
@@ -73,7 +74,7 @@ pub(super) async fn run(mut args: RecoverArgs) -> Result<ExitCode, Failure> {
         return Err(which.into());
     }
     args.archive.archive.get_or_insert_with(|| data_dir.archive());
-    let archive = Archive::open_existing(&args.archive)?;
+    let archive = reached(&args.archive).await?;
     let lost = lost(&archive, args.from).await?;
     let dir = args.log_dir.unwrap_or_else(|| data_dir.log());
     if !args.yes {
