@@ -37,7 +37,11 @@ impl PostgresConfig {
     /// A quick one whose data nobody needs again, below `directory`.
     #[must_use]
     pub fn for_tests(directory: &std::path::Path) -> Self {
-        let settings = vec![("max_connections".into(), TEST_CONNECTIONS.into())];
+        let settings = vec![
+            ("max_connections".into(), TEST_CONNECTIONS.into()),
+            // Dropping any database waits for whoever is half through a login: a minute else, for all tests.
+            ("authentication_timeout".into(), "10s".into()),
+        ];
         Self { durable: false, settings, ..Self::new(directory.join("postgres")) }
     }
 }
