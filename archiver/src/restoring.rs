@@ -33,6 +33,8 @@ use crate::{
 const DELETES_AT_ONCE: usize = 1_000;
 /// How long after a failure a restore is executed anew.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Between two looks at how far another partition is folded.
+const FOLD_PAUSE: Duration = Duration::from_millis(50);
 /// Restores executed at the same time: each spools its backup, and remembers what it has.
 const EXECUTING_MAX: usize = 4;
 /// The same of one tenant: others' need not wait for its.
@@ -176,6 +178,7 @@ impl Executor {
             // It was found when the restore began, and stays until it ends.
             history::find_listed(&self.archive, log, partition, &source, backup).await
         };
+        self.await_fold(partition).await?;
         let erased = self.cache.read()?.erased(partition, source.reference())?;
         let found = match found {
             // It was asked for when the rows did not show the erasure yet.
@@ -195,6 +198,20 @@ impl Executor {
             Err(ArchiverError::Archive(error)) => failure(error).map(Err),
             Err(error) => Err(error),
         }
+    }
+
+    /// Until what the source's partition has by now is folded: an erasure of the source may be the last of it.
+    async fn await_fold(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let end = self.log.bounds(partition).await?.end;
+        while partition != self.partition() && self.cache.state(partition)?.folded() < end {
+            tokio::time::sleep(FOLD_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// The scope's own: it is folded up to the request.
+    fn partition(&self) -> Partition {
+        partition_of(self.scope.to_string().as_bytes(), self.log.partitions())
     }
 
     /// Reads it once to its end, which checks everything, before anything is appended.

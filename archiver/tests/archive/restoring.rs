@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use eventlog::partition_of;
 use model::{
-    Action, BackupId, BackupType, Command, Event, LogFold, OrgRole, RestoreCounts, RestoreId,
-    RestoreMode, ScopeKey, Verdict, log_fold::FoldedScope,
+    Action, BackupId, BackupType, Command, Event, LogFold, OrgRole, Partition, RestoreCounts,
+    RestoreId, RestoreMode, ScopeKey, Timestamp, Verdict, log_fold::FoldedScope,
 };
 use serde_json::{Value, json};
 
@@ -228,6 +229,52 @@ async fn what_was_erased_is_not_restored_from_what_is_not_deleted_yet() {
     assert_eq!((heading.count, heading.head), (0, heading.erased));
     let codes: Vec<String> = bench.log.all().iter().filter_map(failure).collect();
     assert_eq!(codes, ["SYNC_003"]);
+}
+
+/// The source's erasure is on another partition, and folded later than the request.
+#[tokio::test]
+async fn what_was_erased_is_not_copied_before_its_own_partition_is_folded() {
+    let bench = Bench::new(2);
+    let named = |partition: u32| {
+        let scopes = (0..).map(|n| format!("acme/user/u{n}"));
+        let is_there = |key: &String| partition_of(key.as_bytes(), 2).get() == partition;
+        scopes.clone().find(is_there).unwrap()
+    };
+    let (target, source) = (named(0), named(1));
+    let user = |key: &str| key.rsplit('/').next().unwrap().to_owned();
+    for key in [&target, &source] {
+        bench.log.at(at("2025-12-30T10:00:00Z"), &push(key, &user(key), &[say("secret")]));
+    }
+    tick(&bench, at("2025-12-31T00:00:00Z"));
+    let running = bench.start();
+    bench.sealed().await;
+    running.stop().await;
+
+    // What is read at once of the target's partition has the request, and nothing of the source's.
+    let now = at("2025-12-31T00:00:01Z");
+    (0..999).for_each(|_| idle(&bench, now, Partition::new(0)));
+    (0..5_000).for_each(|_| idle(&bench, now, Partition::new(1)));
+    let restore = RestoreId(uuid::Uuid::new_v4());
+    let from: ScopeKey = source.parse().unwrap();
+    let backup = BackupId::scheduled(&from, BackupType::Full, DAY);
+    let (mode, source_key) = (RestoreMode::Merge, Box::new(from));
+    let action = Action::RestoreRequested { restore, mode, backup, source: source_key };
+    bench.log.at(now, &command(&target, &user(&target), action));
+    bench.log.at(now, &command(&source, &user(&source), Action::ScopeErased));
+    let running = bench.start();
+    bench
+        .eventually("it has ended", async || {
+            bench.log.all().iter().any(|record| ends(record, restore))
+        })
+        .await;
+    running.stop().await;
+    let codes: Vec<String> = bench.log.all().iter().filter_map(failure).collect();
+    assert_eq!(codes, ["SYNC_003"]);
+}
+
+fn idle(bench: &Bench, time: Timestamp, partition: Partition) {
+    let value = bytes::Bytes::from(schemas::encode(&Event::Tick).unwrap());
+    bench.log.put(time, partition, bytes::Bytes::new(), value);
 }
 
 fn failure(record: &eventlog::Record) -> Option<String> {
