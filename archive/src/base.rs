@@ -249,3 +249,25 @@ pub async fn epochs(archive: &Archive, log: LogId) -> Result<Vec<StoredEpoch>, A
     }
     Ok(epochs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_says_by_which_revision_of_the_fold_its_rows_are() {
+        let stored = StoredEpoch {
+            epoch: Epoch(Uuid::from_u128(1)),
+            bases: vec![(Uuid::from_u128(2), Cursor::from_i64(3))],
+            keeps_unlisted: false,
+            fold_revision: FoldRevision(7),
+        };
+        let text = String::from_utf8(json(&stored).unwrap()).unwrap();
+        assert_eq!(serde_json::from_str::<StoredEpoch>(&text).unwrap(), stored);
+        // As they were written before there was more than one.
+        let before = text.replace(",\"fold_revision\":7", "");
+        assert_ne!(before, text);
+        let before: StoredEpoch = serde_json::from_str(&before).unwrap();
+        assert_eq!(before.fold_revision, FoldRevision::FIRST);
+    }
+}

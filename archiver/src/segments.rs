@@ -1,6 +1,7 @@
 //! The recovery point: raw records go to the archive as they come, until their hour is sealed.
 //!
-//! A task with a reader of its own: a sealing that is stuck does not stop it, and it keeps nobody waiting.
+//! A task with a reader of its own: a sealing that is stuck does not stop it, and it keeps nobody waiting. What it shares with
+//! sealing is the question whose the archive is.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

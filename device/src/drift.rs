@@ -216,7 +216,9 @@ impl<'a, R: Requests> Mending<'a, R> {
             Ok(()) if rejected == 0 => self.left.owed.clear(),
             // One who may not push can only let it go; and which of them were rejected, the push does not say by id.
             Ok(()) => self.left.refused.append(&mut self.left.owed),
-            Err(error) if is_denied(&error) => self.left.refused.append(&mut self.left.owed),
+            Err(ClientError::Problem(problem)) if problem.is_not_allowed() => {
+                self.left.refused.append(&mut self.left.owed)
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -235,8 +237,4 @@ async fn upload_all<R: Requests>(
 
 fn is_invalid_cursor(error: &ClientError) -> bool {
     error.problem().is_some_and(|problem| problem.code == "SYNC_001")
-}
-
-fn is_denied(error: &ClientError) -> bool {
-    error.problem().is_some_and(|problem| problem.code == "SYNC_005")
 }

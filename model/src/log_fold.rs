@@ -31,6 +31,8 @@ pub struct PartitionClock {
 pub struct FoldRevision(pub u32);
 
 impl FoldRevision {
+    /// Of what more than one has folded, or nobody knows which.
+    pub const MIXED: Self = Self(0);
     /// Of what does not say by which it was folded.
     pub const FIRST: Self = Self(1);
     /// This build's. To be raised with each change by which a record that is folded already may come to other rows.

@@ -265,23 +265,22 @@ impl Session<'_> {
             adopt(self.database, set, self.log.as_ref(), archive, only).await?;
         }
         let mut projection = Projection::connect_to(self.database, set).await?;
-        let is_begun = projection.is_begun().await?;
-        if let Some(lost) = self.log.recovered_from() {
-            let log = self.log.log_id();
-            // It does not begin with nothing, and the archive would have begun it.
-            if !is_begun {
-                return Err(ProjectorError::NoBase { log, lost });
+        let lost = self.log.recovered_from();
+        if !projection.is_begun().await? {
+            // Where it was recovered, it does not begin with nothing, and the archive would have begun it.
+            if let Some(lost) = lost {
+                return Err(ProjectorError::NoBase { log: self.log.log_id(), lost });
             }
-            if !projection.goes_on_from(lost).await? {
-                return Err(ProjectorError::BegunWithoutBase { log, lost });
-            }
-        }
-        if !is_begun {
             projection.begin(self.log.log_id(), &ends(self.log.as_ref()).await?).await?;
         }
         let loader = Loader::connect_to(self.database, set).await?;
         let stored =
             projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
+        if let Some(lost) = lost
+            && !projection.goes_on_from(lost).await?
+        {
+            return Err(ProjectorError::BegunWithoutBase { log: self.log.log_id(), lost });
+        }
         self.feed.begin_anew();
         let mut positions = BTreeMap::new();
         let mut behind = BTreeMap::new();

@@ -1,5 +1,7 @@
 //! A read model that begins with what an archive has, because its log does.
 
+use std::time::Duration;
+
 use model::{LogId, Offset, Partition, PartitionClock};
 use sqlx::{Connection, PgConnection};
 
@@ -9,13 +11,22 @@ use crate::{
     epochs::NewEpoch,
     error::ReadModelError,
     filling::{self, Ends, IS_BEGUN},
-    projection::{Advance, Position},
+    pool::{answer_within, answered, within},
+    projection::{Advance, Position, TRANSACTION_ANSWERS},
     rebuild::REPLACED,
     write::Writes,
 };
 
-/// One process fills it; the others wait.
-const LOCK: &str = "select pg_advisory_lock(hashtext('context_sync adoption'))";
+/// One process fills it; the others wait, and ask again and again, so that a database that is gone is noticed.
+const LOCK: &str = "set statement_timeout = 0; set lock_timeout = '5s'; select pg_advisory_lock(hashtext('context_sync adoption'));
+    set lock_timeout = 0";
+const LOCKED_WITHIN: Duration = Duration::from_secs(15);
+
+/// `lock_timeout` is over.
+const LOCK_NOT_HAD: &str = "55P03";
+
+/// A batch of rows, or the emptying of tables, is not waited for longer.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
 /// An epoch that was in force before, or that begins now: of which log, and what it kept of the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +48,12 @@ impl Adoption {
         set: ProjectionSet,
     ) -> Result<Option<Self>, ReadModelError> {
         let mut connection = connect::projector_on(config, set).await?;
-        let mut is_begun: bool = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut connection).await?;
+        let limit = answer_within(config);
+        let asked = sqlx::query_scalar(IS_BEGUN).fetch_one(&mut connection);
+        let mut is_begun: bool = within(limit, asked).await?;
         if !is_begun {
-            let wait = format!("set lock_timeout = 0; set statement_timeout = 0; {LOCK}");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(wait)).execute(&mut connection).await?;
-            is_begun = !empty(&mut connection).await?;
+            lock(&mut connection).await?;
+            is_begun = !is_free(&mut connection, limit * TRANSACTION_ANSWERS).await?;
         }
         if is_begun {
             connection.close().await.ok();
@@ -59,15 +71,15 @@ impl Adoption {
         partition: Partition,
         clock: PartitionClock,
     ) -> Result<Position, ReadModelError> {
-        let placed = sqlx::query(
+        let place = sqlx::query(
             "insert into positions (partition, next_offset, time_us, rules) values ($1, 0, $2, $3)
              on conflict (partition) do nothing",
         )
         .bind(partition.get() as i32)
         .bind(clock.time.as_micros())
         .bind(clock.rules.0 as i32)
-        .execute(&mut self.connection)
-        .await?;
+        .execute(&mut self.connection);
+        let placed = within(WRITTEN_WITHIN, place).await?;
         if placed.rows_affected() == 0 {
             return Err(ReadModelError::BegunElsewhere);
         }
@@ -81,9 +93,8 @@ impl Adoption {
         writes: &Writes,
     ) -> Result<(), ReadModelError> {
         let Position { partition, next_offset: from, .. } = *position;
-        writes
-            .commit(&mut self.connection, &[Advance { partition, from, to: *position }], false)
-            .await
+        let advance = [Advance { partition, from, to: *position }];
+        answered(WRITTEN_WITHIN, writes.commit(&mut self.connection, &advance, false)).await
     }
 
     /// What the archive has is there: from now on the tables are the log's, which is folded into them. `ends`: of every
@@ -97,28 +108,72 @@ impl Adoption {
         ends: &Ends,
         epochs: &[PastEpoch],
     ) -> Result<(), ReadModelError> {
-        let mut transaction = self.connection.begin().await?;
-        if !filling::begin(&mut transaction, self.set, log, ends, epochs).await? {
-            return Err(ReadModelError::BegunElsewhere);
-        }
-        transaction.commit().await?;
+        answered(WRITTEN_WITHIN, async {
+            let mut transaction = self.connection.begin().await?;
+            if !filling::begin(&mut transaction, self.set, log, ends, epochs).await? {
+                return Err(ReadModelError::BegunElsewhere);
+            }
+            Ok(transaction.commit().await?)
+        })
+        .await?;
         self.connection.close().await.ok();
         Ok(())
     }
 }
 
-/// Deletes what an adoption that was stopped has left; whether it did: tables that are of a log by now are left alone. Nobody
-/// makes them a log's meanwhile, also one that adopts nothing.
-async fn empty(connection: &mut PgConnection) -> Result<bool, ReadModelError> {
+async fn lock(connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    let is_held = |error: &sqlx::Error| {
+        error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_HAD)
+    };
+    loop {
+        match within(LOCKED_WITHIN, sqlx::raw_sql(LOCK).execute(&mut *connection)).await {
+            Err(error) if is_held(&error) => {}
+            had => return Ok(had.map(drop)?),
+        }
+    }
+}
+
+/// Whether the tables are nobody's. What an adoption that was stopped has left in them is deleted.
+async fn is_free(connection: &mut PgConnection, limit: Duration) -> Result<bool, ReadModelError> {
+    let found = answered(limit, look(connection, false)).await?;
+    match found {
+        // This takes as long as there are rows.
+        Found::Leftovers => {
+            let found = answered(WRITTEN_WITHIN, look(connection, true)).await?;
+            Ok(found != Found::Log)
+        }
+        found => Ok(found == Found::Nothing),
+    }
+}
+
+/// What is in the tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Of an adoption that was stopped.
+    Leftovers,
+    /// They are of a log by now.
+    Log,
+}
+
+/// Looks while nobody makes them a log's, also one that adopts nothing. `delete`: what is left over.
+async fn look(connection: &mut PgConnection, delete: bool) -> Result<Found, ReadModelError> {
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(filling::LOCK).execute(&mut *transaction).await?;
     if sqlx::query_scalar(IS_BEGUN).fetch_one(&mut *transaction).await? {
-        return Ok(false);
+        return Ok(Found::Log);
     }
+    let mut found = Found::Nothing;
     for table in REPLACED {
-        let delete = sqlx::AssertSqlSafe(format!("delete from {table}"));
-        sqlx::raw_sql(delete).execute(&mut *transaction).await?;
+        let has_rows = sqlx::AssertSqlSafe(format!("select exists (select from {table})"));
+        if sqlx::query_scalar(has_rows).fetch_one(&mut *transaction).await? {
+            found = Found::Leftovers;
+            if delete {
+                let delete = sqlx::AssertSqlSafe(format!("delete from {table}"));
+                sqlx::raw_sql(delete).execute(&mut *transaction).await?;
+            }
+        }
     }
     transaction.commit().await?;
-    Ok(true)
+    Ok(found)
 }

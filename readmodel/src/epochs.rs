@@ -70,7 +70,7 @@ pub struct NewEpoch {
     pub bases: Vec<(ScopeRef, Cursor)>,
     /// Whether scopes that are not among them are kept whole, or not at all.
     pub keeps_unlisted: bool,
-    /// By which all rows were folded that it began with.
+    /// By which all rows were folded that it began with, and since.
     pub fold_revision: FoldRevision,
 }
 
@@ -120,6 +120,17 @@ pub(crate) async fn fold_revision(
         "select fold_revision from context_sync_settings.epochs order by number desc limit 1";
     let revision: Option<i32> = sqlx::query_scalar(last).fetch_optional(connection).await?;
     Ok(revision.map(|revision| FoldRevision(revision.unsigned_abs())))
+}
+
+/// Whoever folds on with another revision than the rows are of makes them mixed.
+pub(crate) async fn mix_fold_revision(
+    connection: &mut PgConnection,
+    own: FoldRevision,
+) -> Result<(), ReadModelError> {
+    if fold_revision(connection).await?.is_some_and(|revision| revision != own) {
+        set_fold_revision(connection, FoldRevision::MIXED).await?;
+    }
+    Ok(())
 }
 
 /// As [`fold_revision`]: all rows are of this one by now.

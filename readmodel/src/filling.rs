@@ -1,6 +1,6 @@
 //! An empty read model beside a log that has records was lost, and is filled again. The log may have lost its end with it:
-//! nobody is left to tell. So what it has by then keeps its cursors, and those given out later are of another epoch
-//! (docs/decisions/0020-a-lost-read-model.md).
+//! nobody is left to tell. So what it has by then keeps its cursors, if the same fold gives them out, and those given out
+//! later are of another epoch (docs/decisions/0020-a-lost-read-model.md).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,8 @@ pub(crate) const LOCK: &str = "select pg_advisory_xact_lock(hashtext('context_sy
 
 /// Makes the tables the log's, if they are of none: at once if the log is a new one, else as soon as what it has is folded.
 /// `past`: the epochs that were in force before, the oldest first; none where the log's first one is the only one. What
-/// stands in the database is believed before that: the archive has it from there. Whether it did: else they are of one.
+/// stands in the database is believed before that, if it knows their logs: the archive has it from there. Whether it did:
+/// else they are of one.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     set: ProjectionSet,
@@ -49,9 +50,10 @@ pub(crate) async fn begin(
         }
     }
     let before: Vec<LogId> = past.iter().map(|past| past.log).collect();
-    // Without those before it, they are of a beginning that knew nothing of a recovery.
-    let is_known = is_known(connection, log).await? && has_epochs(connection, &before).await?;
-    if !is_known {
+    let was_begun = is_known(connection, log).await?;
+    // Without the logs before it, that was a beginning which knew nothing of a recovery: its cursors are not these.
+    let knew_all = has_epochs(connection, &before).await?;
+    if !(was_begun && knew_all) {
         let first = NewEpoch {
             epoch,
             bases: Vec::new(),
@@ -69,15 +71,19 @@ pub(crate) async fn begin(
             be_of(connection, log, partitions, present).await?;
             return Ok(true);
         }
+        if was_begun {
+            epochs::set_fold_revision(connection, FoldRevision::MIXED).await?;
+        }
     }
     tracing::info!(%log, "the read model was lost: it is filled from the log, and an epoch begins");
     sqlx::query(
-        "insert into context_sync.filling (partition, log_id, until_offset)
-         select partition, $2, until_offset from unnest($1::integer[], $3::bigint[]) as w (partition, until_offset)",
+        "insert into context_sync.filling (partition, log_id, until_offset, fold_revision)
+         select partition, $2, until_offset, $4 from unnest($1::integer[], $3::bigint[]) as w (partition, until_offset)",
     )
     .bind(ends.keys().map(|partition| partition.get() as i32).collect::<Vec<_>>())
     .bind(log.0)
     .bind(ends.values().map(|end| end.as_i64()).collect::<Vec<_>>())
+    .bind(FoldRevision::CURRENT.0 as i32)
     .execute(connection)
     .await?;
     Ok(true)
@@ -168,34 +174,58 @@ pub(crate) async fn finish(
     if !behind.is_empty() {
         return Ok(behind.into_iter().map(|p| Partition::new(p.unsigned_abs())).collect());
     }
-    let is_folded_alike = epochs::fold_revision(connection).await? == Some(FoldRevision::CURRENT);
+    let filled_by = filled_by(connection).await?;
+    let is_alike = filled_by != FoldRevision::MIXED
+        && epochs::fold_revision(connection).await? == Some(filled_by);
     let epoch = Epoch(Uuid::new_v4());
     let number = epochs::next_number(connection).await?;
     // What was never there has no cursor that could be kept.
-    let new = NewEpoch {
-        epoch,
-        bases: Vec::new(),
-        keeps_unlisted: false,
-        fold_revision: FoldRevision::CURRENT,
-    };
+    let new =
+        NewEpoch { epoch, bases: Vec::new(), keeps_unlisted: false, fold_revision: filled_by };
     epochs::insert(connection, number, log, &new).await?;
-    // What another revision folded may have given these cursors to something else.
-    if is_folded_alike {
-        keep_heads(connection, number).await?;
-    }
+    keep(connection, number, is_alike).await?;
     sqlx::raw_sql("delete from context_sync.filling").execute(&mut *connection).await?;
     be_of(connection, log, ends.len() as i32, epoch).await?;
-    tracing::info!(%log, %epoch, is_folded_alike, "the read model is filled, and an epoch began");
+    tracing::info!(%log, %epoch, is_alike, "the read model is filled, and an epoch began");
     Ok(Vec::new())
 }
 
-/// Cursors of the epoch before stay good as far as the log comes to.
-async fn keep_heads(connection: &mut PgConnection, number: i32) -> Result<(), ReadModelError> {
+/// By which revision of the fold the read model is being filled.
+async fn filled_by(connection: &mut PgConnection) -> Result<FoldRevision, ReadModelError> {
+    let query = "select case when min(fold_revision) = max(fold_revision) then min(fold_revision) else 0 end
+                 from context_sync.filling";
+    let revision: Option<i32> = sqlx::query_scalar(query).fetch_one(connection).await?;
+    Ok(revision.map_or(FoldRevision::MIXED, |revision| FoldRevision(revision.unsigned_abs())))
+}
+
+/// Whoever fills with another revision than the one before makes the rows mixed.
+pub(crate) async fn mix_fold_revision(
+    connection: &mut PgConnection,
+    own: FoldRevision,
+) -> Result<(), ReadModelError> {
+    sqlx::query("update context_sync.filling set fold_revision = $2 where fold_revision <> $1")
+        .bind(own.0 as i32)
+        .bind(FoldRevision::MIXED.0 as i32)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Cursors of the epoch before stay good as far as the log comes to, if the rows were folded alike. What another revision
+/// folded may have given them to something else; but what was forgotten up to the floor stays so, for whoever had it.
+async fn keep(
+    connection: &mut PgConnection,
+    number: i32,
+    is_alike: bool,
+) -> Result<(), ReadModelError> {
     sqlx::query(
         "insert into context_sync_settings.bases (number, scope, base)
-         select $1, scope, head from scopes where head > 0",
+         select $1, scope, kept from (
+             select scope, case when $2 then head else floor end as kept from scopes
+         ) as s where kept > 0",
     )
     .bind(number)
+    .bind(is_alike)
     .execute(connection)
     .await?;
     Ok(())

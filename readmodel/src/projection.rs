@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use model::{
-    LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp, limits::OUTCOME_KEPT_MICROS,
+    FoldRevision, LogId, Offset, Partition, PartitionClock, RulesVersion, Timestamp,
+    limits::OUTCOME_KEPT_MICROS,
 };
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
+    epochs,
     error::ReadModelError,
     filling::{self, Ends, IS_BEGUN},
     load::hash32,
@@ -22,7 +24,7 @@ use crate::{
 pub const EXPIRED_AT_ONCE: i64 = 5_000;
 
 /// A transaction may take as long as so many statements: few of them wait, and the server ends each that runs for too long.
-const TRANSACTION_ANSWERS: u32 = 3;
+pub(crate) const TRANSACTION_ANSWERS: u32 = 3;
 
 /// Noting what every scope keeps takes as long as there are scopes; a database that is gone is given up some time.
 const FILL_WITHIN: Duration = Duration::from_secs(600);
@@ -127,6 +129,9 @@ impl Projection {
             Some((of, ends)) => check_same((of, ends.len() as u32), (log, partitions))?,
             None => check_source(&mut transaction, log, partitions).await?,
         }
+        if self.set == ProjectionSet::Live {
+            note_fold_revision(&mut transaction).await?;
+        }
         sqlx::query(
             "insert into positions (partition, next_offset, time_us, rules)
              select partition, 0, 0, $2 from generate_series(0, $1 - 1) as partition
@@ -216,6 +221,14 @@ impl Projection {
     ) -> Result<u64, ReadModelError> {
         let limit = self.answer_within * TRANSACTION_ANSWERS;
         answered(limit, expire(&mut self.connection, delete, partition, before)).await
+    }
+}
+
+/// What is folded from here on is folded by this build.
+async fn note_fold_revision(connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    match filling::until(connection).await? {
+        Some(_) => filling::mix_fold_revision(connection, FoldRevision::CURRENT).await,
+        None => epochs::mix_fold_revision(connection, FoldRevision::CURRENT).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the read model stands, for operators: of all tenants, and no content (the projector's role).
 
-use model::{Epoch, LogId, Offset, Partition, RestoreId, Timestamp};
+use model::{Epoch, FoldRevision, LogId, Offset, Partition, RestoreId, Timestamp};
 use uuid::Uuid;
 
 use crate::{error::ReadModelError, outcomes::positions, pool::Pool};
@@ -10,6 +10,8 @@ use crate::{error::ReadModelError, outcomes::positions, pool::Pool};
 pub struct ReadModelStanding {
     /// The log that it is of; `None` before a projector said so, and while it is filled.
     pub source: Option<(LogId, Epoch)>,
+    /// By which revision of the fold its rows were folded; `None` as `source`.
+    pub fold_revision: Option<FoldRevision>,
     /// The offset to fold next, of each partition.
     pub positions: Vec<(Partition, Offset)>,
     /// The archiver's fact to fold next.
@@ -36,8 +38,12 @@ pub struct RunningRow {
 }
 
 pub async fn standing(pool: &Pool) -> Result<ReadModelStanding, ReadModelError> {
-    let source: Option<(Uuid, Uuid)> =
-        sqlx::query_as("select log_id, epoch from source").fetch_optional(pool).await?;
+    let source: Option<(Uuid, Uuid, i32)> = sqlx::query_as(
+        "select s.log_id, s.epoch, e.fold_revision
+         from source s join context_sync_settings.epochs e on e.epoch = s.epoch",
+    )
+    .fetch_optional(pool)
+    .await?;
     let catalogue: Option<i64> = sqlx::query_scalar("select next_offset from catalogue_position")
         .fetch_optional(pool)
         .await?;
@@ -76,7 +82,8 @@ pub async fn standing(pool: &Pool) -> Result<ReadModelStanding, ReadModelError> 
             }
         };
     Ok(ReadModelStanding {
-        source: source.map(|(log, epoch)| (LogId(log), Epoch(epoch))),
+        source: source.map(|(log, epoch, _)| (LogId(log), Epoch(epoch))),
+        fold_revision: source.map(|(_, _, revision)| FoldRevision(revision.unsigned_abs())),
         positions: positions(pool).await?,
         catalogue: catalogue.and_then(Offset::from_i64),
         drill,

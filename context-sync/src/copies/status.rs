@@ -11,7 +11,7 @@ use archive::{
 };
 use eventlog::{EventLog, LogError, ReadLimit};
 use futures_util::future::join_all;
-use model::{LogId, Offset, Partition, Place, Timestamp};
+use model::{FoldRevision, LogId, Offset, Partition, Place, Timestamp};
 use readmodel::{
     Pool,
     dead_letters::{ParkedScope, RefusedScope},
@@ -51,6 +51,8 @@ pub struct Status {
     pub log_id: Option<String>,
     /// The read model's.
     pub epoch: Option<String>,
+    /// By which revision of the fold its rows were folded; 0: by several.
+    pub fold_revision: Option<u32>,
     pub partitions: Vec<PartitionStatus>,
     pub catalogue: Option<CatalogueStatus>,
     pub drill: Option<DrillStatus>,
@@ -340,6 +342,7 @@ async fn read_rows(
         status.partition(*partition).projected = Some(next.get());
     }
     status.epoch = standing.source.map(|(_, epoch)| epoch.to_string());
+    status.fold_revision = standing.fold_revision.map(|FoldRevision(revision)| revision);
     status.catalogue =
         standing.catalogue.map(|next| CatalogueStatus { projected: next.get(), lag: None });
     status.drill = standing.drill.map(|(at, well)| DrillStatus {

@@ -37,7 +37,8 @@ pub struct SyncArgs {
     pub json: bool,
 }
 
-/// Brings the files to what the scope is, and says what it took. Fails if a message was rejected, or waits for room.
+/// Brings the files to what the scope is, and says what it took. Fails if a message was rejected, or waits for room or for
+/// a role.
 pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let progress = Progress::new("syncing", "messages", None);
     let client = args.connection.client(progress.notify())?;
@@ -87,7 +88,9 @@ impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(why) => write!(f, "until there is room: {why}"),
-            Self::NotAllowed(why) => write!(f, "until you may push: {why}"),
+            Self::NotAllowed(why) => {
+                write!(f, "until you may push (a refusal may hold for up to a day): {why}")
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn batches() -> ProjectorConfig {
     }
 }
 
-fn start_batching(
+pub(crate) fn start_batching(
     config: ProjectorConfig,
     database: DatabaseConfig,
     log: &Arc<dyn EventLog>,

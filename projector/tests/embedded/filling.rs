@@ -1,9 +1,13 @@
 //! A read model that was lost is filled from its log, which may have lost its end too.
 
-use archive::{Archive, ArchiveAddress, ArchiveConfig, base};
+use archive::{
+    Archive, ArchiveAddress, ArchiveConfig,
+    base::{self, StoredEpoch},
+};
 use eventlog::partition_of;
-use model::{Cursor, Epoch, Event, LogId, Partition, RulesVersion};
+use model::{Cursor, Epoch, Event, FoldRevision, LogId, Partition, RulesVersion};
 use readmodel::{DatabaseRole, ReadModelError, epochs::kept, pull};
+use uuid::Uuid;
 
 use crate::{
     bench::{Bench, open, start},
@@ -145,6 +149,27 @@ async fn an_epoch_of_a_lost_read_model_outlives_the_next_one() {
         })
         .await;
         epochs.push(present);
+        running.stop().await;
+    }
+}
+
+/// The database is lost whole: by which revision of the fold its rows were, the archive remembers.
+#[tokio::test]
+async fn what_another_revision_of_the_fold_gave_out_is_not_kept() {
+    for (fold_revision, kept) in [(FoldRevision::CURRENT, 2), (FoldRevision(99), 0)] {
+        let bench = Bench::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let address = ArchiveAddress::File(folder.path().to_owned());
+        let archive = Archive::open(&ArchiveConfig::new(address)).unwrap();
+        let log = bench.log.log_id();
+        say_all(&bench, ANN, &["one", "two"]).await;
+        let before = Epoch(Uuid::new_v4());
+        let bases = Vec::new();
+        let stored = StoredEpoch { epoch: before, bases, keeps_unlisted: true, fold_revision };
+        stored.keep(&archive, log, 2).await.unwrap();
+        let running = bench.start_archiving_on(&bench.database, &archive);
+        running.ready().await;
+        assert_eq!(base_of(&bench.database, ANN, before).await, Some(kept), "{fold_revision:?}");
         running.stop().await;
     }
 }

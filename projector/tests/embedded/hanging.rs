@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use archive::{Archive, ArchiveAddress, ArchiveConfig};
 use futures_util::future::join_all;
 use readmodel::{DatabaseConfig, feed::Feed};
 use tokio::{
@@ -14,13 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    bench::{Bench, start_with},
+    bench::{Bench, batches, start_batching},
     commands::{push, say},
 };
 
 const ANN: &str = "acme/user/ann";
-/// A session has begun by then, with all its connections.
-const ANSWERS: usize = 60;
+/// About as many as a session has had when it has begun.
+const ANSWERS: usize = 50;
 
 /// A way to Postgres that carries so many answers. Then what is open stands still, and what is opened later is carried.
 struct Line {
@@ -99,10 +100,14 @@ async fn begins_after(answers: usize, bench: &Bench) {
         database_acquire_timeout_ms: 500,
         ..bench.database.config.clone()
     };
-    let running = start_with(config, &bench.log, Feed::new(true));
+    let folder = tempfile::tempdir().unwrap();
+    let address = ArchiveAddress::File(folder.path().to_owned());
+    // With an archive, what it has is asked for first.
+    let archive = (answers % 10 == 0).then(|| Archive::open(&ArchiveConfig::new(address)).unwrap());
+    let running = start_batching(batches(), config, &bench.log, Feed::new(true), archive);
     running.ready().await;
     bench.append(&push(ANN, "ann", &[say("one")])).await;
     bench.check().await;
-    assert!(line.is_cut(), "{answers} answers are more than a session has");
+    assert!(line.is_cut(), "{answers} answers are more than a session and a push have");
     running.stop().await;
 }

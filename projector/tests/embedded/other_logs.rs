@@ -94,6 +94,11 @@ async fn rows_that_were_begun_before_their_log_was_recovered() {
         matches!(error, ProjectorError::BegunWithoutBase { lost: from, .. } if from == lost),
         "{error}"
     );
+    // Another log's rows are not to be dropped for it.
+    let other = folded().await;
+    let error = start(&other.database, &log).error().await;
+    let other_log = |error: &_| matches!(error, ReadModelError::OtherLog { .. });
+    assert!(matches!(&error, ProjectorError::ReadModel(inner) if other_log(inner)), "{error}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A read model that was lost, beside a log that nobody can vouch for.
 
 use futures_util::future::join_all;
-use model::{Cursor, Epoch, FoldRevision, LogId, OrgRole, Partition, PartitionClock};
+use model::{Cursor, Epoch, FoldRevision, LogId, OrgRole, Partition, PartitionClock, ScopeRef};
 use readmodel::{
     DatabaseRole, Pool, ProjectionSet, ReadModelError,
     access::{AccessQuery, accounts},
@@ -138,37 +138,97 @@ async fn a_fill_by_another_revision_of_the_fold_keeps_no_cursor() {
     assert_eq!(base(&database, ANN, epochs[1]).await, Some(Cursor::from_i64(1)));
 }
 
-/// A read model that was begun before its log was recovered is dropped: what is filled then knows the epochs of the lost log.
+/// A read model that was begun before its log was recovered is dropped: what is filled then knows the epochs of the lost log,
+/// and trusts no cursor that was given out meanwhile.
 #[tokio::test]
 async fn epochs_that_know_nothing_of_a_recovery_are_replaced() {
-    let database = Database::migrated().await;
-    let (lost, log) = (LogId(Uuid::new_v4()), LogId(Uuid::new_v4()));
-    let mut writer = Writer::beside(&database, log, [0, 0]).await;
-    assert!(!writer.projection.goes_on_from(lost).await.unwrap());
-    drop(writer);
-    sqlx::query("drop schema context_sync cascade").execute(&database.owner_pool()).await.unwrap();
-    readmodel::migrate(&database.config).await.unwrap();
-    let mut adoption = adopt(&database).await.unwrap();
-    for partition in partitions(&[0, 1]) {
-        adoption.place(partition, PartitionClock::START).await.unwrap();
+    for records in [0, 1] {
+        let database = Database::migrated().await;
+        let (lost, log) = (LogId(Uuid::new_v4()), LogId(Uuid::new_v4()));
+        let mut writer = Writer::beside(&database, log, [0, 0]).await;
+        assert!(!writer.projection.goes_on_from(lost).await.unwrap());
+        drop(writer);
+        let owner = database.owner_pool();
+        sqlx::query("drop schema context_sync cascade").execute(&owner).await.unwrap();
+        readmodel::migrate(&database.config).await.unwrap();
+        let mut adoption = adopt(&database).await.unwrap();
+        for partition in partitions(&[0, 1]) {
+            adoption.place(partition, PartitionClock::START).await.unwrap();
+        }
+        let past = [(lost, None), (log, Some(3))].map(|(log, base)| PastEpoch {
+            log,
+            new: NewEpoch {
+                epoch: Epoch::of_log(log),
+                bases: base.map(recovered).into_iter().collect(),
+                keeps_unlisted: false,
+                fold_revision: FoldRevision::FIRST,
+            },
+        });
+        adoption.finish(log, &ends([records, 0]), &past).await.unwrap();
+        let mut writer = Writer::beside(&database, log, [records, 0]).await;
+        if records > 0 {
+            writer.write(&push(ANN, "ann", &[say("x")])).await;
+            assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+        }
+        let of_lost = base(&database, ANN, Epoch::of_log(lost)).await;
+        let of_log = base(&database, ANN, Epoch::of_log(log)).await;
+        let expected = match records {
+            0 => (Some(Cursor::from_i64(3)), None),
+            _ => (Some(Cursor::ZERO), Some(Cursor::ZERO)),
+        };
+        assert_eq!((of_lost, of_log), expected);
+        assert!(writer.projection.goes_on_from(lost).await.unwrap());
     }
-    let past = [(lost, None), (log, Some(3))].map(|(log, base)| PastEpoch {
-        log,
-        new: NewEpoch {
-            epoch: Epoch::of_log(log),
-            bases: base
-                .map(|base| (scope(ANN).reference(), Cursor::from_i64(base)))
-                .into_iter()
-                .collect(),
-            keeps_unlisted: false,
-            fold_revision: FoldRevision::FIRST,
-        },
-    });
-    adoption.finish(log, &ends([0, 0]), &past).await.unwrap();
-    assert_eq!(epoch(&database).await, Epoch::of_log(log));
-    assert_eq!(base(&database, ANN, Epoch::of_log(lost)).await, Some(Cursor::from_i64(3)));
-    let mut projection = Projection::connect(&database.config).await.unwrap();
-    assert!(projection.goes_on_from(lost).await.unwrap());
+}
+
+fn recovered(base: i64) -> (ScopeRef, Cursor) {
+    (scope(ANN).reference(), Cursor::from_i64(base))
+}
+
+/// Whoever folds on with another revision makes rows mixed: nothing that fills them again can know what they said.
+#[tokio::test]
+async fn rows_that_several_revisions_folded_keep_no_cursor() {
+    let database = Database::migrated().await;
+    let owner = database.owner_pool();
+    let log = LogId(Uuid::new_v4());
+    let revision = async || -> i32 {
+        let last =
+            "select fold_revision from context_sync_settings.epochs order by number desc limit 1";
+        sqlx::query_scalar(last).fetch_one(&owner).await.unwrap()
+    };
+    let execute = async |sql: &'static str| {
+        sqlx::raw_sql(sql).execute(&owner).await.unwrap();
+    };
+    let lose = async || {
+        execute("drop schema context_sync cascade").await;
+        readmodel::migrate(&database.config).await.unwrap();
+    };
+    let mut writer = Writer::beside(&database, log, [0, 0]).await;
+    assert_eq!(revision().await, FoldRevision::CURRENT.0 as i32);
+    // Another build has begun them: this one's next session goes on.
+    execute("update context_sync_settings.epochs set fold_revision = 99").await;
+    writer.projection.adopt_log(log, PARTITIONS, &[]).await.unwrap();
+    assert_eq!(revision().await, FoldRevision::MIXED.0 as i32);
+
+    // What is forgotten up to the floor stays so: devices are to bring back none of it.
+    lose().await;
+    let mut writer = Writer::beside(&database, log, [1, 0]).await;
+    writer.write(&push(ANN, "ann", &[say("x")])).await;
+    execute("update scopes set floor = 1, head = 3").await;
+    // Of this fill another build has folded a part.
+    execute("update context_sync.filling set fold_revision = 99").await;
+    writer.projection.adopt_log(log, PARTITIONS, &[]).await.unwrap();
+    assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+    let filled = epoch(&database).await;
+    assert_eq!(base(&database, ANN, Epoch::of_log(log)).await, Some(Cursor::from_i64(1)));
+    assert_eq!(revision().await, FoldRevision::MIXED.0 as i32);
+
+    lose().await;
+    let mut writer = Writer::beside(&database, log, [1, 0]).await;
+    writer.write(&push(ANN, "ann", &[say("x")])).await;
+    assert_eq!(writer.projection.finish_filling().await.unwrap(), []);
+    assert_eq!(base(&database, ANN, filled).await, Some(Cursor::ZERO));
+    assert_eq!(revision().await, FoldRevision::CURRENT.0 as i32);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What of all that is asked needs an operator.
 
+use model::FoldRevision;
+
 use super::{PartitionStatus, Status, StatusLimits};
 
 impl Status {
@@ -20,6 +22,12 @@ impl Status {
                     parked.scope, parked.events, parked.place
                 ));
             }
+        }
+        let own = FoldRevision::CURRENT.0;
+        if self.fold_revision.is_some_and(|revision| revision != own) {
+            problems.push(format!(
+                "not all rows were folded by revision {own} of the fold, which is this build's: `ops rebuild` mends what differs"
+            ));
         }
         for own in self.components.iter().flatten().filter(|own| !own.ready) {
             let reason = own.reason.as_deref().unwrap_or("it does not say why");
@@ -115,6 +123,7 @@ mod tests {
         (own.archived, own.archived_seconds) = (Some(9), Some(1_000_000));
         status.drill = Some(DrillStatus { at: String::new(), well: true, seconds: 48 * 3_600 });
         status.dead_letters = Some(DeadLettersStatus::default());
+        status.fold_revision = Some(FoldRevision::CURRENT.0);
         let path = "/data".to_owned();
         let free_bytes = Some(1_000);
         status.disks = vec![Disk { what: "log".to_owned(), path, bytes: Some(7), free_bytes }];
@@ -194,6 +203,7 @@ mod tests {
                 Box::new(|s| s.components = Some(vec![component(Some("no bucket"))])),
                 "archiver is not ready: no bucket",
             ),
+            (Box::new(|s| s.fold_revision = Some(0)), "`ops rebuild` mends what differs"),
             (Box::new(|s| s.disks[0].free_bytes = Some(999)), "log: 999 bytes are free (/data)"),
         ] {
             let problems = judged(LIMITS, change);
