@@ -27,6 +27,12 @@ pub struct ApiConfig {
     #[arg(default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub pull_wait_seconds_max: u32,
 
+    /// Pulls that may wait for something new at once, at most; one tenant gets half. A wait beyond it is answered with
+    /// 503. Keep it well below --http-connections: each holds one
+    #[arg(long, env = "CONTEXT_SYNC_PULLS_WAITING_MAX")]
+    #[arg(default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub pulls_waiting_max: u32,
+
     /// Messages that are fetched by their ids at once, at most
     #[arg(long, env = "CONTEXT_SYNC_FETCH_MESSAGES_MAX")]
     #[arg(default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3000))]
@@ -68,6 +74,7 @@ impl Default for ApiConfig {
             pull_limit: 100,
             page_bytes_max: 4 << 20,
             pull_wait_seconds_max: 60,
+            pulls_waiting_max: 5000,
             fetch_messages_max: 1000,
             repair_frame_bytes_max: 256 << 10,
             repairs_max: 2,

@@ -38,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::ApiConfig;
 
+use crate::places::Places;
+
 /// What the requests share.
 pub struct Api {
     config: ApiConfig,
@@ -50,6 +52,7 @@ pub struct Api {
     drift: measure::Drift,
     idle: idle::Idle,
     holdings: holdings::Holdings,
+    waiting: Arc<Places>,
 }
 
 impl Api {
@@ -68,7 +71,8 @@ impl Api {
         let idle = idle::Idle::new(feed.clone(), watcher);
         let drift = measure::Drift::new();
         let holdings = holdings::Holdings::new(&config, pool.clone());
-        Self { config, pool, feed, entrance, archive, shutdown, drift, idle, holdings }
+        let waiting = Places::new(config.pulls_waiting_max as usize);
+        Self { config, pool, feed, entrance, archive, shutdown, drift, idle, holdings, waiting }
     }
 }
 

@@ -7,6 +7,7 @@ use http::StatusCode;
 use model::{Cursor, ScopeKind};
 
 const PULL_LATENCY: &str = "context_sync_pull_latency";
+const PULLS_WAITING: &str = "context_sync_pulls_waiting";
 const CURSOR_DRIFT: &str = "context_cursor_drift";
 
 /// Says what the metrics mean, and shows those that nothing has been noted for.
@@ -17,6 +18,8 @@ pub(crate) fn describe() {
         metrics::Unit::Seconds,
         "Time to answer a pull, without waiting for news"
     );
+    metrics::describe_gauge!(PULLS_WAITING, "Pulls that wait for news");
+    metrics::gauge!(PULLS_WAITING).increment(0.0);
     metrics::describe_gauge!(
         CURSOR_DRIFT,
         "The greatest head less device cursor seen in five minutes, first pulls from 0 left out"
@@ -27,6 +30,22 @@ pub(crate) fn describe() {
 /// Notes how long a pull took, refused ones included.
 pub(crate) fn pull_latency(kind: ScopeKind, status: StatusCode, took: Duration) {
     latency(PULL_LATENCY, kind, status, took);
+}
+
+/// Counts a pull that waits for news, for as long as it does.
+pub(crate) struct Waiting;
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        metrics::gauge!(PULLS_WAITING).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::gauge!(PULLS_WAITING).decrement(1.0);
+    }
 }
 
 /// How far the devices of the last minutes' pulls were behind.

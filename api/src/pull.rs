@@ -26,11 +26,14 @@ use crate::{
     asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
     measure,
+    places::Place,
     query::Query,
 };
 
 /// How long to wait before looking again where the feed has told of a head that no query shows.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// When to come back for who found no place to wait in, in seconds.
+const COME_BACK: u64 = 5;
 
 /// What a pull asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,8 +68,8 @@ async fn pulled(
     Ok(answer(&page, kept.base()))
 }
 
-/// The page; where there is nothing new, the one that comes within the wait. Whether the caller may
-/// see it is asked with each page.
+/// The page; where there is nothing new, the one that comes within the wait, if there is a place to wait in. Whether
+/// the caller may see it is asked with each page.
 async fn newest(
     api: &Api,
     caller: &Caller,
@@ -78,6 +81,7 @@ async fn newest(
     // Before the first look, so that no commit is missed.
     let mut head = (!asked.wait.is_zero()).then(|| api.feed.watch(scope.reference()));
     let mut told = false;
+    let mut place = None;
     loop {
         let (page, kept) = look(api, caller, scope, asked).await?;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -85,6 +89,9 @@ async fn newest(
         let Some(head) = head.as_mut().filter(|_| idle && !left.is_zero()) else {
             return Ok((page, kept));
         };
+        if place.is_none() {
+            place = Some(place_to_wait(api, caller)?);
+        }
         let begun = Instant::now();
         if told {
             tokio::time::sleep(left.min(LOOK_AGAIN)).await;
@@ -96,6 +103,17 @@ async fn newest(
         }
         *waited += begun.elapsed();
     }
+}
+
+/// A place among those who wait, each of whom holds a connection: what one tenant's devices hold is none that others
+/// cannot get. No page without messages in its stead: who gets one has waited, and asks again at once.
+fn place_to_wait(api: &Api, caller: &Caller) -> Result<(Place, measure::Waiting), Problem> {
+    let place = api.waiting.take(&caller.tenant).ok_or_else(|| {
+        let max = u64::from(api.config.pulls_waiting_max);
+        let why = "of which one tenant gets half, and no more may wait; there is nothing new yet";
+        problems::overloaded("pulls_waiting_max", max, why).retry_after(COME_BACK)
+    })?;
+    Ok((place, measure::Waiting::new()))
 }
 
 /// One page, if the caller may see it and the cursor is good.

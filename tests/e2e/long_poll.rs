@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use service::auth::OrgRole;
 
 use crate::{
     client::{Device, Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
+    equation::eventually,
+    overload::shed,
 };
 
 /// Long enough that only a wake-up comes sooner.
@@ -35,6 +38,7 @@ both_logs! {
     when_the_wait_runs_out_there_are_no_messages,
     a_hundred_wait_at_once,
     who_waits_is_answered_when_the_process_stops,
+    one_tenants_long_polls_leave_places_for_anothers,
 }
 
 async fn a_push_wakes_who_waits(cluster: &mut Cluster) {
@@ -93,6 +97,69 @@ async fn who_waits_is_answered_when_the_process_stops(cluster: &mut Cluster) {
             break;
         }
     }
+}
+
+/// Waits for what comes after the first message, and comes back until it may.
+fn comes_back(device: &Device) -> tokio::task::JoinHandle<Value> {
+    let device = device.clone();
+    tokio::spawn(async move {
+        loop {
+            let reply = device.pull(USER, &format!("cursor=1&wait={WAIT}")).await;
+            if reply.status != 503 {
+                return reply.ok();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+}
+
+async fn one_tenants_long_polls_leave_places_for_anothers(cluster: &mut Cluster) {
+    cluster.settings.api.pulls_waiting_max = 4;
+    cluster.restart(crate::cluster::ALL).await;
+    let ann = cluster.device("ann");
+    let other = cluster.device_of("globex", "ann", OrgRole::Member);
+    ann.push(USER, &[say("x")]).await.ok();
+    other.push(USER, &[say("theirs")]).await.ok();
+
+    // The tenant gets half: one more is told when to come back, not that it has waited.
+    let ours = [comes_back(&ann), comes_back(&ann.named("phone"))];
+    let tablet = ann.named("tablet");
+    let refused = eventually("the two wait", async || {
+        let reply = tablet.pull(USER, "cursor=1&wait=1").await;
+        (reply.status == 503).then_some(reply)
+    })
+    .await;
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert_eq!(shed(refused), ("pulls_waiting_max".to_owned(), 4));
+    let began = Instant::now();
+    shed(tablet.pull(USER, "cursor=1&wait=60").await);
+    // What is there needs no place, nor does who does not wait.
+    assert_eq!(contents(&tablet.pull(USER, "cursor=0&wait=60").await.ok()), ["x"]);
+    assert_eq!(tablet.pull(USER, "cursor=1").await.ok()["messages"], json!([]));
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    // All nodes of this process count in one gauge.
+    let metrics = ann.at(&cluster.node.ops_url).get("/metrics").await.ok();
+    let of = |line: &str| line.strip_prefix("context_sync_pulls_waiting ")?.parse::<u64>().ok();
+    assert!(metrics.as_str().unwrap().lines().find_map(of) >= Some(2));
+
+    let began = Instant::now();
+    assert_eq!(other.pull(USER, "cursor=1&wait=1").await.ok()["messages"], json!([]));
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    let theirs = tokio::spawn({
+        let other = other.clone();
+        async move { other.pull(USER, &format!("cursor=1&wait={WAIT}")).await.ok() }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await; // asleep, or not yet
+    other.push(USER, &[say("theirs too")]).await.ok();
+    assert_eq!(contents(&theirs.await.unwrap()), ["theirs too"]);
+
+    assert!(ours.iter().all(|waits| !waits.is_finished()));
+    ann.push(USER, &[say("y")]).await.ok();
+    for waited in ours {
+        assert_eq!(contents(&waited.await.unwrap()), ["y"]);
+    }
+    // Their places are free again.
+    tablet.pull(USER, "cursor=2&wait=1").await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
