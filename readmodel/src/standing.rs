@@ -37,6 +37,13 @@ pub struct RunningRow {
     pub deleted: u64,
 }
 
+/// How many backups the catalogue has that can be restored.
+pub async fn backups(pool: &Pool) -> Result<u64, ReadModelError> {
+    let completed = "select count(*) from context_backups where status = 'completed'";
+    let count: i64 = sqlx::query_scalar(completed).fetch_one(pool).await?;
+    Ok(count.unsigned_abs())
+}
+
 pub async fn standing(pool: &Pool) -> Result<ReadModelStanding, ReadModelError> {
     let source: Option<(Uuid, Uuid, i32)> = sqlx::query_as(
         "select s.log_id, s.epoch, e.fold_revision

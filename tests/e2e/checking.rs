@@ -110,7 +110,13 @@ async fn a_check_compares_what_the_archive_comes_to(cluster: &mut Cluster) {
     // One that cannot be asked is named, and the rest is compared.
     if cluster.kind == LogKind::Kafka {
         let missing = format!("--archive=file://{}/missing", before.0);
-        for (more, why) in [(Some(missing), "is missing"), (None, "none is named")] {
+        // As a bucket that was emptied, or another one.
+        let empty = tempfile::tempdir().unwrap();
+        let empty = Some(format!("--archive=file://{}", empty.path().display()));
+        let nothing = "the archive has nothing, and the catalogue has";
+        for (more, why) in
+            [(Some(missing), "is missing"), (None, "none is named"), (empty, nothing)]
+        {
             let flags = [flags(cluster), Vec::from_iter(more)].concat();
             let unasked = ops_with(&["check"], &flags).await;
             let sums = unasked.json();

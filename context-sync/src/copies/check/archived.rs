@@ -10,7 +10,10 @@ use archive::{
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use model::{Entry, LogId, Member, MessageId, Offset, Partition, ScopeKey, ScopeRef, UserId};
-use readmodel::{Pool, standing::standing as standing_of};
+use readmodel::{
+    Pool,
+    standing::{backups, standing as standing_of},
+};
 use tokio::sync::mpsc::Sender;
 
 use super::{
@@ -56,7 +59,16 @@ impl Copies {
             }
         };
         match base::owner(archive, log).await.map_err(|error| error.to_string())? {
-            Owner::Nobody | Owner::Ours => Ok(Some(archive)),
+            Owner::Ours => Ok(Some(archive)),
+            // Before the first hour is sealed; but not where backups were made.
+            Owner::Nobody => {
+                match backups(rows).await.map_err(|error| format!("the database: {error}"))? {
+                    0 => Ok(Some(archive)),
+                    count => Err(format!(
+                        "the archive has nothing, and the catalogue has {count} backups: check --archive"
+                    )),
+                }
+            }
             Owner::Others(_) => Err(format!("it has nothing of log {log}, but of others")),
             Owner::GivenUpFor(into) => {
                 Err(format!("log {log} was given up: it goes on with log {into}"))
