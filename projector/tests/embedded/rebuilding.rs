@@ -237,26 +237,83 @@ async fn forty() -> Bench {
     bench
 }
 
+/// Stops a rebuild of [`forty`] records once some are folded.
+async fn stopped_half_way(bench: &Bench, request: &RebuildRequest) {
+    let one = ProjectorConfig { batch_records_max: 1, ..batches() };
+    let (say, mut said) = mpsc::channel(1);
+    let stopped = tokio::spawn(rebuilder(bench, one).run(request.clone(), say, Default::default()));
+    loop {
+        match said.recv().await.unwrap() {
+            Rebuilding::Folded { records, of } if records >= 5 => {
+                assert_eq!(of, 40);
+                break;
+            }
+            Rebuilding::Folded { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(said);
+    stopped.await.unwrap();
+}
+
+/// Rows that are not what they sum up to take nobody's place: one that is another than it was written, or is gone.
+#[tokio::test]
+async fn rebuilt_rows_that_do_not_come_to_their_sums_are_not_swapped_in() {
+    let bench = forty().await;
+    let live = async || {
+        let live = "select 'messages'::regclass::oid::bigint, string_agg(m::text, ';' order by cursor) from messages m";
+        sqlx::query_as::<_, (i64, String)>(live).fetch_one(&bench.pool).await.unwrap()
+    };
+    let damages = [
+        "update SET.messages set body_hash = sha256('another') where cursor = 1",
+        "delete from SET.messages where cursor = 1",
+    ];
+    for (request, set) in [
+        (RebuildRequest::default(), "context_sync_rebuilt"),
+        (of_scope(ANN, false), "context_sync_rebuilt_scope"),
+    ] {
+        for damage in damages {
+            stopped_half_way(&bench, &request).await;
+            execute(&bench, &damage.replace("SET", set)).await;
+            let before = live().await;
+            let reason = refusal(rebuilder(&bench, batches()), request.clone()).await;
+            assert!(reason.contains("is damaged: the rebuilt messages of scope"), "{reason}");
+            assert!(live().await == before, "the live rows are those that were there");
+            let anew = RebuildRequest { anew: true, ..request.clone() };
+            let (rebuilt, differs) = rebuild(&bench, anew).await;
+            assert_eq!((rebuilt.swapped, rebuilt.resumed, differs), (true, false, vec![]));
+            bench.check().await;
+        }
+    }
+}
+
+/// An event that the live rows have and the rebuilt ones do not, because the database refused it there.
+#[tokio::test]
+async fn rebuilt_rows_that_lack_an_event_are_not_swapped_in() {
+    let bench = forty().await;
+    let request = RebuildRequest::default();
+    stopped_half_way(&bench, &request).await;
+    let forbid = "alter table context_sync_rebuilt.messages add constraint bug check (json not like '%unlucky%')";
+    execute(&bench, forbid).await;
+    let running = bench.start();
+    bench.append(&push(ANN, "ann", &[say("unlucky")])).await;
+    bench.append(&push(ANN, "ann", &[say("after it")])).await;
+    bench.caught_up().await;
+    running.stop().await;
+    let reason = refusal(rebuilder(&bench, batches()), request.clone()).await;
+    assert!(reason.contains("refuses an event of the log that the live rows have"), "{reason}");
+    assert_eq!(bench.head(ANN).await, Some(42));
+    bench.check().await;
+    let anew = RebuildRequest { anew: true, ..request };
+    assert!(rebuild(&bench, anew).await.0.swapped);
+    bench.check().await;
+}
+
 #[tokio::test]
 async fn a_rebuild_that_is_stopped_goes_on_where_it_was() {
     let bench = forty().await;
     for request in [RebuildRequest::default(), of_scope(ANN, false)] {
-        let one = ProjectorConfig { batch_records_max: 1, ..batches() };
-        let (say, mut said) = mpsc::channel(1);
-        let stopped =
-            tokio::spawn(rebuilder(&bench, one).run(request.clone(), say, Default::default()));
-        loop {
-            match said.recv().await.unwrap() {
-                Rebuilding::Folded { records, of } if records >= 5 => {
-                    assert_eq!(of, 40);
-                    break;
-                }
-                Rebuilding::Folded { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        drop(said);
-        stopped.await.unwrap();
+        stopped_half_way(&bench, &request).await;
         let dry = RebuildRequest { dry_run: true, ..request.clone() };
         let (rebuilt, _) = rebuild(&bench, dry).await;
         assert!(rebuilt.resumed, "{request:?}");
