@@ -211,44 +211,41 @@ pub struct ParkedScope {
 const REFUSED_KEYS_MAX: i64 = 5;
 const KEY_BYTES_MAX: i32 = 512;
 
-/// Refused records that nobody has marked yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
-    pub records: u64,
-    /// The keys that have the most of them.
-    pub most: Vec<RefusedScope>,
-}
-
 /// How many refused records a scope has.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RefusedScope {
-    /// The records' key: `tenant/kind/name`, or whatever it is.
+    /// The records' key: `tenant/kind/name`, or what whatever it is begins with.
     pub scope: String,
     pub records: u64,
 }
 
-/// The refused records that nobody has marked yet, and the scopes whose events wait (the projector's role).
-pub async fn open(pool: &Pool) -> Result<(Refused, Vec<ParkedScope>), ReadModelError> {
-    Ok((refused(pool).await?, parked(pool).await?))
+/// How many refused records nobody has marked yet, and the scopes whose events wait (the projector's role).
+pub async fn open(pool: &Pool) -> Result<(u64, Vec<ParkedScope>), ReadModelError> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "select count(*) from dead_letters d {MARKS} where d.kind = 'refused' and k.mark is null"
+    ));
+    let refused: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+    Ok((refused.unsigned_abs(), parked(pool).await?))
 }
 
-async fn refused(pool: &Pool) -> Result<Refused, ReadModelError> {
+/// The keys that have the most refused records which nobody has marked yet (the projector's role). Those that begin with
+/// the same bytes count as one: what is sorted is bounded, however long they are.
+pub async fn most_refused(pool: &Pool) -> Result<Vec<RefusedScope>, ReadModelError> {
     let sql = sqlx::AssertSqlSafe(format!(
-        "select substring(d.key for $1), count(*), (sum(count(*)) over ())::bigint
+        "select substring(d.key for $1), count(*)
          from dead_letters d {MARKS} where d.kind = 'refused' and k.mark is null
-         group by d.key order by 2 desc, d.key limit $2"
+         group by 1 order by 2 desc, 1 limit $2"
     ));
-    let rows = sqlx::query_as::<_, (Vec<u8>, i64, i64)>(sql)
+    let rows = sqlx::query_as::<_, (Vec<u8>, i64)>(sql)
         .bind(KEY_BYTES_MAX)
         .bind(REFUSED_KEYS_MAX)
         .fetch_all(pool)
         .await?;
-    let records = rows.first().map_or(0, |(.., all)| all.unsigned_abs());
-    let most = rows.into_iter().map(|(key, records, _)| RefusedScope {
+    let most = rows.into_iter().map(|(key, records)| RefusedScope {
         scope: String::from_utf8_lossy(&key).into_owned(),
         records: records.unsigned_abs(),
     });
-    Ok(Refused { records, most: most.collect() })
+    Ok(most.collect())
 }
 
 async fn parked(pool: &Pool) -> Result<Vec<ParkedScope>, ReadModelError> {

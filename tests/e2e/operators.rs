@@ -107,9 +107,19 @@ async fn status_says_that_all_is_well_and_what_is_not(cluster: &mut Cluster) {
     assert!(status["database_bytes"].as_u64().unwrap() > 0);
     assert_eq!(status["log_id"], cluster.node.log.log_id().to_string());
     // Whose they are is said of those that have the most.
-    for (key, records) in
-        [("acme/user/ann", 2), ("", 3), ("\x1b[2J", 4), ("x", 5), ("y", 6), ("z", 1)]
-    {
+    // Long ones count as one by what they begin with.
+    let long = "k".repeat(512);
+    let longer = [1, 2].map(|n| format!("{long}{n}"));
+    for (key, records) in [
+        ("acme/user/ann", 1),
+        ("", 3),
+        ("\x1b[2J", 4),
+        ("x", 5),
+        ("y", 6),
+        ("z", 1),
+        (&longer[0], 1),
+        (&longer[1], 1),
+    ] {
         for _ in 0..records {
             append(cluster, key, b"no event".to_vec()).await;
         }
@@ -117,9 +127,9 @@ async fn status_says_that_all_is_well_and_what_is_not(cluster: &mut Cluster) {
     let not = ops(cluster, &["status"]).await;
     assert_eq!(not.status, 1, "{not:?}");
     let of = |scope: &str, records: u64| json!({"scope": scope, "records": records});
-    let most = [of("y", 6), of("x", 5), of("\x1b[2J", 4), of("", 3), of("acme/user/ann", 2)];
+    let most = [of("y", 6), of("x", 5), of("\x1b[2J", 4), of("", 3), of(&long, 2)];
     let letters = &not.json()["dead_letters"];
-    assert_eq!((&letters["refused"], &letters["refused_scopes"]), (&json!(21), &json!(most)));
+    assert_eq!((&letters["refused"], &letters["refused_scopes"]), (&json!(22), &json!(most)));
     // For people, on one screen.
     let port = format!("--ops-url={}", cluster.node.ops_url);
     let shown = said(&["ops", "status", &port]).await;
@@ -127,17 +137,37 @@ async fn status_says_that_all_is_well_and_what_is_not(cluster: &mut Cluster) {
     assert_eq!(shown.status, 1);
     for line in [
         "PARTITION",
-        "dead letters  21 refused",
+        "dead letters  22 refused",
         "  y: 6 refused\n",
         "  [2J: 4 refused\n",
         "  without a key: 3 refused\n",
-        "  acme/user/ann: 2 refused\n",
-        "  elsewhere: 1 refused",
+        "  elsewhere: 2 refused",
         "last drill    never",
         "not well",
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
+    // Where they cannot be asked for, all else is known.
+    let substring = r#"execute on function pg_catalog."substring"(bytea, integer, integer)"#;
+    sql(cluster, &format!("revoke {substring} from public")).await;
+    let without = ops(cluster, &["status"]).await;
+    sql(cluster, &format!("grant {substring} to public")).await;
+    let (status, before) = (without.json(), not.json());
+    let letters = &status["dead_letters"];
+    assert_eq!((without.status, &letters["refused"]), (3, &json!(22)), "{without:?}");
+    assert_eq!(letters["refused_scopes"], Value::Null);
+    assert_eq!(status["unasked"].as_array().map(Vec::len), Some(1), "{status}");
+    assert_eq!(status["unasked"][0]["part"], "refused_scopes");
+    let projected = |of: &Value| {
+        of["partitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|own| own["projected"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(projected(&status), projected(&before));
+    assert_eq!(status["problems"], before["problems"]);
 }
 
 async fn a_refused_record_is_shown_retried_or_discarded(cluster: &mut Cluster) {

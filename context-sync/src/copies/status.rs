@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use model::{FoldRevision, LogId, Offset, Partition, Place, Timestamp};
 use readmodel::{
     Pool,
-    dead_letters::{ParkedScope, RefusedScope},
+    dead_letters::{self, ParkedScope, RefusedScope},
     standing,
 };
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ pub struct Status {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct UnaskedPart {
-    /// `log`, `database` or `archive`.
+    /// `log`, `database` or `archive`; `refused_scopes`: of the database, only those.
     pub part: String,
     pub why: String,
 }
@@ -122,9 +122,8 @@ pub struct DrillStatus {
 pub struct DeadLettersStatus {
     /// Refused records that nobody has marked.
     pub refused: u64,
-    /// The scopes that have the most of them: a few.
-    #[serde(default)]
-    pub refused_scopes: Vec<RefusedScope>,
+    /// The scopes that have the most of them: a few. `null` if they could not be asked for.
+    pub refused_scopes: Option<Vec<RefusedScope>>,
     pub parked: Vec<ParkedScope>,
 }
 
@@ -209,11 +208,24 @@ impl Copies {
                 return None;
             }
         };
+        self.read_refused(status).await;
         if let (Some(facts), Some(catalogue)) = (&self.facts, &mut status.catalogue) {
             let bounds = within(facts.bounds(Partition::new(0))).await.ok();
             catalogue.lag = bounds.map(|b| b.end.get().saturating_sub(catalogue.projected));
         }
         of
+    }
+
+    /// Whose the refused records are. There may be any number of them: what takes too long leaves the rest known.
+    async fn read_refused(&self, status: &mut Status) {
+        let (Ok(rows), Some(letters)) = (&self.rows, &mut status.dead_letters) else { return };
+        if letters.refused_scopes.is_some() {
+            return;
+        }
+        match within(dead_letters::most_refused(rows)).await {
+            Ok(most) => letters.refused_scopes = Some(most),
+            Err(why) => status.unasked("refused_scopes", why),
+        }
     }
 
     /// How far the read model is behind, and for how long the first event has been waiting. One that has no position has
@@ -361,8 +373,8 @@ async fn read_rows(
         deleted: r.deleted,
     };
     status.restores = Some(standing.restores.into_iter().map(restore).collect());
-    let (refused, parked) = readmodel::dead_letters::open(pool).await?;
-    let (refused, refused_scopes) = (refused.records, refused.most);
+    let (refused, parked) = dead_letters::open(pool).await?;
+    let refused_scopes = (refused == 0).then(Vec::new);
     status.dead_letters = Some(DeadLettersStatus { refused, refused_scopes, parked });
     Ok(standing.source.map(|(log, _)| log))
 }

@@ -110,14 +110,16 @@ fn print(status: &Status) {
 fn print_letters(letters: &DeadLettersStatus) {
     let DeadLettersStatus { refused, refused_scopes, parked } = letters;
     println!("dead letters  {refused} refused, {} scopes parked", parked.len());
-    for own in refused_scopes {
+    let most = refused_scopes.as_deref().unwrap_or_default();
+    for own in most {
         let (scope, records) = (shown(&own.scope), own.records);
         let scope = if scope.is_empty() { "without a key" } else { &scope };
         println!("              {scope}: {records} refused");
     }
-    let others = refused - refused_scopes.iter().map(|own| own.records).sum::<u64>().min(*refused);
+    let others = refused - most.iter().map(|own| own.records).sum::<u64>().min(*refused);
     if others > 0 {
-        println!("              elsewhere: {others} refused; `ops dead-letters list` has all");
+        let rest = if most.is_empty() { "whose is not known" } else { "elsewhere" };
+        println!("              {rest}: {others} refused; `ops dead-letters list` has all");
     }
     for own in parked {
         let (scope, events, reason) = (&own.scope, own.events, shown(&own.reason));
