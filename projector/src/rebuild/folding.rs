@@ -22,9 +22,10 @@ const HELD_MAX: Duration = Duration::from_millis(500);
 /// How often that is tried before it may take longer: less, still, than a projector waits for a lock.
 const HELD_TRIES: u32 = 10;
 const HELD_LONGER_MAX: Duration = Duration::from_millis(1_500);
-/// How long Postgres or the log may fail, from the first failure on, without a record being folded, and how long apart
-/// it is tried.
+/// How long Postgres or the log may fail, from the first failure on, without a record being folded, and how often at the
+/// least: between two failures may lie what a partition begins with. And how long apart it is tried.
 const FAIL_MAX: Duration = Duration::from_secs(60);
+const FAILURES_MIN: u32 = 5;
 const FAIL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Failures in a row: none of them was followed by a record that was folded.
@@ -32,16 +33,19 @@ const FAIL_PAUSE: Duration = Duration::from_millis(500);
 struct Failing {
     folded: u64,
     since: Option<Instant>,
+    failures: u32,
 }
 
 impl Failing {
-    /// It failed again, with so much folded by now. For how long it has been failing.
-    fn again(&mut self, folded: u64, now: Instant) -> Duration {
+    /// It failed again, with so much folded by now. Whether it has been failing for too long.
+    fn again(&mut self, folded: u64, now: Instant) -> bool {
         if folded > self.folded {
-            (self.folded, self.since) = (folded, None);
+            *self = Self { folded, ..Self::default() };
         }
+        self.failures += 1;
         // Not from the beginning: what a partition begins with may take long, and folds no record.
-        now - *self.since.get_or_insert(now)
+        let since = *self.since.get_or_insert(now);
+        now - since >= FAIL_MAX && self.failures >= FAILURES_MIN
     }
 }
 
@@ -135,8 +139,8 @@ impl Work<'_> {
                 return Err(RebuildError::Stopped);
             }
             let Err(error) = ended else { return Ok(()) };
-            let for_long = failing.again(furthest.load(Ordering::Relaxed), Instant::now());
-            if !error.is_retryable() || for_long >= FAIL_MAX {
+            let is_over = failing.again(furthest.load(Ordering::Relaxed), Instant::now());
+            if !error.is_retryable() || is_over {
                 return Err(error.into());
             }
             tracing::warn!(%error, "rebuilding stopped; trying again");
@@ -170,26 +174,33 @@ impl Work<'_> {
 mod tests {
     use super::*;
 
+    /// Which of the failures, told by what was folded and when, it is given up at.
+    fn given_up_at(failures: impl IntoIterator<Item = (u64, u64)>) -> Option<(u64, u64)> {
+        let began = Instant::now();
+        let mut failing = Failing::default();
+        let mut failures = failures.into_iter();
+        failures.find(|(folded, now)| failing.again(*folded, began + Duration::from_secs(*now)))
+    }
+
     #[test]
     fn only_failures_in_a_row_are_counted_together() {
-        let began = Instant::now();
-        let at = |seconds| began + Duration::from_secs(seconds);
-        let mut failing = Failing::default();
-        for (folded, now, for_long) in [
-            // Before the first record, after an hour that went well.
-            (0, 3_600, 0),
-            (0, 3_630, 30),
-            // Now and then, with something folded in between.
-            (1, 3_700, 0),
-            (2, 7_200, 0),
-            (2, 7_201, 1),
-            (9, 9_000, 0),
-            // A retry begins before where an earlier one came to.
-            (5, 9_040, 40),
-            (9, 9_060, 60),
-        ] {
-            let found = failing.again(folded, at(now));
-            assert_eq!(found, Duration::from_secs(for_long), "at {now} with {folded}");
-        }
+        // Every ten seconds, from an hour that went well on.
+        assert_eq!(given_up_at((0..10).map(|n| (0, 3_600 + 10 * n))), Some((0, 3_660)));
+        // Every second: the time counts.
+        assert_eq!(given_up_at((0..100).map(|n| (0, n))), Some((0, 60)));
+        // Now and then, with something folded in between.
+        assert_eq!(given_up_at((0..100).map(|n| (n, 30 * n))), None);
+        let (none, some) = ((0..6).map(|n| (0, 10 * n)), (1..8).map(|n| (1, 50 + 10 * n)));
+        assert_eq!(given_up_at(none.chain(some)), Some((1, 120)));
+        // A retry begins before where an earlier one came to.
+        let after = [(9, 0), (5, 15), (9, 30), (5, 45), (9, 59), (9, 60)];
+        assert_eq!(given_up_at(after), Some((9, 60)));
+    }
+
+    #[test]
+    fn what_takes_long_between_two_failures_is_no_failure() {
+        // What a partition begins with took ten minutes each time, and folds no record.
+        assert_eq!(given_up_at([(0, 0), (0, 600), (0, 601), (0, 1_200)]), None);
+        assert_eq!(given_up_at((0..9).map(|n| (0, 600 * n))), Some((0, 2_400)));
     }
 }
