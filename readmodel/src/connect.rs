@@ -10,7 +10,7 @@ use sqlx::{
 use crate::{
     config::DatabaseConfig,
     error::ReadModelError,
-    pool::{Pool, within},
+    pool::{Pool, answer_within, answered, within},
 };
 
 /// Which set of the tables that a fold fills a connection works on.
@@ -118,7 +118,8 @@ pub(crate) async fn listener(config: &DatabaseConfig) -> Result<PgListener, Read
 /// Connects once, and takes the role: says why, where a pool would only say that it has no connection.
 pub async fn try_role(config: &DatabaseConfig, role: DatabaseRole) -> Result<(), ReadModelError> {
     let mut connection = login(config).await?;
-    sqlx::query(role.set_role()).execute(&mut connection).await?;
+    let taking = sqlx::query(role.set_role()).execute(&mut connection);
+    answered_at(config, LOGIN_WITHIN, taking).await?;
     connection.close().await.ok();
     Ok(())
 }
@@ -148,20 +149,29 @@ pub(crate) async fn projector_on(
     Ok(within(wait, connecting).await?)
 }
 
-/// How long a server may take to let an operator in: one that says nothing would be waited for for ever.
-const LOGIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a server may take to let an operator in, and to answer what takes it no time: one that says nothing would be
+/// waited for for ever.
+pub(crate) const LOGIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A connection of the login itself, which owns the tables, and what operators set.
 pub(crate) async fn login(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let options = options(config, ProjectionSet::Live)?;
-    within(LOGIN_WITHIN, PgConnection::connect_with(&options)).await.map_err(|error| {
-        match error.into() {
-            ReadModelError::Unavailable(source) => {
-                ReadModelError::NoLogin { at: place(&options), source }
-            }
-            error => error,
+    answered_at(config, LOGIN_WITHIN, PgConnection::connect_with(&options)).await
+}
+
+/// Waits for an operator's answer no longer than this; which server it was that does not give it.
+pub(crate) async fn answered_at<T, E: Into<ReadModelError>>(
+    config: &DatabaseConfig,
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, ReadModelError> {
+    match answered(limit, async { answer.await.map_err(Into::into) }).await {
+        Err(ReadModelError::Unavailable(source)) => {
+            let at = place(&options(config, ProjectionSet::Live)?);
+            Err(ReadModelError::NoLogin { at, source })
         }
-    })
+        answer => answer,
+    }
 }
 
 /// Which database that is, without a user or a password.
@@ -173,14 +183,15 @@ fn place(options: &PgConnectOptions) -> String {
 /// As [`login`], for work on whole tables that takes its time.
 pub(crate) async fn owner(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = login(config).await?;
-    scan_tables(&mut connection).await?;
+    answered_at(config, LOGIN_WITHIN, scan_tables(&mut connection)).await?;
     Ok(connection)
 }
 
 /// As [`owner`], with the rights of the projector: it sees the rows of all tenants.
 pub(crate) async fn reader(config: &DatabaseConfig) -> Result<PgConnection, ReadModelError> {
     let mut connection = owner(config).await?;
-    sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection).await?;
+    let taking = sqlx::query(DatabaseRole::Projector.set_role()).execute(&mut connection);
+    answered_at(config, LOGIN_WITHIN, taking).await?;
     Ok(connection)
 }
 
@@ -201,13 +212,12 @@ async fn scan_tables(connection: &mut PgConnection) -> Result<(), ReadModelError
 /// The login must be able to create roles, or the roles must exist and be granted to it.
 pub async fn migrate(config: &DatabaseConfig) -> Result<(), ReadModelError> {
     let mut connection = login(config).await?;
-    // Two processes that migrate a new database at once both find no schema.
-    sqlx::raw_sql(
+    // Two processes that migrate a new database at once both find no schema. The other one is waited for.
+    let alone = sqlx::raw_sql(
         "select pg_advisory_lock(hashtext('context_sync migrate')); \
          create schema if not exists context_sync",
-    )
-    .execute(&mut connection)
-    .await?;
+    );
+    answered_at(config, answer_within(config), alone.execute(&mut connection)).await?;
     let migrated = MIGRATIONS.run(&mut connection).await.map_err(ReadModelError::Migration);
     connection.close().await.ok();
     migrated

@@ -3,7 +3,12 @@
 use model::TenantId;
 use sqlx::Connection;
 
-use crate::{config::DatabaseConfig, connect, error::ReadModelError};
+use crate::{
+    config::DatabaseConfig,
+    connect::{self, answered_at},
+    error::ReadModelError,
+    pool::answer_within,
+};
 
 /// What may be held at most. 0: no quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +74,7 @@ pub async fn show(
     tenant: Option<&TenantId>,
 ) -> Result<Vec<TenantQuotas>, ReadModelError> {
     let mut connection = connect::login(config).await?;
-    let rows: Vec<Row> = sqlx::query_as(
+    let asking = sqlx::query_as(
         "select t.tenant_id, q.scope_bytes_max, q.scope_messages_max, q.tenant_bytes_max,
              q.tenant_messages_max, coalesce(sum(u.live_count), 0)::bigint, coalesce(sum(u.live_bytes), 0)::bigint
          from (select tenant_id from context_sync_settings.quotas where $1::text is null
@@ -79,9 +84,9 @@ pub async fn show(
          group by 1, 2, 3, 4, 5 order by 1",
     )
     .bind(tenant.map(TenantId::as_str))
-    .fetch_all(&mut connection)
-    .await
-    .map_err(refused)?;
+    .fetch_all(&mut connection);
+    let asking = async { asking.await.map_err(refused) };
+    let rows: Vec<Row> = answered_at(config, answer_within(config), asking).await?;
     connection.close().await.ok();
     Ok(rows.into_iter().map(of_row).collect())
 }
@@ -113,7 +118,7 @@ pub async fn set(
 ) -> Result<(), ReadModelError> {
     let max = |max: Option<u64>| max.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
     let mut connection = connect::login(config).await?;
-    sqlx::query(
+    let setting = sqlx::query(
         "insert into context_sync_settings.quotas as q
              (tenant_id, scope_bytes_max, scope_messages_max, tenant_bytes_max, tenant_messages_max)
          values ($1, $2, $3, $4, $5)
@@ -129,9 +134,9 @@ pub async fn set(
     .bind(max(overrides.scope_messages_max))
     .bind(max(overrides.tenant_bytes_max))
     .bind(max(overrides.tenant_messages_max))
-    .execute(&mut connection)
-    .await
-    .map_err(refused)?;
+    .execute(&mut connection);
+    let setting = async { setting.await.map_err(refused) };
+    answered_at(config, answer_within(config), setting).await?;
     connection.close().await.ok();
     Ok(())
 }
@@ -139,11 +144,11 @@ pub async fn set(
 /// Forgets all that was set for the tenant; whether there was anything.
 pub async fn unset(config: &DatabaseConfig, tenant: &TenantId) -> Result<bool, ReadModelError> {
     let mut connection = connect::login(config).await?;
-    let done = sqlx::query("delete from context_sync_settings.quotas where tenant_id = $1")
+    let forgetting = sqlx::query("delete from context_sync_settings.quotas where tenant_id = $1")
         .bind(tenant.as_str())
-        .execute(&mut connection)
-        .await
-        .map_err(refused)?;
+        .execute(&mut connection);
+    let forgetting = async { forgetting.await.map_err(refused) };
+    let done = answered_at(config, answer_within(config), forgetting).await?;
     connection.close().await.ok();
     Ok(done.rows_affected() > 0)
 }

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use crate::{
     config::DatabaseConfig,
-    connect::{self, ProjectionSet},
+    connect::{self, LOGIN_WITHIN, ProjectionSet, answered_at},
     epochs::IS_RECOVERED,
     error::ReadModelError,
     projection::{Position, check_source, positions_of},
@@ -87,22 +87,33 @@ impl Rebuild {
         extent: Extent,
     ) -> Result<Self, ReadModelError> {
         let mut owner = connect::owner(config).await?;
-        check_source(&mut owner, log, partitions).await?;
+        let beginning = Self::begin_as(&mut owner, log, partitions, &extent);
+        let mark = answered_at(config, LOGIN_WITHIN, beginning).await?;
+        Ok(Self { owner, config: config.clone(), extent, mark, is_holding: false })
+    }
+
+    /// What takes no time: whose log and whose tables it is, and that nobody else rebuilds.
+    async fn begin_as(
+        owner: &mut PgConnection,
+        log: LogId,
+        partitions: u32,
+        extent: &Extent,
+    ) -> Result<String, ReadModelError> {
+        check_source(owner, log, partitions).await?;
         let (login, owns): (String, bool) = sqlx::query_as(
             "select current_user::text, pg_has_role(current_user, tableowner, 'member')
              from pg_tables where schemaname = 'context_sync' and tablename = 'scopes'",
         )
-        .fetch_one(&mut owner)
+        .fetch_one(&mut *owner)
         .await?;
         if !owns {
             return Err(ReadModelError::NotOwner { login });
         }
-        let locked: bool = sqlx::query_scalar(LOCK).fetch_one(&mut owner).await?;
+        let locked: bool = sqlx::query_scalar(LOCK).fetch_one(&mut *owner).await?;
         if !locked {
             return Err(ReadModelError::RebuildRuns);
         }
-        let (config, mark) = (config.clone(), mark(&mut owner, &extent).await?);
-        Ok(Self { owner, config, extent, mark, is_holding: false })
+        mark(owner, extent).await
     }
 
     /// Makes the second set of tables, or goes on with the one that an earlier rebuild left, if that is of this

@@ -7,6 +7,10 @@ use bytes::Bytes;
 use eventlog::{LogAddress, LogConfig};
 use serde_json::{Value, json};
 use service::auth::OrgRole;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -708,8 +712,9 @@ async fn commands_end_where_a_part_is_not_there_and_make_nothing() {
     let log = LogConfig::new(LogAddress::Embedded);
     let log = eventlog::open(&log, &scratch.path().join("log")).await.unwrap();
     log.close().await.unwrap();
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("postgres://x@{}/x", silent.local_addr().unwrap());
+    let mute = mute_after_login().await;
     let closed = free_port();
     let (migrated, bare) = (Database::migrated().await, Database::fresh().await);
     let front = dev::gcs::Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
@@ -730,6 +735,7 @@ async fn commands_end_where_a_part_is_not_there_and_make_nothing() {
     for command in [&here, &drill] {
         cases.push((format!("{command} {no_server}"), &nowhere));
         cases.push((format!("{command} {}", database(&silent)), "no answer within"));
+        cases.push((format!("{command} {}", database(&mute)), "no answer within"));
         cases.push((format!("{command} {no_database}"), "_gone\" does not exist"));
         cases.push((format!("{command} {}", database(bare.url())), "context-sync migrate"));
     }
@@ -764,6 +770,52 @@ async fn commands_end_where_a_part_is_not_there_and_make_nothing() {
     });
     futures_util::future::join_all(ends).await;
     assert_eq!(listed(), before, "nothing is made");
+}
+
+/// A Postgres that lets everybody in, and says nothing any more.
+async fn mute_after_login() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://x@{}/x?sslmode=disable", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut let_in = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut startup = [0; 4_096];
+            let _ = connection.read(&mut startup).await;
+            let welcome = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+            let _ = connection.write_all(welcome).await;
+            let_in.push(connection);
+        }
+    });
+    url
+}
+
+/// Whoever asks in vain is told of which server, whether it lets in or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_says_nothing_is_named() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("postgres://x@{}/x", silent.local_addr().unwrap());
+    let no_log = format!("--log=kafka://127.0.0.1:{}", free_port());
+    let mut cases = Vec::new();
+    for url in [silent, mute_after_login().await] {
+        let at = url.split(['@', '?']).nth(1).unwrap().to_owned();
+        for (command, status) in [
+            (format!("ops status {no_log}"), 3),
+            ("ops quota show --tenant acme --database-statement-timeout-ms=3000".to_owned(), 1),
+            ("migrate --database-statement-timeout-ms=3000".to_owned(), 1),
+        ] {
+            cases.push((format!("{command} --database-url={url}"), status, at.clone()));
+        }
+    }
+    let ends = cases.iter().map(async |(line, status, at)| {
+        let args: Vec<&str> = line.split(' ').collect();
+        let ended = tokio::time::timeout(SAID_WITHIN, said(&args)).await;
+        let ended = ended.unwrap_or_else(|_| panic!("it goes on: {line}"));
+        let text = format!("{}{}", ended.lines.join("\n"), ended.error);
+        let expected = format!("Postgres at {at} cannot be used: ");
+        assert!(ended.status == *status && text.contains(&expected), "{line}: {ended:?}");
+        assert!(text.contains("no answer within"), "{line}: {ended:?}");
+    });
+    futures_util::future::join_all(ends).await;
 }
 
 async fn ends_saying(line: &str, reason: &str) {
