@@ -103,7 +103,8 @@ async fn begins_after(answers: usize, bench: &Bench) {
     let folder = tempfile::tempdir().unwrap();
     let address = ArchiveAddress::File(folder.path().to_owned());
     // With an archive, what it has is asked for first.
-    let archive = (answers % 10 == 0).then(|| Archive::open(&ArchiveConfig::new(address)).unwrap());
+    let archive =
+        answers.is_multiple_of(10).then(|| Archive::open(&ArchiveConfig::new(address)).unwrap());
     let running = start_batching(batches(), config, &bench.log, Feed::new(true), archive);
     running.ready().await;
     bench.append(&push(ANN, "ann", &[say("one")])).await;
