@@ -34,7 +34,7 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// The first seed whose run fails.
 fn first_failure(seeds: std::ops::Range<u64>, mistake: Option<Mistake>) -> Option<u64> {
-    seeds.into_iter().find(|seed| run(&Plan::of(*seed, &Shape::MEMORY), mistake).is_err())
+    seeds.into_iter().find(|seed| run(&Plan::of(*seed, &Shape::of_seed(*seed)), mistake).is_err())
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn all_copies_agree_whatever_happens() {
     let is_usual = seeds == (0..SEEDS);
     let mut effects = Effects::default();
     for seed in seeds {
-        let plan = Plan::of(seed, &Shape::MEMORY);
+        let plan = Plan::of(seed, &Shape::of_seed(seed));
         match run(&plan, None) {
             Ok(ended) => effects.add(&ended.effects),
             Err(violation) => {
@@ -69,7 +69,7 @@ fn all_copies_agree_whatever_happens() {
 #[test]
 fn a_seed_decides_everything() {
     for seed in 0..10 {
-        let plan = Plan::of(seed, &Shape::MEMORY);
+        let plan = Plan::of(seed, &Shape::of_seed(seed));
         for mistake in [None, Some(Mistake::ForgetsCommands)] {
             assert_eq!(run(&plan, mistake), run(&plan, mistake), "seed {seed}");
         }
@@ -83,7 +83,7 @@ fn mistakes_are_found_and_shrunk() {
         let seed = first_failure(0..FOUND_WITHIN, Some(mistake));
         let seed =
             seed.unwrap_or_else(|| panic!("{mistake:?} is not found by {FOUND_WITHIN} seeds"));
-        let plan = Plan::of(seed, &Shape::MEMORY);
+        let plan = Plan::of(seed, &Shape::of_seed(seed));
         let violation = run(&plan, Some(mistake)).unwrap_err();
         eprintln!("{mistake:?}: seed {seed}: {violation}");
         if mistake == Mistake::ForgetsCommands {
