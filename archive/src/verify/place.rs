@@ -45,6 +45,23 @@ impl Placed {
         self.hours.iter().any(|(_, reference)| reference == hour)
     }
 
+    /// Where the last hour ends, and which one is before it.
+    fn last_hour(&self) -> Option<(Offset, Option<&Reference>)> {
+        let (end, _) = self.hours.iter().max_by_key(|(end, _)| *end)?;
+        let earlier = self.hours.iter().filter(|(own, _)| own < end);
+        let before = earlier.max_by_key(|(own, _)| *own).map(|(_, reference)| reference);
+        Some((*end, before))
+    }
+
+    /// Where a log was lost behind its last segment, its last hour was cut: a backup on demand may stand in what is missing of
+    /// it, and names the hour before.
+    fn is_in_cut_hour(&self, header: &Header) -> bool {
+        header.kind == Kind::OnDemand
+            && self.last_hour().is_some_and(|(end, before)| {
+                header.next_offset > end && header.previous.as_ref() == before
+            })
+    }
+
     /// The newest hour that ends at or before an offset.
     fn hour_before(&self, offset: Offset) -> Option<&Reference> {
         let hours = self.hours.iter().filter(|(end, _)| *end <= offset);
@@ -205,7 +222,7 @@ impl Verifier<'_> {
             let is_placed = if path::is_taken_up(&header.period) {
                 previous.is_none_or(|previous| placed.has_hour(previous))
             } else {
-                before == previous
+                before == previous || placed.is_in_cut_hour(header)
             };
             if !is_placed {
                 self.problem(

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use archive::{
+    path,
+    verify::{Sample, verify},
+};
 use archiver::{
-    ArchiverConfig, ArchiverError, Clock, NewLog, Recovery, Retention, SegmentConfig, lost,
+    ArchiverConfig, ArchiverError, Clock, NewLog, Recovering, Recovery, Retention, SegmentConfig,
+    lost,
 };
 use bytes::Bytes;
-use eventlog::EventLog;
-use model::{Event, LogId, Partition, Timestamp};
+use eventlog::{EventLog, LogAddress, LogConfig};
+use model::{Action, BackupId, Event, LogId, Partition, Timestamp};
 use proptest::{
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
@@ -15,7 +20,9 @@ use proptest::{
 
 use crate::{
     bench::{Bench, open},
+    commands::command,
     random,
+    segments::{SOON, all_uploaded, an_open_hour},
 };
 
 const HOUR: i64 = 3_600_000_000;
@@ -234,4 +241,51 @@ async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
     let error = error.to_string();
     assert!(error.contains("has 2 partitions, and there is something of partition 7"), "{error}");
     assert_eq!(bench.objects(), before);
+}
+
+/// The request of a backup on demand, and what came before it, were never uploaded raw: the hour is cut before them.
+#[tokio::test]
+async fn a_backup_on_demand_behind_the_last_segment_stands_in_a_cut_hour() {
+    let bench = Bench { segments: SOON, ..Bench::new(1) };
+    an_open_hour(&bench, 0, 20);
+    let running = bench.start();
+    all_uploaded(&bench).await;
+    running.stop().await;
+    let bench = Bench { segments: SegmentConfig { archive_segment_seconds: 0, ..SOON }, ..bench };
+    an_open_hour(&bench, 20, 5);
+    let backup = BackupId(uuid::Uuid::from_u128(9));
+    let now = bench.log.all().iter().map(|record| record.append_time).max().unwrap();
+    bench.log.at(now, &command("acme/user/u1", "u1", Action::BackupRequested { backup }));
+    let running = bench.start();
+    let manifest = path::on_demand_manifest(bench.log.log_id(), Partition::new(0), backup);
+    bench.written(&manifest).await;
+    running.stop().await;
+
+    let (dir, config) = (tempfile::tempdir().unwrap(), LogConfig::new(LogAddress::Embedded));
+    let config = LogConfig { log_partitions: Some(1), ..config };
+    let new = eventlog::open(&config, &dir.path().join("log")).await.unwrap();
+    let facts = eventlog::open_backups(&config, &dir.path().join("facts")).await.unwrap();
+    let recovery = Recovery {
+        config: ArchiverConfig {
+            archive_hour_seconds: archive::period::HourLength::REAL,
+            archive_cache: Some(dir.path().join("cache")),
+            segments: SegmentConfig::default(),
+            archive_drill_hours: 0,
+            retention: Retention::default(),
+        },
+        archive: bench.archive.clone(),
+        lost: lost(&bench.archive, None).await.unwrap(),
+        clock: Clock::system(),
+        quiet: std::time::Duration::ZERO,
+    };
+    let judged = recovery.judge(NewLog::There(new.as_ref())).await.unwrap();
+    let (say, mut said) = tokio::sync::mpsc::channel(100);
+    judged.run(new, facts, say, Default::default()).await;
+    let mut last = None;
+    while let Some(line) = said.recv().await {
+        last = Some(line);
+    }
+    assert!(matches!(last, Some(Recovering::Done(_))), "{last:?}");
+    let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
+    assert_eq!(report.problems, []);
 }
