@@ -63,7 +63,7 @@ pub struct Mended {
 pub struct Left {
     /// To be pushed later: something failed before.
     pub owed: Vec<Box<RawValue>>,
-    /// Not taken from this device.
+    /// Not taken from this device, or not offered: it may have been deleted or erased since.
     pub refused: Vec<Box<RawValue>>,
 }
 
@@ -169,14 +169,19 @@ impl<'a, R: Requests> Mending<'a, R> {
         Err(DriftError::Endless)
     }
 
-    /// Of what the scope does not have, what it never deleted is owed to it: it stood beyond all that the scope knows of.
+    /// Of what the scope does not have, what it never deleted is owed to it: it stood beyond all that the scope knows of. But
+    /// where the scope has forgotten deletions since, or was erased, this may be one of them: then it is for somebody to
+    /// look at.
     fn let_go(&mut self, gone: Vec<Message>, told: &Reconciled) -> Result<(), DriftError> {
         let kept = told.base.unwrap_or(told.head);
+        let has_forgotten = told.floor > kept;
         for message in gone {
-            if message.cursor > kept {
-                self.left.owed.push(message.to_push()?);
-            } else {
+            if message.cursor <= kept {
                 self.mended.dropped += 1;
+            } else if has_forgotten {
+                self.left.refused.push(message.to_push()?);
+            } else {
+                self.left.owed.push(message.to_push()?);
             }
         }
         Ok(())

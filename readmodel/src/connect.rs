@@ -166,12 +166,18 @@ pub(crate) async fn answered_at<T, E: Into<ReadModelError>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, ReadModelError> {
     match answered(limit, async { answer.await.map_err(Into::into) }).await {
-        Err(ReadModelError::Unavailable(source)) => {
+        // One that ended the statement itself is there, and says so.
+        Err(ReadModelError::Unavailable(source)) if !is_canceled(&source) => {
             let at = place(&options(config, ProjectionSet::Live)?);
             Err(ReadModelError::NoLogin { at, source })
         }
         answer => answer,
     }
+}
+
+/// The statement ran for too long.
+fn is_canceled(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("57014")
 }
 
 /// Which database that is, without a user or a password.

@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use context_sync::{device::scope::Scope, serve::Role};
-use device::{drift::Mended, replica::Replica};
+use device::{
+    drift::{Mended, Mending},
+    replica::Replica,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -13,8 +16,9 @@ use crate::{
     client::{Device, Reply, USER, contents, say, team},
     cluster::{ALL, Cluster, LogKind},
     equation::eventually,
+    erasing::erase,
     rebuilding::copy,
-    reconcile::{assert_in_sync, mend},
+    reconcile::{assert_in_sync, mend, own_client},
 };
 
 both_logs! {
@@ -74,6 +78,9 @@ async fn a_log_that_lost_its_end_with_the_database() {
     let mut beyond = device_with(&ann, &Scope::User).await;
     let late = "team/late".parse::<Scope>().unwrap();
     let mut of_team = device_with(&ann, &late).await;
+    let bob = cluster.device("bob");
+    bob.push(USER, &[say("bob's")]).await.ok();
+    let mut bobs = device_with(&bob, &Scope::User).await;
     let before = beyond.epoch.unwrap();
 
     cluster
@@ -107,6 +114,18 @@ async fn a_log_that_lost_its_end_with_the_database() {
     assert_in_sync(&ann, USER, &within).await;
     assert_eq!(mend(&ann, &late, &mut of_team).await.pushed_again, 1);
     assert_eq!(of_team.count(), 2);
+
+    // What was erased since nobody brings back unasked.
+    let bob = cluster.device("bob");
+    bob.push(USER, &[say("another")]).await.ok();
+    erase(&bob, "bob", "erase").await.ok();
+    let client = own_client(&bob);
+    let mut mending = Mending::new(client.in_scope(&Scope::User), &mut bobs);
+    mending.run().await.unwrap();
+    assert_eq!((mending.mended.pushed_again, mending.left.owed.len()), (0, 0));
+    let refused = &mending.left.refused;
+    assert!(refused.len() == 1 && refused[0].get().contains("bob's"), "{refused:?}");
+    assert_eq!(bobs.count(), 0);
     cluster.finish().await;
 }
 

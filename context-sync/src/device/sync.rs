@@ -201,7 +201,7 @@ fn note_refused(left: &Left, store: &Store, progress: &Progress) {
     let (refused, file) = (left.refused.len(), store.outbox.rejected());
     if refused > 0 {
         progress.note(&format!(
-            "the scope has lost {refused} messages that were here, and does not take them from you: they are in {}",
+            "the scope has not got {refused} messages that were here, and does not take them from you, or has erased or forgotten some since: they are in {}",
             file.display()
         ));
     }
