@@ -226,8 +226,10 @@ impl Projection {
 
 /// What is folded from here on is folded by this build.
 async fn note_fold_revision(connection: &mut PgConnection) -> Result<(), ReadModelError> {
+    // Waits for another session that ends the filling: then the rows are of the epoch that it began.
+    filling::mix_fold_revision(connection, FoldRevision::CURRENT).await?;
     match filling::until(connection).await? {
-        Some(_) => filling::mix_fold_revision(connection, FoldRevision::CURRENT).await,
+        Some(_) => Ok(()),
         None => epochs::mix_fold_revision(connection, FoldRevision::CURRENT).await,
     }
 }
