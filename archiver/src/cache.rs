@@ -498,10 +498,7 @@ impl<'t> Tables<'t> {
 
     /// The erasure up to which a scope's messages are gone; 0: none.
     pub(crate) fn erased(&self, partition: Partition, scope: ScopeRef) -> Result<Cursor> {
-        match self.scopes.get((partition.get(), bytes(scope)))? {
-            Some(stored) => Ok(record::StoredScope::parse(stored.value())?.heading().erased),
-            None => Ok(Cursor::ZERO),
-        }
+        erased(&self.scopes, partition, scope)
     }
 
     fn let_go(&mut self, key: &ScopeKey, scope: [u8; 16], id: MessageId) -> Result<()> {
@@ -640,11 +637,7 @@ impl View {
 
     /// The erasure up to which a scope's messages are gone; 0: none, or there is no such scope.
     pub(crate) fn erased(&self, partition: Partition, scope: ScopeRef) -> Result<Cursor> {
-        let table = self.transaction.open_table(SCOPES)?;
-        match table.get((partition.get(), bytes(scope)))? {
-            Some(stored) => Ok(record::StoredScope::parse(stored.value())?.heading().erased),
-            None => Ok(Cursor::ZERO),
-        }
+        erased(&self.transaction.open_table(SCOPES)?, partition, scope)
     }
 
     /// The references of all scopes of a partition, in order.
@@ -733,6 +726,17 @@ impl View {
     ) -> Result<ScopeLine> {
         let (key, heading) = self.existing_scope(partition, scope)?;
         Ok(ScopeLine::new(key, &heading, self.members(scope)?, backup))
+    }
+}
+
+fn erased(
+    scopes: &impl ReadableTable<(u32, [u8; 16]), &'static [u8]>,
+    partition: Partition,
+    scope: ScopeRef,
+) -> Result<Cursor> {
+    match scopes.get((partition.get(), bytes(scope)))? {
+        Some(stored) => Ok(record::StoredScope::parse(stored.value())?.heading().erased),
+        None => Ok(Cursor::ZERO),
     }
 }
 

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use archiver::{
-    ArchiverConfig, ArchiverError, Clock, NewLog, Recovering, Recovery, Retention, SegmentConfig,
-    lost,
-};
+use archiver::{ArchiverError, NewLog, Recovering};
 use bytes::Bytes;
 use eventlog::{EventLog, LogAddress, LogConfig};
 use model::{Event, Partition, RulesVersion, UnknownRules};
@@ -23,7 +20,7 @@ use crate::{
     cut_logs::user_of,
     database::Database,
     gaps::{Setting, batches},
-    recovering::archive_all,
+    recovering::{archive_all, recovery},
     segments::SOON,
 };
 
@@ -60,19 +57,7 @@ async fn used(log: &Arc<dyn EventLog>) {
 
 /// Recovers the archived log into another one, until it has said enough.
 async fn recover(bench: &Bench, into: &Arc<dyn EventLog>, enough: impl Fn(&Recovering) -> bool) {
-    let recovery = Recovery {
-        config: ArchiverConfig {
-            archive_hour_seconds: archive::period::HourLength::REAL,
-            archive_cache: Some(bench.dir.path().join("recovery")),
-            segments: SegmentConfig::default(),
-            archive_drill_hours: 0,
-            retention: Retention::default(),
-        },
-        archive: bench.archive.clone(),
-        lost: lost(&bench.archive, None).await.unwrap(),
-        clock: Clock::system(),
-        quiet: Duration::ZERO,
-    };
+    let recovery = recovery(bench).await;
     let judged = recovery.judge(NewLog::There(into.as_ref())).await.unwrap();
     let (say, mut said) = mpsc::channel(1);
     let running =

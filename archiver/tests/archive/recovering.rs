@@ -211,6 +211,23 @@ async fn a_hole_ends_an_archiver_that_has_no_read_model() {
     }
 }
 
+/// Recovers the log that the bench's archive has.
+pub(crate) async fn recovery(bench: &Bench) -> Recovery {
+    Recovery {
+        config: ArchiverConfig {
+            archive_hour_seconds: archive::period::HourLength::REAL,
+            archive_cache: Some(bench.dir.path().join("recovery")),
+            segments: SegmentConfig::default(),
+            archive_drill_hours: 0,
+            retention: Retention::default(),
+        },
+        archive: bench.archive.clone(),
+        lost: lost(&bench.archive, None).await.unwrap(),
+        clock: Clock::system(),
+        quiet: std::time::Duration::ZERO,
+    }
+}
+
 /// Lost before its first hour was sealed, a log has said nowhere how many partitions it had: but no fewer than have something.
 #[tokio::test]
 async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
@@ -222,19 +239,7 @@ async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
     let before = bench.objects();
     let lost = lost(&bench.archive, None).await.unwrap();
     assert_eq!((lost.log, lost.partitions, lost.last), (log, None, Some(Partition::new(7))));
-    let recovery = Recovery {
-        config: ArchiverConfig {
-            archive_hour_seconds: archive::period::HourLength::REAL,
-            archive_cache: Some(bench.dir.path().join("another cache")),
-            segments: SegmentConfig::default(),
-            archive_drill_hours: 0,
-            retention: Retention::default(),
-        },
-        archive: bench.archive.clone(),
-        lost,
-        clock: Clock::system(),
-        quiet: std::time::Duration::ZERO,
-    };
+    let recovery = recovery(&bench).await;
     let Err(error) = recovery.judge(NewLog::There(bench.log.as_ref())).await else {
         panic!("not refused")
     };
@@ -265,19 +270,7 @@ async fn a_backup_on_demand_behind_the_last_segment_stands_in_a_cut_hour() {
     let config = LogConfig { log_partitions: Some(1), ..config };
     let new = eventlog::open(&config, &dir.path().join("log")).await.unwrap();
     let facts = eventlog::open_backups(&config, &dir.path().join("facts")).await.unwrap();
-    let recovery = Recovery {
-        config: ArchiverConfig {
-            archive_hour_seconds: archive::period::HourLength::REAL,
-            archive_cache: Some(dir.path().join("cache")),
-            segments: SegmentConfig::default(),
-            archive_drill_hours: 0,
-            retention: Retention::default(),
-        },
-        archive: bench.archive.clone(),
-        lost: lost(&bench.archive, None).await.unwrap(),
-        clock: Clock::system(),
-        quiet: std::time::Duration::ZERO,
-    };
+    let recovery = recovery(&bench).await;
     let judged = recovery.judge(NewLog::There(new.as_ref())).await.unwrap();
     let (say, mut said) = tokio::sync::mpsc::channel(100);
     judged.run(new, facts, say, Default::default()).await;
