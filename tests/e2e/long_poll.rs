@@ -8,7 +8,7 @@ use service::auth::OrgRole;
 use crate::{
     client::{Device, Reply, USER, contents, say, team},
     cluster::{Cluster, LogKind},
-    equation::eventually,
+    equation::{DEADLINE, eventually},
     overload::shed,
 };
 
@@ -103,14 +103,25 @@ async fn who_waits_is_answered_when_the_process_stops(cluster: &mut Cluster) {
 fn comes_back(device: &Device) -> tokio::task::JoinHandle<Value> {
     let device = device.clone();
     tokio::spawn(async move {
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let reply = device.pull(USER, &format!("cursor=1&wait={WAIT}")).await;
             if reply.status != 503 {
                 return reply.ok();
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(Instant::now() < deadline, "it finds no place to wait in");
+            tokio::time::sleep(Duration::from_millis(50)).await; // before it asks again
         }
     })
+}
+
+/// Asks until all places of its tenant are taken.
+async fn full(device: &Device) -> Reply {
+    eventually("the others wait", async || {
+        let reply = device.pull(USER, "cursor=1&wait=1").await;
+        (reply.status == 503).then_some(reply)
+    })
+    .await
 }
 
 async fn one_tenants_long_polls_leave_places_for_anothers(cluster: &mut Cluster) {
@@ -124,11 +135,7 @@ async fn one_tenants_long_polls_leave_places_for_anothers(cluster: &mut Cluster)
     // The tenant gets half: one more is told when to come back, not that it has waited.
     let ours = [comes_back(&ann), comes_back(&ann.named("phone"))];
     let tablet = ann.named("tablet");
-    let refused = eventually("the two wait", async || {
-        let reply = tablet.pull(USER, "cursor=1&wait=1").await;
-        (reply.status == 503).then_some(reply)
-    })
-    .await;
+    let refused = full(&tablet).await;
     assert_eq!(refused.headers["retry-after"], "5");
     assert_eq!(shed(refused), ("pulls_waiting_max".to_owned(), 4));
     let began = Instant::now();
@@ -145,13 +152,12 @@ async fn one_tenants_long_polls_leave_places_for_anothers(cluster: &mut Cluster)
     let began = Instant::now();
     assert_eq!(other.pull(USER, "cursor=1&wait=1").await.ok()["messages"], json!([]));
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
-    let theirs = tokio::spawn({
-        let other = other.clone();
-        async move { other.pull(USER, &format!("cursor=1&wait={WAIT}")).await.ok() }
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await; // asleep, or not yet
+    let theirs = [comes_back(&other), comes_back(&other.named("phone"))];
+    full(&other.named("tablet")).await;
     other.push(USER, &[say("theirs too")]).await.ok();
-    assert_eq!(contents(&theirs.await.unwrap()), ["theirs too"]);
+    for waited in theirs {
+        assert_eq!(contents(&waited.await.unwrap()), ["theirs too"]);
+    }
 
     assert!(ours.iter().all(|waits| !waits.is_finished()));
     ann.push(USER, &[say("y")]).await.ok();

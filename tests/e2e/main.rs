@@ -55,6 +55,7 @@ mod stores;
 mod tenants;
 mod tokens;
 mod tombstones;
+mod unreachable;
 mod versions;
 mod weeks;
 mod workflows;
