@@ -58,6 +58,18 @@ impl Command {
         }
         blanked
     }
+
+    /// Whether it had content, which was blanked.
+    pub fn is_blanked(&self) -> bool {
+        let is_blank = |body: &Body| body.message_type == MessageType::blank();
+        match &self.action {
+            Action::MessagesPushed { changes, .. } => changes.iter().any(
+                |pushed| matches!(&pushed.change, Change::Write(write) if is_blank(&write.body)),
+            ),
+            Action::RestoreChunk(chunk) => chunk.puts.iter().any(|put| is_blank(&put.body)),
+            _ => false,
+        }
+    }
 }
 
 /// A JSON object of so many bytes. None has 3 to 5, which no metadata has either.

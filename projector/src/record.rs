@@ -8,6 +8,9 @@ use schemas::Undecodable;
 /// An expiry of tombstones deletes rows by one range, 10,000 at most: it counts as so many changes, so that a batch
 /// has a few of them, not thousands.
 const EXPIRY_CHANGES: usize = 100;
+/// An erasure deletes whatever its scope has ever had: it is a batch of its own, before which all that came earlier is
+/// committed.
+const ERASURE_CHANGES: usize = 1 << 33;
 
 /// Why a record is no event. It becomes a dead letter, the same in every copy.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +61,8 @@ impl Decoded {
                 | Action::BackupRequested { .. }
                 | Action::RestoreRequested { .. }
                 | Action::RestoreCompleted { .. }
-                | Action::RestoreFailed { .. }
-                | Action::ScopeErased => 1,
+                | Action::RestoreFailed { .. } => 1,
+                Action::ScopeErased => ERASURE_CHANGES,
                 Action::TombstonesExpired { .. } => EXPIRY_CHANGES,
                 Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
             },

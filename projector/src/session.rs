@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, ReadLimit, Record};
-use model::{LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
+use model::{Event, LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
 use readmodel::{
     DatabaseConfig, ProjectionSet, ReadModelError,
     feed::Feed,
@@ -328,7 +328,8 @@ impl Session<'_> {
         if let Some(last) = position.last.filter(|last| last.offset >= bounds.start) {
             let place = Place { partition, offset: last.offset };
             let record = self.log.read_one(place).await?;
-            let same = record.is_some_and(|r| record_hash(&r.key, &r.value) == last.hash);
+            let same = record
+                .is_some_and(|r| record_hash(&r.key, &r.value) == last.hash || is_blanked(&r));
             if !same {
                 return Err(ProjectorError::OtherRecord(place));
             }
@@ -401,4 +402,10 @@ async fn keep(leases: &mut Leases, wanted: &[Partition]) -> Result<(), ReadModel
             return Ok(());
         }
     }
+}
+
+/// What the archive has of a record whose scope was erased since: it is told from others by its key alone, which the log's
+/// id goes with.
+fn is_blanked(record: &Record) -> bool {
+    matches!(schemas::decode(&record.value), Ok(Event::Command(command)) if command.is_blanked())
 }

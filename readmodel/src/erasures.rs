@@ -26,6 +26,43 @@ pub struct ErasedImage {
     pub at: Timestamp,
 }
 
+/// Rows that the transaction of an erasure deletes of one table, at most.
+const AT_ONCE: i64 = 10_000;
+
+/// Deletes some of what an erasure is to delete, where that is too much for the transaction that writes it; whether there
+/// is more. Nothing else is in the erasure's batch: whoever folds it once more, from the rows that are left, folds the
+/// same.
+pub(crate) async fn erase_some(
+    connection: &mut PgConnection,
+    erased: &ErasedImage,
+) -> Result<bool, ReadModelError> {
+    let deletes = [
+        "with found as materialized (
+             select ctid from messages where scope = $1 and cursor <= $2 limit $3
+         ), gone as (
+             delete from messages
+             where ctid = any(array(select ctid from found)) and (select count(*) from found) = $3
+         ) select count(*) = $3 from found",
+        "with found as materialized (
+             select ctid from message_history where scope = $1 and won_by <= $2 limit $3
+         ), gone as (
+             delete from message_history
+             where ctid = any(array(select ctid from found)) and (select count(*) from found) = $3
+         ) select count(*) = $3 from found",
+    ];
+    let mut is_more = false;
+    for delete in deletes {
+        let deleted: bool = sqlx::query_scalar(delete)
+            .bind(erased.scope.0)
+            .bind(erased.cursor.as_i64())
+            .bind(AT_ONCE)
+            .fetch_one(&mut *connection)
+            .await?;
+        is_more |= deleted;
+    }
+    Ok(is_more)
+}
+
 /// Deletes all that holds content of what was erased. Outcomes hold none.
 pub(crate) async fn erase(
     connection: &mut PgConnection,

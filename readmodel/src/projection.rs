@@ -13,11 +13,12 @@ use crate::{
     config::DatabaseConfig,
     connect::{self, ProjectionSet},
     epochs,
+    erasures::{self, ErasedImage},
     error::ReadModelError,
     filling::{self, Ends, IS_BEGUN},
     load::hash32,
     pool::{answer_within, answered, within},
-    write::Writes,
+    write::{Writes, fence},
 };
 
 /// Outcomes deleted in one statement, at most: it must not keep the projector waiting.
@@ -184,6 +185,9 @@ impl Projection {
         notify: bool,
     ) -> Result<(), ReadModelError> {
         let limit = self.answer_within * TRANSACTION_ANSWERS;
+        for erased in &writes.erased {
+            while answered(limit, erase_some(&mut self.connection, advances, erased)).await? {}
+        }
         answered(limit, writes.commit(&mut self.connection, advances, notify)).await
     }
 
@@ -222,6 +226,19 @@ impl Projection {
         let limit = self.answer_within * TRANSACTION_ANSWERS;
         answered(limit, expire(&mut self.connection, delete, partition, before)).await
     }
+}
+
+/// Deletes some of what was erased, if the positions stand where its batch begins; whether there is more.
+async fn erase_some(
+    connection: &mut PgConnection,
+    advances: &[Advance],
+    erased: &ErasedImage,
+) -> Result<bool, ReadModelError> {
+    let mut transaction = connection.begin().await?;
+    fence(&mut transaction, advances).await?;
+    let is_more = erasures::erase_some(&mut transaction, erased).await?;
+    transaction.commit().await?;
+    Ok(is_more)
 }
 
 /// What is folded from here on is folded by this build.

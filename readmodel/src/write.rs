@@ -368,7 +368,10 @@ pub(crate) fn each<'a, T, U>(list: &'a [T], part: impl Fn(&'a T) -> U) -> Vec<U>
 }
 
 /// The compare of the compare-and-set, before the first row of a transaction is touched.
-async fn fence(connection: &mut PgConnection, advances: &[Advance]) -> Result<(), ReadModelError> {
+pub(crate) async fn fence(
+    connection: &mut PgConnection,
+    advances: &[Advance],
+) -> Result<(), ReadModelError> {
     let standing = sqlx::query(
         "select from unnest($1::int[], $2::bigint[], $3::bigint[]) as a (partition, expected, rebuilds)
              join positions p on p.partition = a.partition and p.next_offset = a.expected

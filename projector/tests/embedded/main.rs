@@ -14,6 +14,7 @@ mod table;
 
 mod bench;
 mod dead_letters;
+mod erasing;
 mod filling;
 mod hanging;
 mod history;

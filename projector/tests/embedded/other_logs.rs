@@ -76,6 +76,25 @@ async fn the_same_log_with_another_record() {
     bench.check().await;
 }
 
+/// The archive has its own copy of what the log does not have any more: what was erased since is without content there.
+#[tokio::test]
+async fn a_record_that_was_blanked_since_is_no_other() {
+    let (dir, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    open(dir.path()).await.close().await.unwrap();
+    copy(dir.path(), copied.path());
+    let bench = Bench::on(dir).await;
+    let pushed = push(ANN, "ann", &[say("x")]);
+    let place = bench.append(&pushed).await;
+    let running = bench.start();
+    bench.check().await;
+    running.stop().await;
+
+    let log = open(copied.path()).await;
+    let value = schemas::encode_command(&pushed.blanked()).unwrap();
+    assert_eq!(log.append(ANN.into(), value.into()).await.unwrap().place, place);
+    start(&bench.database, &log).ready_then_stop().await;
+}
+
 /// Somebody started a projector on the new log before the recovery into it was done.
 #[tokio::test]
 async fn rows_that_were_begun_before_their_log_was_recovered() {

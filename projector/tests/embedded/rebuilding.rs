@@ -1,7 +1,7 @@
 //! Rebuilding: what differs is found and mended, what is stopped goes on, what does not belong together is refused.
 
 use archive::{Archive, ArchiveAddress, ArchiveConfig, base};
-use model::FoldRevision;
+use model::{Action, Cursor, FoldRevision};
 use projector::{ProjectorConfig, RebuildRequest, Rebuilder, Rebuilding, Rebuilt};
 use readmodel::{DatabaseConfig, feed::Feed};
 use serde_json::json;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     bench::{Bench, batches, open},
-    commands::{create, push, say},
+    commands::{command, create, push, say},
     equation::eventually,
 };
 
@@ -538,6 +538,31 @@ async fn cursors_that_come_to_differ_while_it_compares_begin_an_epoch() {
     running.await.unwrap();
     projecting.stop().await;
     assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.epoch.is_some()), "{end:?}");
+    let bases: Vec<i64> = sqlx::query_scalar("select base from context_sync_settings.bases")
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(bases, [head]);
+    bench.check().await;
+}
+
+/// A device that edits what was deleted and forgotten is told so, also where nothing else of its cursors is kept.
+#[tokio::test]
+async fn what_was_forgotten_stays_so_where_cursors_say_something_else() {
+    let bench = folded().await;
+    let head = bench.head(TEAM).await.unwrap();
+    let expired = Action::TombstonesExpired { up_to: Cursor::from_i64(head) };
+    bench.append(&command(TEAM, "ann", expired)).await;
+    bench.append(&push(TEAM, "ann", &[say("the last")])).await;
+    let running = bench.start();
+    bench.check().await;
+    running.stop().await;
+    let damage = "update messages m set cursor = cursor + 10 from scopes s
+             where s.scope = m.scope and s.kind = 'team' and m.cursor > s.floor;
+         update scopes set head = head + 10 where kind = 'team'";
+    execute(&bench, damage).await;
+    let (rebuilt, _) = rebuild(&bench, RebuildRequest::default()).await;
+    assert!(rebuilt.epoch.is_some());
     let bases: Vec<i64> = sqlx::query_scalar("select base from context_sync_settings.bases")
         .fetch_all(&bench.pool)
         .await

@@ -22,7 +22,8 @@ pub struct DifferingScope {
     pub scope: ScopeRef,
     /// The live head when both sets were compared.
     head: Cursor,
-    /// Up to which cursor both say the same; `None`: all do.
+    /// Up to which cursor both say the same; `None`: all do. Where they say something else, what both have forgotten: that
+    /// stays so for whoever had it.
     pub base: Option<Cursor>,
 }
 
@@ -44,7 +45,8 @@ impl Comparing {
         };
         let query = format!(
             "with heads as (
-                 select w.scope, coalesce(l.head, 0) as live, coalesce(s.head, 0) as rebuilt
+                 select w.scope, coalesce(l.head, 0) as live, coalesce(s.head, 0) as rebuilt,
+                     coalesce(least(l.floor, s.floor), 0) as forgotten
                  from unnest($1::uuid[]) as w (scope)
                      left join context_sync.scopes l on l.scope = w.scope
                      left join {shadow}.scopes s on s.scope = w.scope
@@ -60,7 +62,7 @@ impl Comparing {
                  ) as differs
                  from heads
              )
-             select scope, live, case when differs then 0 when live > rebuilt then rebuilt end as base from compared"
+             select scope, live, case when differs then forgotten when live > rebuilt then rebuilt end as base from compared"
         );
         let scopes: Vec<Uuid> = differing.iter().map(|scope| scope.0).collect();
         let rows =
