@@ -106,6 +106,24 @@ impl Ingest {
         }
     }
 
+    /// What became of a request that its author may not make any more, if they made it before: the answer may have been
+    /// lost, even that to one's own removal.
+    ///
+    /// # Errors
+    /// `refusal`, if they did not; and as [`Self::known_outcome`].
+    pub(crate) async fn known_or(
+        &self,
+        retry: Retry<'_>,
+        refusal: Problem,
+    ) -> Result<Arc<Outcome>, Problem> {
+        let Retry { id, request_hash, scope, keyed } = retry;
+        let known = match keyed {
+            true => self.known_outcome(id, request_hash, scope).await?,
+            false => None,
+        };
+        known.ok_or(refusal)
+    }
+
     /// The outcome of a command that was folded before; `None` if there is none, or if it is so old
     /// that only the fold can tell whether it still counts.
     ///
@@ -128,6 +146,15 @@ impl Ingest {
             Decided::Outcome(_) | Decided::NotYet | Decided::Nothing => Ok(None),
         }
     }
+}
+
+/// What a request may be a retry of.
+pub(crate) struct Retry<'a> {
+    pub(crate) id: CommandId,
+    pub(crate) request_hash: RequestHash,
+    pub(crate) scope: &'a ScopeKey,
+    /// It carries an Idempotency-Key; else it is none.
+    pub(crate) keyed: bool,
 }
 
 fn is_remembered(folded_at: Timestamp, now: Timestamp) -> bool {

@@ -1,9 +1,4 @@
-//! Which epoch is in force, looked up seldom: it changes with a recovery, a loss of the read model, or a rebuild.
-
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+//! What scopes kept of the epochs that devices name.
 
 use contract::problems;
 use model::{Epoch, ScopeKey};
@@ -14,34 +9,14 @@ use readmodel::{
 };
 use service::Problem;
 
-/// How long an epoch is taken as it was.
-const KNOWN_FOR: Duration = Duration::from_secs(10);
-
-pub(crate) struct CurrentEpoch {
-    pool: Pool,
-    known: Mutex<Option<(Epoch, Instant)>>,
-}
-
-impl CurrentEpoch {
-    pub(crate) fn new(pool: Pool) -> Self {
-        Self { pool, known: Mutex::new(None) }
-    }
-
-    /// What the scope kept of an epoch: all, if it is the one in force.
-    ///
-    /// # Errors
-    /// 503 if the read model cannot be asked.
-    pub(crate) async fn kept(&self, scope: &ScopeKey, epoch: Epoch) -> Result<Kept, Problem> {
-        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some_and(|(current, at)| current == epoch && at.elapsed() < KNOWN_FOR) {
-            return Ok(Kept::ALL);
-        }
-        // Another one than remembered is asked anew: the device may know better.
-        let current = pull::epoch(&self.pool).await.map_err(|e| problems::of_read_model(&e))?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((current, Instant::now()));
-        epochs::kept(&self.pool, scope.reference(), Some(epoch), current)
-            .await
-            .map_err(|e| problems::of_read_model(&e))
-    }
+/// What the scope kept of an epoch: all, if it is the one in force. Asked anew each time: by an epoch that has ended a
+/// base cursor would count as seen that says something else now.
+///
+/// # Errors
+/// 503 if the read model cannot be asked.
+pub(crate) async fn kept(pool: &Pool, scope: &ScopeKey, epoch: Epoch) -> Result<Kept, Problem> {
+    let current = pull::epoch(pool).await.map_err(|e| problems::of_read_model(&e))?;
+    epochs::kept(pool, scope.reference(), Some(epoch), current)
+        .await
+        .map_err(|e| problems::of_read_model(&e))
 }

@@ -46,7 +46,6 @@ pub struct Ingest {
     entrance: Entrance,
     gate: gate::Gate,
     outcomes: readmodel::gather::Gather<decide::Outcomes>,
-    epoch: epoch::CurrentEpoch,
     pool: Pool,
     /// Where backups are, if this instance has an archive.
     archive: Option<Archive>,
@@ -84,11 +83,10 @@ impl Ingest {
             entrance,
             gate: gate::Gate::new(accounts, quotas),
             outcomes: readmodel::gather::Gather::new(decide::Outcomes(pool.clone())),
-            pool: pool.clone(),
+            pool,
             archive,
             dry_runs: Arc::new(Semaphore::new(restores::DRY_RUNS_MAX)),
             backups: backups::Requested::default(),
-            epoch: epoch::CurrentEpoch::new(pool),
             pushed: measure::Pushed::new(),
         }
     }

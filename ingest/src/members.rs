@@ -19,7 +19,11 @@ use serde::Serialize;
 use serde_json::Value;
 use service::{Problem, http::read_body};
 
-use crate::{Ingest, config::WhoMayCreate, decide::Decision};
+use crate::{
+    Ingest,
+    config::WhoMayCreate,
+    decide::{Decision, Retry},
+};
 
 /// Bytes of the body of a request about members, at most.
 const MEMBER_BYTES_MAX: u64 = 4096;
@@ -72,7 +76,8 @@ pub(crate) async fn create(
         let role = standing.role().ok_or_else(|| problems::denied_to(standing))?;
         return Ok(created(StatusCode::OK, &asked.scope, role));
     }
-    let outcome = match asked.decide(ingest, "scope-created", Action::ScopeCreated).await? {
+    let command = asked.command("scope-created", Action::ScopeCreated)?;
+    let outcome = match asked.decide(ingest, &command).await? {
         Decided::Outcome(outcome) => outcome,
         Decided::Accepted(response) => return Ok(response),
     };
@@ -95,10 +100,16 @@ pub(crate) async fn set(
     let user = path::member(&mut asked.parts).await?;
     let role = parse_role(&asked.body, kind)?;
     let access = asked.caller.access(&asked.scope);
-    ingest.gate.pass(access, |standing| standing.role() >= Some(Role::Admin)).await?;
-    check_number(ingest, &asked.scope, &user).await?;
-    let action = Action::MemberSet { user, role };
-    let outcome = match asked.decide(ingest, "member-set", action).await? {
+    let command = asked.command("member-set", Action::MemberSet { user: user.clone(), role })?;
+    let decided =
+        match ingest.gate.pass(access, |standing| standing.role() >= Some(Role::Admin)).await {
+            Ok(_) => {
+                check_number(ingest, &asked.scope, &user).await?;
+                asked.decide(ingest, &command).await?
+            }
+            Err(refusal) => asked.decided_before(ingest, &command, refusal).await?,
+        };
+    let outcome = match decided {
         Decided::Outcome(outcome) => outcome,
         Decided::Accepted(response) => return Ok(response),
     };
@@ -144,9 +155,12 @@ pub(crate) async fn remove(
     } else {
         |standing| standing.role() >= Some(Role::Admin)
     };
-    ingest.gate.pass(access, allows).await?;
-    let action = Action::MemberRemoved { user };
-    let outcome = match asked.decide(ingest, "member-removed", action).await? {
+    let command = asked.command("member-removed", Action::MemberRemoved { user })?;
+    let decided = match ingest.gate.pass(access, allows).await {
+        Ok(_) => asked.decide(ingest, &command).await?,
+        Err(refusal) => asked.decided_before(ingest, &command, refusal).await?,
+    };
+    let outcome = match decided {
         Decided::Outcome(outcome) => outcome,
         Decided::Accepted(response) => return Ok(response),
     };
@@ -217,19 +231,14 @@ impl Asked {
         Ok(Self { parts, body, caller, scope })
     }
 
-    async fn decide(
-        &self,
-        ingest: &Ingest,
-        kind: &str,
-        action: Action,
-    ) -> Result<Decided, Problem> {
-        let key = headers::idempotency_key(&self.parts.headers)?;
+    fn command(&self, kind: &str, action: Action) -> Result<Command, Problem> {
         let user = match &action {
             Action::MemberSet { user, .. } | Action::MemberRemoved { user } => user.as_str(),
             _ => "",
         };
         let hashed = [kind.as_bytes(), b"\n", user.as_bytes(), b"\n", &*self.body];
-        let command = Command {
+        let key = headers::idempotency_key(&self.parts.headers)?;
+        Ok(Command {
             id: Ingest::command_id(&self.scope, kind, &self.caller.user, key),
             request_hash: RequestHash::of(&hashed),
             scope: self.scope.clone(),
@@ -237,12 +246,32 @@ impl Asked {
             org_role: self.caller.org_role,
             device: headers::device_if_any(&self.parts.headers)?,
             action,
-        };
+        })
+    }
+
+    async fn decide(&self, ingest: &Ingest, command: &Command) -> Result<Decided, Problem> {
         let wait = ingest.wait(&self.parts.headers);
-        Ok(match ingest.decide(&command, key.is_some(), wait).await? {
+        Ok(match ingest.decide(command, self.is_keyed()?, wait).await? {
             Decision::Outcome(outcome) => Decided::Outcome(outcome),
             Decision::Accepted(at) => Decided::Accepted(accepted(command.id, at)),
         })
+    }
+
+    /// Of a retry, what became of it the first time; else the refusal.
+    async fn decided_before(
+        &self,
+        ingest: &Ingest,
+        command: &Command,
+        refusal: Problem,
+    ) -> Result<Decided, Problem> {
+        let Command { id, request_hash, scope, .. } = command;
+        let (id, request_hash) = (*id, *request_hash);
+        let retry = Retry { id, request_hash, scope, keyed: self.is_keyed()? };
+        Ok(Decided::Outcome(ingest.known_or(retry, refusal).await?))
+    }
+
+    fn is_keyed(&self) -> Result<bool, Problem> {
+        Ok(headers::idempotency_key(&self.parts.headers)?.is_some())
     }
 }
 

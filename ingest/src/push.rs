@@ -17,7 +17,12 @@ use model::{
 use serde::Serialize;
 use service::{Problem, http::read_body};
 
-use crate::{Ingest, decide::Decision, measure, push_body::PushBody};
+use crate::{
+    Ingest,
+    decide::{Decision, Retry},
+    epoch, measure,
+    push_body::PushBody,
+};
 
 /// What a push is called in the id of its command.
 const KIND: &str = "push";
@@ -57,17 +62,26 @@ async fn pushed(ingest: &Ingest, kind: ScopeKind, request: Request) -> Result<Re
     if let Some(problem) = push.refusal() {
         return Err(refuse(ingest, &caller, &scope, problem).await);
     }
+    let id = Ingest::command_id(&scope, KIND, &caller.user, key);
+    let request_hash = RequestHash::of(&[KIND.as_bytes(), b"\n", &body]);
     let access = caller.access(&scope);
-    let usage = ingest.gate.pass(access.clone(), Standing::may_push).await?;
+    let usage = match ingest.gate.pass(access.clone(), Standing::may_push).await {
+        Ok(usage) => usage,
+        Err(refusal) => {
+            let before = Retry { id, request_hash, scope: &scope, keyed: key.is_some() };
+            let outcome = ingest.known_or(before, refusal).await?;
+            return answer(&outcome);
+        }
+    };
     if let Some(epoch) = push.epoch
         && push.names_bases()
     {
-        push.forget_bases(ingest.epoch.kept(&scope, epoch).await?);
+        push.forget_bases(epoch::kept(&ingest.pool, &scope, epoch).await?);
     }
     let added = push.added();
     let mut command = Command {
-        id: Ingest::command_id(&scope, KIND, &caller.user, key),
-        request_hash: RequestHash::of(&[KIND.as_bytes(), b"\n", &body]),
+        id,
+        request_hash,
         scope,
         actor: caller.user,
         org_role: caller.org_role,

@@ -1,9 +1,10 @@
 //! A retry with the same Idempotency-Key gets the first outcome and applies nothing twice.
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    client::{USER, contents, say, team},
+    client::{Device, Reply, USER, contents, say, team},
     cluster::Cluster,
 };
 
@@ -14,6 +15,7 @@ both_logs! {
     of_concurrent_retries_one_applies_and_all_get_its_outcome,
     of_concurrent_pushes_under_one_key_with_other_bodies_one_wins,
     requests_about_members_have_keys_too,
+    a_former_members_retry_is_answered_as_before,
 }
 
 async fn a_retry_gets_the_first_outcome(cluster: &mut Cluster) {
@@ -85,8 +87,40 @@ async fn of_concurrent_pushes_under_one_key_with_other_bodies_one_wins(cluster: 
 async fn requests_about_members_have_keys_too(cluster: &mut Cluster) {
     let ann = cluster.device("ann");
     let create = || {
-        let request = ann.request(reqwest::Method::PUT, "/api/v1/teams/t");
-        crate::client::Reply::of(request.header("Idempotency-Key", "k"))
+        let request = ann.request(Method::PUT, "/api/v1/teams/t");
+        Reply::of(request.header("Idempotency-Key", "k"))
     };
     assert_eq!(create().await.is(201), create().await.is(201));
+}
+
+/// A request about a member of the team, under a key.
+async fn about(device: &Device, method: Method, member: &str, key: &str) -> Reply {
+    let request = device.request(method, &format!("/api/v1/teams/t/members/{member}"));
+    Reply::of(request.json(&json!({"role": "admin"})).header("Idempotency-Key", key)).await
+}
+
+/// Their answers were lost: of a push before they were removed, of their own removal, of what they did as an admin.
+async fn a_former_members_retry_is_answered_as_before(cluster: &mut Cluster) {
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    ann.create_team("t", &[("bob", "admin"), ("carl", "member")]).await;
+    let messages = [say("a")];
+    let pushed = bob.push_once(&team("t"), "push", &messages).await.ok();
+    let [put, delete] = [Method::PUT, Method::DELETE];
+    let set = about(&bob, put.clone(), "carl", "set").await.ok();
+    let removed = about(&bob, delete.clone(), "bob", "leave").await.ok();
+    // What let him in is not remembered by now.
+    cluster.restart(crate::cluster::ALL).await;
+    let bob = cluster.device("bob");
+    assert_eq!(bob.push_once(&team("t"), "push", &messages).await.ok(), pushed);
+    assert_eq!(about(&bob, put.clone(), "carl", "set").await.ok(), set);
+    assert_eq!(about(&bob, delete.clone(), "bob", "leave").await.ok(), removed);
+    // Anything else is refused.
+    for refused in [
+        bob.push_once(&team("t"), "another", &messages).await,
+        bob.push(&team("t"), &messages).await,
+        about(&bob, put, "carl", "another").await,
+        about(&bob, delete, "carl", "another").await,
+    ] {
+        refused.problem(403, "SYNC_005");
+    }
 }
