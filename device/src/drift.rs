@@ -85,6 +85,7 @@ impl<'a, R: Requests> Mending<'a, R> {
     pub async fn run(&mut self) -> Result<(), DriftError> {
         for _ in 0..=REPAIRS_MAX {
             match self.pull().await {
+                Ok(_) if !self.left.owed.is_empty() => self.push_again().await?,
                 Ok(sums) if sums == (self.replica.count(), self.replica.digest()) => return Ok(()),
                 Ok(_) => self.mend(true).await?,
                 // The cursor is not good: what to do, reconciling tells.
@@ -109,6 +110,11 @@ impl<'a, R: Requests> Mending<'a, R> {
             let page = self.requests.pull(from).await?;
             self.mended.pulled += page.messages.len() as u64;
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
+            if let Some(base) = page.base {
+                // A repair that was not finished fetched beyond the cursor; what was kept ends before that.
+                let lost = self.replica.remove(|message| message.cursor > base);
+                self.let_go(lost, base, page.floor)?;
+            }
             for message in messages {
                 self.replica.apply(message)?;
             }
@@ -138,8 +144,8 @@ impl<'a, R: Requests> Mending<'a, R> {
     async fn repair(&mut self, told: &Reconciled) -> Result<(), DriftError> {
         self.mended.repairs += 1;
         let Differences { here_alone, there_alone } = self.compare().await?;
-        let gone = self.replica.remove(|item| here_alone.contains(item));
-        self.let_go(gone, told)?;
+        let gone = self.replica.remove(|message| here_alone.contains(&message.held.item));
+        self.let_go(gone, told.kept(), told.floor)?;
         self.fetch(there_alone.into_iter().collect()).await?;
         self.go_on(told.cursor, told.epoch);
         self.push_again().await
@@ -154,7 +160,7 @@ impl<'a, R: Requests> Mending<'a, R> {
             return Err(error);
         }
         let gone = before.without(self.replica);
-        self.let_go(gone, told)?;
+        self.let_go(gone, told.kept(), told.floor)?;
         self.push_again().await
     }
 
@@ -169,12 +175,16 @@ impl<'a, R: Requests> Mending<'a, R> {
         Err(DriftError::Endless)
     }
 
-    /// Of what the scope does not have, what it never deleted is owed to it: it stood beyond all that the scope knows of. But
+    /// Of what the scope does not have, what it never deleted is owed to it: it stood beyond all that the scope `kept`. But
     /// where the scope has forgotten deletions since, or was erased, this may be one of them: then it is for somebody to
     /// look at.
-    fn let_go(&mut self, gone: Vec<Message>, told: &Reconciled) -> Result<(), DriftError> {
-        let kept = told.base.unwrap_or(told.head);
-        let has_forgotten = told.floor > kept;
+    fn let_go(
+        &mut self,
+        gone: Vec<Message>,
+        kept: Cursor,
+        floor: Cursor,
+    ) -> Result<(), DriftError> {
+        let has_forgotten = floor > kept;
         for message in gone {
             if message.cursor <= kept {
                 self.mended.dropped += 1;
@@ -243,3 +253,7 @@ async fn upload_all<R: Requests>(
 fn is_invalid_cursor(error: &ClientError) -> bool {
     error.problem().is_some_and(|problem| problem.code == "SYNC_001")
 }
+
+#[cfg(test)]
+#[path = "drift_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::{Cursor, Digest, Epoch, Item, MessageId, reconcile::Claim};
+use model::{Cursor, Digest, Epoch, MessageId, reconcile::Claim};
 use repair::{Held, Items};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -143,8 +143,8 @@ impl Replica {
     }
 
     /// Lets go of these versions, in the order in which they stood: what is pushed again is pushed in that order.
-    pub fn remove(&mut self, items: impl Fn(&Item) -> bool) -> Vec<Message> {
-        in_order(self.messages.extract_if(|_, message| items(&message.held.item)).map(|(_, m)| m))
+    pub fn remove(&mut self, is_gone: impl Fn(&Message) -> bool) -> Vec<Message> {
+        in_order(self.messages.extract_if(|_, message| is_gone(message)).map(|(_, m)| m))
     }
 
     pub fn count(&self) -> u64 {

@@ -43,9 +43,12 @@ pub struct PullPage {
     pub cursor: Cursor,
     pub has_more: bool,
     pub head: Cursor,
+    pub floor: Cursor,
     pub count: u64,
     pub digest: Digest,
     pub epoch: Epoch,
+    /// What was kept of the epoch that the pull named, where it is another one now.
+    pub base: Option<Cursor>,
 }
 
 /// What the API says to a device about its drift.
@@ -62,6 +65,13 @@ pub struct Reconciled {
     pub epoch: Epoch,
     /// What a recovery kept, where the device's epoch is another.
     pub base: Option<Cursor>,
+}
+
+impl Reconciled {
+    /// Up to which cursor the scope is what the device knew.
+    pub fn kept(&self) -> Cursor {
+        self.base.unwrap_or(self.head)
+    }
 }
 
 /// Messages that were asked for by what a repair names them.

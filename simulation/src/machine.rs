@@ -129,7 +129,7 @@ impl Machine {
         match harm {
             Harm::Forget { pick: place } => {
                 if let Some(message) = pick(*place) {
-                    self.replica.remove(|item| *item == message.held.item);
+                    self.replica.remove(|held| held.held.item == message.held.item);
                 }
             }
             Harm::Garble { pick: place } => {

@@ -563,7 +563,7 @@ impl World {
     /// As the api answers a pull.
     pub fn pull(&mut self, seat: &Seat, from: PullFrom) -> Result<PullPage, ClientError> {
         self.permit(seat)?;
-        let ScopeSums { head, floor: _, count, digest } = self.sums(&seat.scope);
+        let ScopeSums { head, floor, count, digest } = self.sums(&seat.scope);
         let base = self.kept(&seat.scope, from.epoch, head);
         let cursor = Cursor::new(from.cursor).unwrap();
         if !is_good(cursor, base) || cursor > head {
@@ -579,9 +579,11 @@ impl World {
             cursor: last.filter(|_| page.has_more).unwrap_or(head),
             has_more: page.has_more,
             head,
+            floor,
             count,
             digest,
             epoch: self.rows.epoch(),
+            base,
         })
     }
 

@@ -235,7 +235,7 @@ async fn wf_cs_012_messages_that_are_not_the_scope_s(cluster: &mut Cluster) {
         one.apply(raw).unwrap().unwrap().item
     };
     let lost: HashMap<Item, ()> = (0..3).map(|n| (item_of(n), ())).collect();
-    assert_eq!(replica.remove(|item| lost.contains_key(item)).len(), 3);
+    assert_eq!(replica.remove(|message| lost.contains_key(&message.held.item)).len(), 3);
     let mut altered = message(3);
     altered["content"] = json!("bit rot");
     replica.apply(serde_json::value::to_raw_value(&altered).unwrap()).unwrap();
@@ -318,7 +318,7 @@ async fn a_repair_goes_on_while_others_push(cluster: &mut Cluster) {
     while !pushing.is_finished() {
         // A third of the messages is lost each time.
         round += 1;
-        replica.remove(|item| item.0[0] % 3 == round % 3);
+        replica.remove(|message| message.held.item.0[0] % 3 == round % 3);
         // Pulled past it, so that only the digest tells.
         mend(&ann, &Scope::User, &mut replica).await;
     }
