@@ -1,5 +1,7 @@
 //! Making a plan that fails smaller, as long as it fails.
 
+use futures_util::FutureExt;
+
 use crate::{
     Mistake, Violation,
     plan::{Plan, Step},
@@ -11,41 +13,68 @@ const RUNS_MAX: u32 = 1_500;
 
 /// The smallest plan that was found, and how it fails.
 pub fn shrink(plan: Plan, violation: Violation, mistake: Option<Mistake>) -> (Plan, Violation) {
-    let mut shrinking = Shrinking { plan, violation, mistake, runs: 0 };
+    let mut runs = 0;
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    while shrinking.runs < RUNS_MAX && (shrinking.steps() | shrinking.devices() | shrinking.parts())
-    {
-    }
+    let shrinking = shrink_by(plan, violation, async |plan| {
+        runs += 1;
+        match runs > RUNS_MAX {
+            true => Tried::TooMany,
+            false => run(plan, mistake).map_or_else(Tried::Fails, |_| Tried::Passes),
+        }
+    });
+    let smallest = shrinking.now_or_never().expect("a run in memory waits for nothing");
     std::panic::set_hook(quiet);
+    smallest
+}
+
+/// What came of a smaller plan.
+pub enum Tried<V> {
+    Fails(V),
+    Passes,
+    /// It was not run: there were enough.
+    TooMany,
+}
+
+/// The smallest plan that was found by someone who runs plans, and how it fails there.
+pub async fn shrink_by<V>(
+    plan: Plan,
+    violation: V,
+    attempt: impl AsyncFnMut(&Plan) -> Tried<V>,
+) -> (Plan, V) {
+    let mut shrinking = Shrinking { plan, violation, attempt, is_over: false };
+    while !shrinking.is_over
+        && (shrinking.steps().await | shrinking.devices().await | shrinking.parts().await)
+    {}
     (shrinking.plan, shrinking.violation)
 }
 
-struct Shrinking {
+struct Shrinking<V, A> {
     plan: Plan,
-    violation: Violation,
-    mistake: Option<Mistake>,
-    runs: u32,
+    violation: V,
+    attempt: A,
+    is_over: bool,
 }
 
-impl Shrinking {
+impl<V, A: AsyncFnMut(&Plan) -> Tried<V>> Shrinking<V, A> {
     /// Takes a smaller plan, if it fails too.
-    fn try_plan(&mut self, plan: Plan) -> bool {
-        self.runs += 1;
-        if self.runs > RUNS_MAX {
+    async fn try_plan(&mut self, plan: Plan) -> bool {
+        if self.is_over {
             return false;
         }
-        match run(&plan, self.mistake) {
-            Ok(_) => false,
-            Err(violation) => {
+        match (self.attempt)(&plan).await {
+            Tried::Fails(violation) => {
                 (self.plan, self.violation) = (plan, violation);
-                true
+                return true;
             }
+            Tried::Passes => {}
+            Tried::TooMany => self.is_over = true,
         }
+        false
     }
 
     /// Leaves out steps: halves, then quarters, down to single ones.
-    fn steps(&mut self) -> bool {
+    async fn steps(&mut self) -> bool {
         let mut smaller = false;
         let mut size = self.plan.steps.len().div_ceil(2);
         while size > 0 {
@@ -53,7 +82,7 @@ impl Shrinking {
             while from < self.plan.steps.len() {
                 let mut plan = self.plan.clone();
                 plan.steps.drain(from..(from + size).min(plan.steps.len()));
-                if self.try_plan(plan) {
+                if self.try_plan(plan).await {
                     smaller = true;
                 } else {
                     from += size;
@@ -64,7 +93,7 @@ impl Shrinking {
         smaller
     }
 
-    fn devices(&mut self) -> bool {
+    async fn devices(&mut self) -> bool {
         let mut smaller = false;
         let mut size = self.plan.devices.len().div_ceil(2);
         while size > 0 {
@@ -72,7 +101,7 @@ impl Shrinking {
             while from < self.plan.devices.len() {
                 let mut plan = self.plan.clone();
                 plan.devices.drain(from..(from + size).min(plan.devices.len()));
-                if self.try_plan(plan) {
+                if self.try_plan(plan).await {
                     smaller = true;
                 } else {
                     from += size;
@@ -84,13 +113,13 @@ impl Shrinking {
     }
 
     /// Leaves out deeds, devices of a sync, faults.
-    fn parts(&mut self) -> bool {
+    async fn parts(&mut self) -> bool {
         let mut smaller = false;
         for place in 0..self.plan.steps.len() {
             for simpler in simpler(&self.plan.steps[place]) {
                 let mut plan = self.plan.clone();
                 plan.steps[place] = simpler;
-                if self.try_plan(plan) {
+                if self.try_plan(plan).await {
                     smaller = true;
                     break;
                 }

@@ -1,14 +1,16 @@
 //! Plans of the simulation on the real services: fifty devices by the product's own client, over HTTP that loses and
 //! repeats, to servers that are killed, restored, rebuilt and recovered. `SIMULATION_SEED=N` runs one plan,
-//! `SIMULATION_SEEDS=FROM..TO` others than the usual ones, `SIMULATION_PLAN=FILE` what a failing run has printed.
+//! `SIMULATION_SEEDS=FROM..TO` others than the usual ones, `SIMULATION_PLAN=FILE` what a failing run has printed. A plan
+//! that fails is made smaller, each time on servers of its own, for `SIMULATION_SHRINK_SECONDS`.
 
 mod plans;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, resume_unwind},
     path::Path,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use archive::{
@@ -29,6 +31,7 @@ use device::{
     retry::RetryPolicy,
     wire::{Fetched, PullFrom, PullPage, Reconciled},
 };
+use futures_util::FutureExt;
 use model::{
     ContentHash, Cursor, DeviceId, Epoch, Item, LogId, PushAnswer, RestoreMode, ScopeKey,
     ScopeKind, ScopeRef, Timestamp, reconcile::Claim,
@@ -41,6 +44,7 @@ use simulation::{
     machine::Machine,
     plan::{Deed, Plan, Step},
     random::Random,
+    shrink::{Tried, shrink_by},
     witness::{Standing, Standings, Witness},
 };
 use tokio::sync::mpsc;
@@ -60,6 +64,8 @@ use crate::{
 /// What CI runs, on each log.
 const SEEDS: std::ops::Range<u64> = 0..10;
 const ROUNDS: u32 = 6;
+/// A plan takes seconds.
+const SHRINK_TIME: Duration = Duration::from_secs(120);
 /// Patient enough for what the front does, and quicker than people's.
 const RETRY: RetryPolicy = RetryPolicy {
     retries_max: 8,
@@ -81,21 +87,52 @@ async fn all_copies_agree_on_kafka() {
 /// One plan after another, on the same servers.
 async fn play_all(kind: LogKind) {
     let (plans, is_usual) = asked();
-    let mut steps = plans.iter().flat_map(|(_, plan)| &plan.steps);
-    let mut stage = Stage::new(kind, steps.any(|s| matches!(s, Step::Recover { .. }))).await;
+    let recovers = plans.iter().any(|(_, plan)| recovers(plan));
+    let mut stage = Stage::new(kind, recovers).await;
     for (name, plan) in &plans {
         println!("{name}, as a file for SIMULATION_PLAN:\n{}", plan.to_text());
-        for (number, step) in plan.steps.iter().enumerate() {
-            println!("{name}, step {number}: {}", serde_json::to_string(step).unwrap());
-            stage.step(step).await;
+        let played = AssertUnwindSafe(stage.play(name, plan)).catch_unwind().await;
+        if let Err(panic) = played {
+            drop(stage);
+            println!("{}", smaller(kind, plan.clone()).await);
+            resume_unwind(panic);
         }
-        stage.heal().await;
     }
     println!("{:?}", stage.effects);
     if is_usual {
         stage.effects.suffice();
     }
     stage.end().await;
+}
+
+fn recovers(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step, Step::Recover { .. }))
+}
+
+/// What is left of a plan that fails, on servers that played no other before.
+async fn smaller(kind: LogKind, plan: Plan) -> String {
+    let time = std::env::var("SIMULATION_SHRINK_SECONDS");
+    let time = time.map_or(SHRINK_TIME, |text| Duration::from_secs(text.parse().unwrap()));
+    let until = Instant::now() + time;
+    let mut has_failed_again = false;
+    let (smallest, ()) = shrink_by(plan, (), async |plan| {
+        if Instant::now() > until {
+            return Tried::TooMany;
+        }
+        let alone = AssertUnwindSafe(async {
+            let mut stage = Stage::new(kind, recovers(plan)).await;
+            stage.play("made smaller", plan).await;
+            stage.end().await;
+        });
+        let has_failed = alone.catch_unwind().await.is_err();
+        has_failed_again |= has_failed;
+        if has_failed { Tried::Fails(()) } else { Tried::Passes }
+    })
+    .await;
+    match has_failed_again {
+        true => format!("what is left of it fails too:\n{}", smallest.to_text()),
+        false => "no smaller plan was found to fail".to_owned(),
+    }
 }
 
 /// The plans to play, each with its name; and whether they are the usual ones.
@@ -148,6 +185,8 @@ struct Stage {
     front: Front,
     machines: Vec<Machine>,
     clients: Vec<Client>,
+    /// That take part in what is played.
+    devices: Vec<usize>,
     witness: Arc<Mutex<Witness>>,
     backups: BTreeMap<ScopeKey, Vec<Value>>,
     recovered: bool,
@@ -234,6 +273,7 @@ impl Stage {
             front,
             clients,
             machines: seats.into_iter().map(Machine::new).collect(),
+            devices: Vec::new(),
             witness: Arc::default(),
             backups: BTreeMap::new(),
             recovered: false,
@@ -295,8 +335,20 @@ impl Stage {
         self.servers.as_ref().map_or(device.clone(), |servers| device.at(&servers.url))
     }
 
+    /// The devices of a plan do what it says, and then all is whole.
+    async fn play(&mut self, name: &str, plan: &Plan) {
+        self.devices.clone_from(&plan.devices);
+        for (number, step) in plan.steps.iter().enumerate() {
+            println!("{name}, step {number}: {}", serde_json::to_string(step).unwrap());
+            self.step(step).await;
+        }
+        self.heal().await;
+    }
+
     async fn step(&mut self, step: &Step) {
         match step {
+            Step::Do { device, .. } | Step::Spoil { device, .. }
+                if !self.devices.contains(device) => {}
             Step::Do { device, deeds } => {
                 deeds.iter().for_each(|deed| self.machines[*device].act(deed, now()));
             }
@@ -307,8 +359,10 @@ impl Stage {
             }
             Step::Sync { devices, faults, crashes, seed } => {
                 self.front.faults(*faults, *seed);
+                let mut devices = devices.clone();
+                devices.retain(|device| self.devices.contains(device));
                 // A device that cannot do it now does it later.
-                let syncing = sync(&mut self.machines, &self.clients, devices, &self.witness);
+                let syncing = sync(&mut self.machines, &self.clients, &devices, &self.witness);
                 let servers = self.servers.as_mut().filter(|_| *crashes > 0);
                 self.effects.kills += u32::from(servers.is_some());
                 let crashing = async {
@@ -344,7 +398,9 @@ impl Stage {
     /// One of the scope's backups; the shape of plans sees to it that there is one.
     async fn restore(&mut self, scope: &ScopeKey, pick: u8, mode: RestoreMode) {
         self.rest().await; // a second one is refused while one runs
-        let backups = &self.backups[scope];
+        let Some(backups) = self.backups.get(scope) else {
+            return; // a plan that was made smaller may have none
+        };
         let id = &backups[usize::from(pick) % backups.len()]["id"];
         let body = json!({ "backup_id": id, "mode": mode.as_str() });
         let answer = crate::restores::restore(&self.owner(scope), &prefix(scope), body).await;
@@ -425,8 +481,14 @@ impl Stage {
         const DEVICES: usize = 5;
         let mut random = Random::new(seed);
         self.front.faults(0, seed);
-        let may: Vec<usize> =
-            self.machines.iter().filter(|m| m.seat.may_push).map(|m| m.seat.number).collect();
+        let seats = self.machines.iter().map(|machine| &machine.seat);
+        let may: Vec<usize> = seats
+            .filter(|seat| seat.may_push && self.devices.contains(&seat.number))
+            .map(|seat| seat.number)
+            .collect();
+        if may.is_empty() {
+            return; // in a plan that was made smaller
+        }
         let devices: Vec<usize> = (0..DEVICES).map(|_| may[random.below(may.len())]).collect();
         for device in &devices {
             let what = random.below(200) as u8;
@@ -441,7 +503,7 @@ impl Stage {
         self.front.faults(0, 0);
         self.rest().await;
         self.count_restores().await;
-        let all: Vec<usize> = (0..cast::DEVICES).collect();
+        let all = self.devices.clone();
         let mut different = Vec::new();
         for _ in 0..ROUNDS {
             let failed = sync(&mut self.machines, &self.clients, &all, &self.witness).await;
@@ -491,7 +553,10 @@ impl Stage {
         let mut different = Vec::new();
         for scope in cast::scopes() {
             let page = self.owner(&scope).pull(&prefix(&scope), "limit=1").await.ok();
-            for machine in self.machines.iter().filter(|machine| machine.seat.scope == scope) {
+            let machines = self.machines.iter().filter(|machine| {
+                machine.seat.scope == scope && self.devices.contains(&machine.seat.number)
+            });
+            for machine in machines {
                 let replica = &machine.replica;
                 let here = (json!(replica.count()), json!(replica.digest()), json!(replica.cursor));
                 let there = (page["count"].clone(), page["digest"].clone(), page["head"].clone());
