@@ -42,7 +42,8 @@ pub enum OpsCommand {
   context-sync ops verify --archive gs://backups      a bucket; nothing else is needed
   context-sync ops verify --sample 3/30 --json        read a thirtieth of the objects whole, the third
 
-The status is 0 if all is well, 1 if something is missing, damaged or contradicts, or if there is nothing: each is named.")]
+The status is 0 if all is well, 1 if something is missing, damaged or contradicts, or if there is nothing: each is named; 3 if the archive
+could not be read.")]
     Verify(VerifyArgs),
 
     /// Expire the backups and tombstones that are over their time, as the archiver does every day
@@ -61,7 +62,7 @@ The archiver does it, and says what it did: a development instance is found by -
                                                       here, without an archiver, unless --ops-url is given too;
                                                       then it is not kept in the catalogue
 
-The status is 0 if every backup is what the rows are, 1 if one is not: each is named.")]
+The status is 0 if every backup is what the rows are, 1 if one is not: each is named; 3 if a part could not be asked.")]
     Drill(DrillArgs),
 
     /// Show and set what the scopes of a tenant may hold
@@ -117,7 +118,7 @@ The status is 0 if they are, 1 if something differs or is parked, 3 if a part co
 
 A process with the projector's role does it: a development instance is found by --data-dir, another by --ops-url; with --here
 this one. Stopped (Ctrl-C), it goes on where it was when it is started again. Its database login must own the tables.
-The status is 0 if all is well or mended, 1 if --dry-run found that something differs.")]
+The status is 0 if all is well or mended, 1 if --dry-run found that something differs, 3 if it could not be done.")]
     Rebuild(Box<RebuildArgs>),
 
     /// The log is lost, and the database with it: go on in a new log, from the archive alone
@@ -154,17 +155,30 @@ pub struct VerifyArgs {
 /// Runs an operator's command.
 pub async fn run(command: OpsCommand) -> Result<ExitCode, Failure> {
     match command {
-        OpsCommand::Verify(args) => verify_archive(args).await,
+        OpsCommand::Verify(args) => found_out(verify_archive(args)).await,
         OpsCommand::Expire(args) => expire::run(args).await,
-        OpsCommand::Drill(args) => drill::run(args).await,
+        OpsCommand::Drill(args) => found_out(drill::run(args)).await,
         OpsCommand::Quota(command) => quota::run(command).await,
-        OpsCommand::Status(args) => status::run(*args).await,
-        OpsCommand::Check(args) => check::run(*args).await,
-        OpsCommand::Trace(args) => trace::run(*args).await,
-        OpsCommand::DeadLetters(command) => dead_letters::run(*command).await,
-        OpsCommand::Rebuild(args) => rebuild::run(*args).await,
+        OpsCommand::Status(args) => found_out(status::run(*args)).await,
+        OpsCommand::Check(args) => found_out(check::run(*args)).await,
+        OpsCommand::Trace(args) => found_out(trace::run(*args)).await,
+        OpsCommand::DeadLetters(command) => found_out(dead_letters::run(*command)).await,
+        OpsCommand::Rebuild(args) => found_out(rebuild::run(*args)).await,
         OpsCommand::Recover(args) => recover::run(*args).await,
     }
+}
+
+/// The status of a command that could not find out what it was asked: neither well nor not.
+const UNASKED: u8 = 3;
+
+/// What a command found out; an error says nothing about whether all is well, and has a status of its own.
+async fn found_out(
+    finding: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    Ok(finding.await.unwrap_or_else(|error| {
+        eprintln!("context-sync: {error}");
+        ExitCode::from(UNASKED)
+    }))
 }
 
 /// An archive that somebody else writes, which answers: else that is said first, and what to look at.

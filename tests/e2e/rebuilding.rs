@@ -309,16 +309,16 @@ async fn a_rebuild_is_asked_for_refused_stopped_and_gone_on_with() {
     typo[1] = format!("--log-topic-prefix=no-such-{}", uuid::Uuid::new_v4().simple());
     for _ in 0..2 {
         let (none, _) = here(&["--dry-run"], &typo).await;
-        assert!(none.status == 1 && none.error.contains("there is no topic no-such-"), "{none:?}");
+        assert!(none.status == 3 && none.error.contains("there is no topic no-such-"), "{none:?}");
     }
     let scratch = tempfile::tempdir().unwrap();
     let directory = scratch.path().join("typo");
     let (log, database) = (format!("--log-dir={}", directory.display()), own[2].clone());
     let (none, _) = here(&["--log=embedded", &log], &[database]).await;
-    assert!(none.status == 1 && none.error.contains("there is no embedded log in"), "{none:?}");
+    assert!(none.status == 3 && none.error.contains("there is no embedded log in"), "{none:?}");
     assert!(!directory.exists());
     let (none, _) = here(&["--scope=acme/user/nobody", "--dry-run"], &own).await;
-    assert!(none.status == 1 && none.error.contains("no scope acme/user/nobody"), "{none:?}");
+    assert!(none.status == 3 && none.error.contains("no scope acme/user/nobody"), "{none:?}");
 
     let damage = "update messages set json = replace(json, 'two', 'TWO')";
     sqlx::query(damage).execute(&cluster.pool).await.unwrap();

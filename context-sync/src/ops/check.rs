@@ -5,11 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{
-    asked::CheckAsked,
-    progress,
-    reach::{ReachArgs, unasked},
-};
+use super::{UNASKED, asked::CheckAsked, progress, reach::ReachArgs};
 use crate::{
     Failure,
     copies::check::{Agreement, ArchiveSide, Checking, ScopeCheck, Sums},
@@ -30,13 +26,6 @@ pub struct CheckArgs {
 }
 
 pub(super) async fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
-    match check(args).await {
-        Ok(status) => Ok(status),
-        Err(error) => Ok(unasked(&error)),
-    }
-}
-
-async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
     let mut told = args.reach.reach().await.check(args.asked).await?;
     let bar: ProgressBar =
         progress("checking {wide_bar} {msg} {pos}/{len} records, {per_sec}, {eta} left");
@@ -72,7 +61,7 @@ async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
                 return Ok(match (sums.is_well(), sums.is_whole()) {
                     (false, _) => ExitCode::FAILURE,
                     (true, true) => ExitCode::SUCCESS,
-                    (true, false) => ExitCode::from(super::reach::UNASKED),
+                    (true, false) => ExitCode::from(UNASKED),
                 });
             }
             Checking::Failed(why) => {

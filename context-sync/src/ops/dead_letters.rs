@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{
     asked::{LettersAsked, ShowAsked},
     progress,
-    reach::{Reach, ReachArgs, Told, unasked},
+    reach::{Reach, ReachArgs, Told},
 };
 use crate::{
     Failure,
@@ -98,13 +98,12 @@ pub struct HandleArgs {
 }
 
 pub(super) async fn run(command: DeadLettersCommand) -> Result<ExitCode, Failure> {
-    let ended = match command {
+    match command {
         DeadLettersCommand::List(args) => list(args).await,
         DeadLettersCommand::Show(args) => show(args).await,
         DeadLettersCommand::Retry(args) => handle(args, Handle::Retry).await,
         DeadLettersCommand::Discard(args) => handle(args, Handle::Discard).await,
-    };
-    Ok(ended.unwrap_or_else(|error| unasked(&error)))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

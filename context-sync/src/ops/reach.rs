@@ -1,7 +1,5 @@
 //! How a command reaches the copies: itself, where the log is Kafka; else through the process that holds it.
 
-use std::process::ExitCode;
-
 use archive::{ArchiveAddress, ArchiveConfig};
 use clap::Args;
 use eventlog::{LogAddress, LogConfig};
@@ -23,9 +21,6 @@ use crate::{
         trace::Tracing,
     },
 };
-
-/// The status of a command that could not find out what it was asked: neither well nor not.
-pub(super) const UNASKED: u8 = 3;
 
 /// Log, database and archive.
 #[derive(Args, Debug)]
@@ -154,10 +149,4 @@ async fn one<T: DeserializeOwned>(
 ) -> Result<T, Failure> {
     let mut said = port.ask_of_copies(path, asked).await?;
     said.next().await?.ok_or_else(|| "the process stopped before it answered".into())
-}
-
-/// An error that says nothing about whether all is well: on stderr, with a status of its own.
-pub(super) fn unasked(error: &Failure) -> ExitCode {
-    eprintln!("context-sync: {error}");
-    ExitCode::from(UNASKED)
 }

@@ -5,10 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::{HumanBytes, HumanDuration};
 
-use super::{
-    asked::StatusAsked,
-    reach::{ReachArgs, UNASKED, unasked},
-};
+use super::{UNASKED, asked::StatusAsked, reach::ReachArgs};
 use crate::{
     Failure,
     copies::status::{DeadLettersStatus, PartitionStatus, Status},
@@ -29,10 +26,7 @@ pub struct StatusArgs {
 }
 
 pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
-    let status = match args.reach.reach().await.status(args.asked).await {
-        Ok(status) => status,
-        Err(error) => return Ok(unasked(&error)),
-    };
+    let status = args.reach.reach().await.status(args.asked).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -45,6 +39,9 @@ pub(super) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Scopes with parked events that fit on the screen.
+const PARKED_SHOWN: usize = 10;
+
 fn print(status: &Status) {
     let unknown = || "unknown".to_owned();
     println!("{}  log {}", status.at, status.log_id.clone().unwrap_or_else(unknown));
@@ -54,6 +51,7 @@ fn print(status: &Status) {
         "PROJECTED",
         "LAG",
         "WAITING",
+        "RAW UP TO",
         "ARCHIVED",
         "LAST HOUR",
         "UNARCHIVED",
@@ -121,13 +119,16 @@ fn print_letters(letters: &DeadLettersStatus) {
         let rest = if most.is_empty() { "whose is not known" } else { "elsewhere" };
         println!("              {rest}: {others} refused; `ops dead-letters list` has all");
     }
-    for own in parked {
+    for own in parked.iter().take(PARKED_SHOWN) {
         let (scope, events, reason) = (&own.scope, own.events, shown(&own.reason));
         println!("              {scope}: {events} events since {}: {reason}", own.place);
     }
+    if let Some(others) = parked.len().checked_sub(PARKED_SHOWN).filter(|others| *others > 0) {
+        println!("              and {others} scopes more; `ops dead-letters list` has all");
+    }
 }
 
-fn cells(own: &PartitionStatus) -> [String; 8] {
+fn cells(own: &PartitionStatus) -> [String; 9] {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let age = |seconds: Option<u64>| seconds.map_or_else(|| "-".to_owned(), duration);
     [
@@ -136,6 +137,7 @@ fn cells(own: &PartitionStatus) -> [String; 8] {
         number(own.projected),
         number(own.lag),
         age(own.waiting_seconds),
+        number(own.segmented),
         number(own.archived),
         own.archived_hour.clone().unwrap_or_else(|| "-".to_owned()),
         age(own.unarchived_seconds),

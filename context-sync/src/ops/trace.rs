@@ -4,11 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{
-    asked::TraceAsked,
-    progress,
-    reach::{ReachArgs, unasked},
-};
+use super::{asked::TraceAsked, progress, reach::ReachArgs};
 use crate::{
     Failure,
     copies::trace::{RECOVERED, Trace, TraceStep, Tracing},
@@ -29,13 +25,6 @@ pub struct TraceArgs {
 }
 
 pub(super) async fn run(args: TraceArgs) -> Result<ExitCode, Failure> {
-    match trace(args).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Ok(unasked(&error)),
-    }
-}
-
-async fn trace(args: TraceArgs) -> Result<(), Failure> {
     let mut told = args.reach.reach().await.trace(args.asked).await?;
     let bar = progress("reading {wide_bar} {msg} {pos}/{len} records, {per_sec}, {eta} left");
     while let Some(line) = told.next().await? {
@@ -51,7 +40,7 @@ async fn trace(args: TraceArgs) -> Result<(), Failure> {
                     true => println!("{}", serde_json::to_string_pretty(&trace)?),
                     false => print(&trace),
                 }
-                return Ok(());
+                return Ok(ExitCode::SUCCESS);
             }
             Tracing::Failed(why) => {
                 bar.finish_and_clear();
