@@ -10,9 +10,10 @@ use std::{
 
 use crate::{
     Failure,
+    http::{Connection, request},
     load::{Measured, Work, run},
     scenarios::Push,
-    server::Server,
+    server::{Server, token_of},
 };
 
 /// What a tenant may send here: a part of what one machine takes, as an operator would set it. What is measured is
@@ -23,14 +24,34 @@ pub(crate) const RATES: [&str; 3] = [
     "--tenant-requests-per-second=500",
 ];
 
-/// Devices of a quiet tenant, and how often each pushes.
+/// Devices of a quiet tenant, and how often each asks.
 const QUIET: usize = 16;
 const QUIET_PACE: Duration = Duration::from_millis(100);
 /// Devices of the other, a user each. Together they send four times what their tenant may.
 const STORM: usize = 64;
 const STORM_PACE: Duration = Duration::from_millis(32);
+/// Messages of a page.
+const PAGE: usize = 100;
 
-/// Pushes of a quiet tenant.
+/// What both tenants do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// Pushes of one message.
+    Push,
+    /// Pulls of a hundred.
+    Pull,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Pull => "pull",
+        }
+    }
+}
+
+/// What a quiet tenant's requests took.
 pub(crate) struct Felt {
     pub(crate) alone: Measured,
     pub(crate) in_storm: Measured,
@@ -38,10 +59,49 @@ pub(crate) struct Felt {
     pub(crate) refused: f64,
 }
 
-/// Pushes that may be too many.
-struct Storm {
-    push: Push,
-    answers: Arc<Answers>,
+/// Measures a tenant alone, and then while another one sends too much.
+pub(crate) async fn feel(server: &Server, kind: Kind, time: Duration) -> Result<Felt, Failure> {
+    let answers = Arc::<Answers>::default();
+    let quiet = async || devices("quiet", QUIET, server, kind, None).await;
+    let storm = devices("storm", STORM, server, kind, Some(answers.clone())).await?;
+    let alone = run(quiet().await?, time, QUIET_PACE).await?;
+    let quiet = quiet().await?;
+    let (in_storm, _) =
+        tokio::try_join!(run(quiet, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
+    Ok(Felt { alone, in_storm, refused: answers.refused()? })
+}
+
+async fn devices(
+    tenant: &str,
+    count: usize,
+    server: &Server,
+    kind: Kind,
+    storm: Option<Arc<Answers>>,
+) -> Result<Vec<Device>, Failure> {
+    let mut devices = Vec::new();
+    for i in 0..count {
+        let user = format!("u{i}");
+        let asks = match kind {
+            Kind::Push => Asks::Push(Push::of(tenant, server, &user, 1).await?),
+            Kind::Pull => {
+                Push::of(tenant, server, &user, PAGE).await?.once().await?; // something to pull
+                Asks::Pull(Page::of(tenant, server, &user).await?)
+            }
+        };
+        devices.push(Device { asks, storm: storm.clone() });
+    }
+    Ok(devices)
+}
+
+struct Device {
+    asks: Asks,
+    /// It is part of one, and may be refused.
+    storm: Option<Arc<Answers>>,
+}
+
+enum Asks {
+    Push(Push),
+    Pull(Page),
 }
 
 /// What the storm was answered.
@@ -51,16 +111,20 @@ struct Answers {
     refused: AtomicU64,
 }
 
-impl Work for Storm {
+impl Work for Device {
     async fn once(&mut self) -> Result<(), Failure> {
-        let Answers { taken, refused } = &*self.answers;
-        match self.push.send().await? {
-            (200, _) => taken.fetch_add(1, Ordering::Relaxed),
-            (429, _) => refused.fetch_add(1, Ordering::Relaxed),
-            (status, body) => {
-                return Err(format!("the storm was answered with {status}: {body}").into());
-            }
+        let (status, said) = match &mut self.asks {
+            Asks::Push(push) => push.send().await?,
+            Asks::Pull(page) => page.pull().await?,
         };
+        match (status, &self.storm) {
+            (200, None) => {}
+            (200, Some(answers)) => _ = answers.taken.fetch_add(1, Ordering::Relaxed),
+            (429, Some(answers)) => _ = answers.refused.fetch_add(1, Ordering::Relaxed),
+            (status, _) => {
+                return Err(format!("a device was answered with {status}: {said}").into());
+            }
+        }
         Ok(())
     }
 }
@@ -76,24 +140,27 @@ impl Answers {
     }
 }
 
-/// Measures a tenant alone, and then while another one sends too much.
-pub(crate) async fn feel(server: &Server, time: Duration) -> Result<Felt, Failure> {
-    let alone = run(quiet(server).await?, time, QUIET_PACE).await?;
-    let (mut storm, answers) = (Vec::new(), Arc::<Answers>::default());
-    for i in 0..STORM {
-        let push = Push::of("storm", server, &format!("u{i}"), 1).await?;
-        storm.push(Storm { push, answers: answers.clone() });
-    }
-    let quiet = quiet(server).await?;
-    let (in_storm, _) =
-        tokio::try_join!(run(quiet, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
-    Ok(Felt { alone, in_storm, refused: answers.refused()? })
+/// The first page of a user's scope, again and again.
+struct Page {
+    connection: Connection,
+    request: Vec<u8>,
 }
 
-async fn quiet(server: &Server) -> Result<Vec<Push>, Failure> {
-    let mut workers = Vec::new();
-    for i in 0..QUIET {
-        workers.push(Push::of("quiet", server, &format!("u{i}"), 1).await?);
+impl Page {
+    async fn of(tenant: &str, server: &Server, user: &str) -> Result<Self, Failure> {
+        let token = format!("Bearer {}", token_of(tenant, user)?);
+        let headers = [("authorization", token.as_str()), ("x-device-id", "bench")];
+        let path = format!("/api/v1/context/pull?cursor=0&limit={PAGE}");
+        let connection = Connection::open(&server.api).await?;
+        Ok(Self { connection, request: request("GET", &path, &headers, b"") })
     }
-    Ok(workers)
+
+    /// The status and, of a refusal, what it says.
+    async fn pull(&mut self) -> Result<(u16, String), Failure> {
+        let answer = self.connection.send(&self.request).await?;
+        match answer.status {
+            200 if answer.body.starts_with(b"{\"messages\":[{") => Ok((200, String::new())),
+            status => Ok((status, String::from_utf8_lossy(answer.body).into_owned())),
+        }
+    }
 }

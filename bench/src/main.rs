@@ -266,7 +266,13 @@ impl Bench<'_> {
         drop(log);
         self.rebuild("embedded", &["--log-dir", &log_dir], &ends, &url, lines).await?;
         if self.measures(Figure::Fairness) {
-            self.fairness(lines).await?;
+            let url = self.migrated("fairness").await?;
+            let data = self.directory.join("fairness").display().to_string();
+            let dev = ["dev", "--data-dir", &data, "--database-url", &url];
+            let args = [&dev[..], &fairness::RATES].concat();
+            let server = Server::start(&server::binary()?, &args, self.directory).await?;
+            self.fairness("embedded", &server, lines).await?;
+            server.stop()?;
         }
         Ok(())
     }
@@ -286,25 +292,30 @@ impl Bench<'_> {
     }
 
     /// The latency of one tenant with and without another's storm.
-    async fn fairness(&self, lines: &mut Vec<Line>) -> Result<(), Failure> {
-        step("embedded: one tenant beside another's storm");
-        let url = self.migrated("fairness").await?;
-        let data = self.directory.join("fairness").display().to_string();
-        let dev = ["dev", "--data-dir", &data, "--database-url", &url];
-        let args = [&dev[..], &fairness::RATES].concat();
-        let server = Server::start(&server::binary()?, &args, self.directory).await?;
-        let fairness::Felt { alone, in_storm, refused } =
-            fairness::feel(&server, self.time).await?;
-        let felt = |which: &str, in_storm: f64, name: &'static str, alone: f64| {
-            let what = format!("push {which} of a tenant in another's storm");
-            Line::new("embedded", what, in_storm, "ms").beside(name, Some(alone)).below(2.0)
-        };
-        lines.push(felt("p50", in_storm.p50_ms, "p50 without the storm", alone.p50_ms));
-        lines.push(
-            felt("p99", in_storm.p99_ms, "p99 without the storm", alone.p99_ms).latency(in_storm),
-        );
-        lines.push(Line::new("embedded", "of the storm is refused", refused * 100.0, "%"));
-        server.stop()
+    async fn fairness(
+        &self,
+        log: &'static str,
+        server: &Server,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        for kind in [fairness::Kind::Push, fairness::Kind::Pull] {
+            let name = kind.name();
+            step(&format!("{log}: one tenant beside another's storm, a {name} each"));
+            let fairness::Felt { alone, in_storm, refused } =
+                fairness::feel(server, kind, self.time).await?;
+            let felt = |which: &str, in_storm: f64, beside: &'static str, alone: f64| {
+                let what = format!("{name} {which} of a tenant in another's storm");
+                Line::new(log, what, in_storm, "ms").beside(beside, Some(alone)).below(2.0)
+            };
+            lines.push(felt("p50", in_storm.p50_ms, "p50 without the storm", alone.p50_ms));
+            lines.push(
+                felt("p99", in_storm.p99_ms, "p99 without the storm", alone.p99_ms)
+                    .latency(in_storm),
+            );
+            let what = format!("of the storm is refused, a {name} each");
+            lines.push(Line::new(log, what, refused * 100.0, "%"));
+        }
+        Ok(())
     }
 
     /// A restore, beside pushing the same records and inserting the same rows.
