@@ -386,6 +386,12 @@ impl Bench<'_> {
         let server = Server::start(&server::binary()?, &serve, self.directory).await?;
         self.figures("kafka", &server, &bare, &url, 1.5, peer, lines).await?;
         server.stop()?;
+        if self.measures(Figure::Fairness) {
+            let args = [&serve[..], &fairness::RATES].concat();
+            let server = Server::start(&server::binary()?, &args, self.directory).await?;
+            self.fairness("kafka", &server, lines).await?;
+            server.stop()?;
+        }
         bare.close().await?;
         config.log_topic_prefix = "context".to_owned();
         let log = eventlog::open(&config, self.directory).await?;

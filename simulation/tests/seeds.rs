@@ -46,6 +46,22 @@ fn all_copies_agree_whatever_happens() {
     }
     let seeds = seeds();
     let is_usual = seeds == (0..SEEDS);
+    let half = |odd: u64| seeds.clone().filter(move |seed| seed % 2 == odd);
+    let effects = std::thread::scope(|scope| {
+        let halves = [0, 1].map(|odd| scope.spawn(move || run_all(half(odd))));
+        let mut sum = Effects::default();
+        for effects in halves.map(|half| half.join()) {
+            sum.add(&effects.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        sum
+    });
+    eprintln!("{effects:?}");
+    // One plan alone may have nothing to restore, say.
+    assert!(!is_usual || effects.lacking().is_empty(), "never: {:?}", effects.lacking());
+}
+
+/// What came of all of them together.
+fn run_all(seeds: impl Iterator<Item = u64>) -> Effects {
     let mut effects = Effects::default();
     for seed in seeds {
         let plan = Plan::of(seed, &Shape::of_seed(seed));
@@ -61,9 +77,7 @@ fn all_copies_agree_whatever_happens() {
             }
         }
     }
-    eprintln!("{effects:?}");
-    // One plan alone may have nothing to restore, say.
-    assert!(!is_usual || effects.lacking().is_empty(), "never: {:?}", effects.lacking());
+    effects
 }
 
 #[test]
