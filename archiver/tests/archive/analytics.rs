@@ -1,20 +1,23 @@
 //! The queries of docs/analytics.md, run as they stand there by DuckDB and PyArrow, and compared with the fold.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
 };
 
-use model::{Action, Change, Event, LogFold, Partition, Status, Timestamp, Verdict};
+use model::{Action, Change, Event, LogFold, LogId, Partition, Status, Timestamp, Verdict};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{
-    archiving::at,
+    archiving::{a_day, at, tick},
     bench::Bench,
-    commands::scope,
+    commands::{push, say, scope},
+    recovering::{archive_all, recover},
+    simulated_log::SimulatedLog,
     weeks::{TEAM, three_weeks},
 };
 
@@ -290,22 +293,62 @@ fn check_backups(bench: &Bench, packages: &Path) {
     }
 }
 
-/// A file of a day under an hour's name too, as while it is compacted: a row counts once.
+/// The files of a day under an hour's name too, as while it is compacted: a row counts once.
 fn check_swap(bench: &Bench, packages: &Path) {
-    let count = || "SELECT count(*) AS rows FROM messages".to_owned();
-    let before = query(bench, packages, vec![count()]);
-    let day = bench.folder.join("messages/date=2026-01-05/hour=all");
-    let hour = bench.folder.join("messages/date=2026-01-05/hour=10");
-    fs::create_dir_all(&hour).unwrap();
-    for file in fs::read_dir(day).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), hour.join(file.file_name())).unwrap();
-    }
-    let both = query(bench, packages, vec![count()]);
-    assert_ne!(both, before);
-    let once = [sql("While a day is put together"), vec![count()]].concat();
+    let counts =
+        || ["events", "messages"].map(|table| format!("SELECT count(*) AS rows FROM {table}"));
+    let before = query(bench, packages, counts().to_vec());
+    let hours = ["events", "messages"].map(|table| {
+        let day = bench.folder.join(table).join("date=2026-01-05");
+        let hour = day.join("hour=10");
+        fs::create_dir_all(&hour).unwrap();
+        for file in fs::read_dir(day.join("hour=all")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), hour.join(file.file_name())).unwrap();
+        }
+        hour
+    });
+    let both = query(bench, packages, counts().to_vec());
+    assert!(both.iter().zip(&before).all(|(both, before)| both != before), "{both:?}");
+    let once = [sql("While a day is put together"), counts().to_vec()].concat();
     assert_eq!(query(bench, packages, once), before);
-    fs::remove_dir_all(hour).unwrap();
+    for hour in hours {
+        fs::remove_dir_all(hour).unwrap();
+    }
+}
+
+/// A recovered log begins at offset 0 again, beside the lost one's rows: each still counts, and once.
+#[tokio::test]
+async fn rows_of_a_recovered_log_are_not_those_of_the_lost_one() {
+    let packages = dev::python::for_tests().await.unwrap();
+    let bench = Bench::new(2);
+    a_day(&bench);
+    archive_all(&bench, "cache").await;
+    let sealed = |bench: &Bench| {
+        let first = |hour: &str| at(&format!("2025-12-31T{hour}:00:00Z"));
+        let (log, open) = (bench.log.all(), [first("01"), first("05")]);
+        log.into_iter().filter(|record| !open.contains(&record.append_time)).collect::<Vec<_>>()
+    };
+    let lost = sealed(&bench);
+    let log = SimulatedLog::with_id(LogId(Uuid::from_u128(8)), 2);
+    recover(&bench, log.clone(), bench.facts.clone()).await;
+    let bench = Bench { log, ..bench };
+    for message in ["one", "two", "three"] {
+        let time = at("2025-12-31T04:00:00Z");
+        bench.log.at(time, &push("acme/team/web", "ann", &[say(message)]));
+        bench.log.at(time, &push("acme/user/ann", "ann", &[say(message)]));
+    }
+    tick(&bench, at("2025-12-31T05:00:00Z"));
+    archive_all(&bench, "another cache").await;
+    let all = [lost, sealed(&bench)].concat();
+    let places: BTreeSet<_> = all.iter().map(eventlog::Record::place).collect();
+    assert!(places.len() < all.len(), "places that both logs have");
+    let count = |table: &str| format!("SELECT count(*) AS rows FROM {table}");
+    let counts = vec![count("events"), count("messages")];
+    let found = query(&bench, &packages, counts.clone());
+    assert_eq!(found[0], [json!({"rows": all.len()})]);
+    let once = [sql("While a day is put together"), counts].concat();
+    assert_eq!(query(&bench, &packages, once), found);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A cache that is lost while the log no longer reaches back is made again from the archive.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use archive::{
     path,
@@ -228,6 +228,19 @@ pub(crate) async fn recovery(bench: &Bench) -> Recovery {
     }
 }
 
+/// Recovers the log that the bench's archive has into another one.
+pub(crate) async fn recover(bench: &Bench, into: Arc<dyn EventLog>, facts: Arc<dyn EventLog>) {
+    let recovery = recovery(bench).await;
+    let judged = recovery.judge(NewLog::There(into.as_ref())).await.unwrap();
+    let (say, mut said) = tokio::sync::mpsc::channel(100);
+    judged.run(into, facts, say, Default::default()).await;
+    let mut last = None;
+    while let Some(line) = said.recv().await {
+        last = Some(line);
+    }
+    assert!(matches!(last, Some(Recovering::Done(_))), "{last:?}");
+}
+
 /// Lost before its first hour was sealed, a log has said nowhere how many partitions it had: but no fewer than have something.
 #[tokio::test]
 async fn a_recovery_into_fewer_partitions_is_refused_and_removes_nothing() {
@@ -270,15 +283,7 @@ async fn a_backup_on_demand_behind_the_last_segment_stands_in_a_cut_hour() {
     let config = LogConfig { log_partitions: Some(1), ..config };
     let new = eventlog::open(&config, &dir.path().join("log")).await.unwrap();
     let facts = eventlog::open_backups(&config, &dir.path().join("facts")).await.unwrap();
-    let recovery = recovery(&bench).await;
-    let judged = recovery.judge(NewLog::There(new.as_ref())).await.unwrap();
-    let (say, mut said) = tokio::sync::mpsc::channel(100);
-    judged.run(new, facts, say, Default::default()).await;
-    let mut last = None;
-    while let Some(line) = said.recv().await {
-        last = Some(line);
-    }
-    assert!(matches!(last, Some(Recovering::Done(_))), "{last:?}");
+    recover(&bench, new, facts).await;
     let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
 }

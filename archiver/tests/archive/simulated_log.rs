@@ -27,6 +27,8 @@ pub(crate) struct SimulatedLog {
     /// Of each partition, the offset below which retention has removed everything.
     starts: Arc<Mutex<Vec<u64>>>,
     now: Mutex<Timestamp>,
+    /// The log that this one goes on from.
+    recovered_from: Mutex<Option<LogId>>,
     /// Takes no command from archivers.
     pub(crate) is_closed: AtomicBool,
 }
@@ -39,11 +41,15 @@ struct Reader {
 
 impl SimulatedLog {
     pub(crate) fn new(partitions: usize) -> Arc<Self> {
-        let log_id = LogId(Uuid::from_u128(7));
+        Self::with_id(LogId(Uuid::from_u128(7)), partitions)
+    }
+
+    pub(crate) fn with_id(log_id: LogId, partitions: usize) -> Arc<Self> {
         let records = watch::Sender::new(vec![Vec::new(); partitions]);
         let starts = Arc::new(Mutex::new(vec![0; partitions]));
         let (now, is_closed) = (Mutex::new(Timestamp::EPOCH), AtomicBool::new(false));
-        Arc::new(Self { log_id, records, starts, now, is_closed })
+        let recovered_from = Mutex::new(None);
+        Arc::new(Self { log_id, records, starts, now, recovered_from, is_closed })
     }
 
     /// Appends a command at a time.
@@ -88,6 +94,15 @@ impl SimulatedLog {
 impl EventLog for SimulatedLog {
     fn log_id(&self) -> LogId {
         self.log_id
+    }
+
+    fn recovered_from(&self) -> Option<LogId> {
+        *self.recovered_from.lock().unwrap()
+    }
+
+    fn recover_from(&self, lost: LogId) -> BoxFuture<'_, Result<(), LogError>> {
+        *self.recovered_from.lock().unwrap() = Some(lost);
+        async { Ok(()) }.boxed()
     }
 
     fn partitions(&self) -> u32 {
