@@ -8,7 +8,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use model::{Action, Change, Event, LogFold, LogId, Partition, Status, Timestamp, Verdict};
+use bytes::Bytes;
+use model::{Action, Change, Event, LogFold, LogId, Offset, Partition, Status, Timestamp, Verdict};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -78,24 +79,39 @@ fn python(bench: &Bench, packages: &Path, program: &str, input: &Value) -> Value
 
 /// The rows of each query among the statements.
 fn query(bench: &Bench, packages: &Path, statements: Vec<String>) -> Vec<Vec<Value>> {
-    let statements = [sql("DuckDB"), statements].concat();
+    let statements = [sql("DuckDB"), sql("What changed"), statements].concat();
     serde_json::from_value(python(bench, packages, DUCKDB, &json!(statements))).unwrap()
 }
 
-/// A record as the log's time orders it, over all partitions.
+/// A record as the log's time orders it, over all partitions; blanked where its scope was erased afterwards.
 struct Folded {
     log_time: Timestamp,
     event: Option<Event>,
     record: eventlog::Record,
 }
 
+/// The offset of the last erasure of each scope.
+fn last_erasures(bench: &Bench) -> BTreeMap<Bytes, Offset> {
+    let is_erasure = |record: &eventlog::Record| match schemas::decode(&record.value) {
+        Ok(Event::Command(command)) => command.action == Action::ScopeErased,
+        _ => false,
+    };
+    let erasures = bench.log.all().into_iter().filter(is_erasure);
+    erasures.map(|record| (record.key, record.offset)).collect()
+}
+
 fn in_order(bench: &Bench) -> Vec<Folded> {
     let mut times: BTreeMap<Partition, Timestamp> = BTreeMap::new();
     let mut all: Vec<Folded> = Vec::new();
+    let erased = last_erasures(bench);
     for record in bench.log.all() {
         let time = times.entry(record.partition).or_insert(Timestamp::EPOCH);
         *time = record.append_time.max(*time);
-        let event = schemas::decode(&record.value).ok();
+        let is_erased = erased.get(&record.key).is_some_and(|erasure| record.offset < *erasure);
+        let event = schemas::decode(&record.value).ok().map(|event| match event {
+            Event::Command(command) if is_erased => Event::Command(command.blanked()),
+            event => event,
+        });
         all.push(Folded { log_time: *time, event, record });
     }
     all.sort_by_key(|folded| folded.log_time);
@@ -121,7 +137,8 @@ fn expected(bench: &Bench) -> Expected {
         let applied = fold.apply(place, record.append_time, &record.key, event.as_ref()).unwrap();
         let (Some(applied), Some(Event::Command(command))) = (applied, event) else { continue };
         let tenant = command.scope.tenant.to_string();
-        if !applied.changes.is_empty() {
+        let is_erasure = command.action == Action::ScopeErased;
+        if is_erasure || !applied.changes.is_empty() {
             let scopes =
                 fold.scopes.values().filter(|s| s.scope.key.tenant == command.scope.tenant);
             let sum = |sum: (u64, u64), heading: &model::Heading| {
@@ -256,7 +273,7 @@ fn check_figures(bench: &Bench, packages: &Path, expected: &Expected) {
     assert!(expected.pushes.values().any(|(repeated, _)| *repeated > 0));
 }
 
-/// Before, within and after the restore of 2026-01-12, 15:30; and as the document has it.
+/// Before, within and after the restore of 2026-01-12, 15:30, and the erasure of 2026-01-15; and as the document has it.
 fn check_moments(bench: &Bench, packages: &Path) {
     let document = "2026-01-12T12:00:00Z";
     let moments = [
@@ -265,6 +282,8 @@ fn check_moments(bench: &Bench, packages: &Path) {
         "2026-01-06T00:00:00Z",
         "2026-01-12T15:30:00Z",
         "2026-01-12T16:00:00Z",
+        "2026-01-15T15:00:00Z",
+        "2026-01-16T00:00:00Z",
         "2026-01-20T00:00:00Z",
     ];
     let blocks = sql("Messages as of a date");

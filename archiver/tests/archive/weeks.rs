@@ -1,4 +1,4 @@
-//! Weeks of log: a team at work, a real history where it is there, whatever else happens, and a restore.
+//! Weeks of log: a team at work, a real history where it is there, whatever else happens, a restore and an erasure.
 
 use std::{
     collections::BTreeSet,
@@ -25,6 +25,7 @@ use crate::{
 
 pub(crate) const TEAM: &str = "acme/team/web";
 const HISTORY: &str = "oss/team/axum";
+const EVE: &str = "acme/user/eve";
 /// Its names have what is escaped in paths.
 const ODD: &str = "a:b/user/ann@x|y+z";
 /// When something happens: hours of three weeks.
@@ -43,10 +44,10 @@ const HOURS: [&str; 2] = ["10", "15"];
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// An archive of three weeks, from Tuesday, 2025-12-30, to Monday, 2026-01-19; on 2026-01-12 a team is restored as it
-/// was on 2026-01-06.
+/// was on 2026-01-06, on 2026-01-15 a user has all erased.
 pub(crate) async fn three_weeks() -> Bench {
     let bench = Bench::new(2);
-    let streams = [a_team_at_work(), a_history(), whatever(), odd_names()];
+    let streams = [a_team_at_work(), a_history(), whatever(), odd_names(), a_user_who_leaves()];
     let mut log: Vec<(Timestamp, Command)> = streams.into_iter().flat_map(spread).collect();
     log.sort_by_key(|(time, _)| *time);
     let restore = at("2026-01-12T15:30:00Z");
@@ -59,6 +60,7 @@ pub(crate) async fn three_weeks() -> Bench {
     tick(&bench, at("2026-01-20T00:00:00Z"));
     tick(&bench, at("2026-01-20T01:00:00Z"));
     running.during(bench.sealed()).await;
+    running.during(erased(&bench)).await;
     running.stop().await;
     bench
 }
@@ -100,6 +102,12 @@ async fn restored(bench: &Bench) {
         assert!(Instant::now() < deadline, "the restore has not come to its end");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until no table has what was erased.
+async fn erased(bench: &Bench) {
+    let is_done = |path: &String| path.contains("/erasures/") && path.ends_with("/tables");
+    bench.eventually("the erasure", async || bench.paths("manifests").iter().any(is_done)).await;
 }
 
 fn is_restored(value: &[u8]) -> bool {
@@ -155,6 +163,24 @@ fn whatever() -> Vec<Command> {
     let logs = random::unerased_logs(150).prop_filter("a long one", |log| log.len() > 100);
     let log = logs.new_tree(&mut runner).unwrap().current();
     log.into_iter().map(|(_, command)| command).collect()
+}
+
+/// Eve says a lot, edits some, deletes some, has all erased in the last but one of the days, and comes back.
+fn a_user_who_leaves() -> Vec<Command> {
+    let mut log = Vec::new();
+    for n in 0..36_u64 {
+        let id = |n: u64| Uuid::from_u128(u128::from(n));
+        let messages = match n % 6 {
+            5 => vec![json!({"id": id(n / 6), "deleted": true, "base_cursor": 3 * n})],
+            _ => vec![
+                json!({"id": id(n / 4), "type": "decision", "content": format!("a secret {n} é"), "base_cursor": 3 * n}),
+                say(&format!("another {}", n / 2)),
+            ],
+        };
+        log.push(push(EVE, "eve", &messages));
+    }
+    log[31] = command(EVE, "eve", Action::ScopeErased);
+    log
 }
 
 fn odd_names() -> Vec<Command> {
