@@ -281,6 +281,15 @@ impl Cache {
         }
     }
 
+    /// The log's time: that of the partition that is the furthest.
+    pub(crate) fn newest(&self, partitions: u32) -> Result<(Timestamp, Partition)> {
+        let mut newest = (Timestamp::EPOCH, Partition::new(0));
+        for partition in (0..partitions).map(Partition::new) {
+            newest = newest.max((self.state(partition)?.time, partition));
+        }
+        Ok(newest)
+    }
+
     pub(crate) fn read(&self) -> Result<View> {
         Ok(View { transaction: self.database.begin_read()? })
     }

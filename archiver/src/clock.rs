@@ -2,27 +2,32 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use model::Timestamp;
 
-/// How far a machine's clock is trusted to be ahead of the log's newest record, in microseconds: an idle partition
-/// gets a record every hour.
+/// How far a machine's clock is trusted to be ahead of the log's newest record, in microseconds. Where nothing comes to
+/// the log, it gets a tick before it is so old.
 const AHEAD_OF_LOG_MAX: i64 = 86_400_000_000;
+/// How old the newest record is before that, in microseconds.
+const OLD: i64 = AHEAD_OF_LOG_MAX / 2;
+/// For how long nothing must have come before that, by a clock that does not jump: one that jumped may be set back
+/// meanwhile, and where several archivers wait, one of them is enough.
+const QUIET: Duration = Duration::from_secs(3_600);
 
 /// Tells the time.
 #[derive(Clone)]
 pub struct Clock {
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    /// What deletes goes by the log's time if this clock is ahead of it by more.
-    ahead_of_log_max: Option<i64>,
+    /// If it may jump: how long nothing must come to a log before it is asked for its time.
+    jumps: Option<Duration>,
 }
 
 impl Clock {
     /// One that is right whatever the log says.
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self { now: Arc::new(now), ahead_of_log_max: None }
+        Self { now: Arc::new(now), jumps: None }
     }
 
     /// This machine's.
@@ -31,13 +36,14 @@ impl Clock {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
         })
-        .bounded()
+        .bounded(QUIET)
     }
 
-    /// One that may jump.
+    /// One that may jump: what deletes goes by the log's time if this is far ahead of it. A log that is quiet for so long
+    /// is asked for its time.
     #[must_use]
-    pub fn bounded(self) -> Self {
-        Self { ahead_of_log_max: Some(AHEAD_OF_LOG_MAX), ..self }
+    pub fn bounded(self, quiet: Duration) -> Self {
+        Self { jumps: Some(quiet), ..self }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -48,13 +54,25 @@ impl Clock {
     /// expire what is not over.
     pub(crate) fn now_by_log(&self, log_time: Timestamp) -> Timestamp {
         let now = self.now();
-        match self.ahead_of_log_max.map(|ahead| log_time.plus_micros(ahead)) {
-            // A log that has nothing yet says nothing, and nothing of it can be over.
-            Some(latest) if latest < now && log_time > Timestamp::EPOCH => {
-                tracing::warn!(%now, %log_time, "this clock is more than a day ahead of the log: expiring by the log's");
-                latest
-            }
-            _ => now,
+        let latest = log_time.plus_micros(AHEAD_OF_LOG_MAX);
+        // A log that has nothing yet says nothing, and nothing of it can be over.
+        if self.jumps.is_none() || log_time == Timestamp::EPOCH || latest >= now {
+            return now;
         }
+        tracing::warn!(
+            %now, %log_time,
+            "by this clock the log's newest record is more than a day old: expiring by the log's time until it has another"
+        );
+        latest
+    }
+
+    /// Whether a log that has been quiet for so long may be asked for its time.
+    pub(crate) fn may_ask(&self, quiet: Duration) -> bool {
+        self.jumps.is_some_and(|enough| quiet >= enough)
+    }
+
+    /// Whether its newest record is so old that it is to be asked.
+    pub(crate) fn is_old(&self, log_time: Timestamp) -> bool {
+        log_time > Timestamp::EPOCH && log_time.plus_micros(OLD) < self.now()
     }
 }

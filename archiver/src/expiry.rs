@@ -209,7 +209,7 @@ impl Expiry {
         told: &mut Told,
     ) -> Result<Summary, ArchiverError> {
         let needed = self.needed().await?;
-        let now = self.clock.now_by_log(self.log_time()?);
+        let now = self.clock.now_by_log(self.cache.newest(self.log.partitions())?.0);
         self.expire_tombstones(now, dry_run, told).await?;
         // What a lost log has left is over in its time too.
         let lineage = base::lineage(&self.archive, self.log.log_id()).await?;
@@ -535,15 +535,6 @@ impl Expiry {
             needed.extend(found.into_iter().flat_map(|found| found.objects).map(|o| o.path));
         }
         Ok(needed)
-    }
-
-    /// The log's time, of whichever partition is the furthest.
-    fn log_time(&self) -> Result<Timestamp, ArchiverError> {
-        let mut newest = Timestamp::EPOCH;
-        for partition in (0..self.log.partitions()).map(Partition::new) {
-            newest = newest.max(self.cache.state(partition)?.time);
-        }
-        Ok(newest)
     }
 
     /// Waits until the fold is where the log ends now.

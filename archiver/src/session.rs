@@ -103,16 +103,21 @@ impl Session<'_> {
         let mut compactions = Compactions::new(turn.clone());
         let mut erasures = Erasures::new(turn);
         let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
+        let mut quiet_since = Instant::now();
         self.ready.set_ready();
         while !shutdown.is_cancelled() {
             let records = tokio::select! {
                 () = shutdown.cancelled() => break,
                 read = reader.next(READ, READ_WAIT) => read?,
             };
+            if !records.is_empty() {
+                quiet_since = Instant::now();
+            }
             self.take_all(cache, &mut ticked, records).await?;
             forget_reached(&mut behind, cache)?;
             let is_current = |partition| !behind.contains_key(&partition);
             self.end_idle_hours(cache, &mut ticked, is_current).await?;
+            self.ask_for_time(cache, &mut quiet_since).await?;
             restores.execute(self.log, self.archive, cache, is_current).await?;
             compactions.go_on(self, cache).await?;
             erasures.go_on(self, cache).await?;
@@ -299,11 +304,36 @@ impl Session<'_> {
             let waited_for = ticked.get(&partition).is_some_and(|at| at.elapsed() < TICK_AGAIN);
             if (hour_is_over || day_is_over) && !waited_for {
                 ticked.insert(partition, Instant::now());
-                let value = schemas::encode(&Event::Tick);
-                let value = value.map_err(|error| ArchiverError::Unencodable(error.to_string()))?;
-                self.log.append_to(partition, Bytes::new(), Bytes::from(value)).await?;
+                self.tick(partition).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Nothing comes to any partition, and no hour waits for its end: a tick tells what time it is by the log's clock, which
+    /// is what expires goes by.
+    async fn ask_for_time(
+        &self,
+        cache: &Cache,
+        quiet_since: &mut Instant,
+    ) -> Result<(), ArchiverError> {
+        let clock = &self.upkeep.clock;
+        if !clock.may_ask(quiet_since.elapsed()) {
+            return Ok(());
+        }
+        let (time, partition) = cache.newest(self.log.partitions())?;
+        if clock.is_old(time) {
+            // Where the log's own clock stands still, or is behind, it is not asked again at once.
+            *quiet_since = Instant::now();
+            self.tick(partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn tick(&self, partition: Partition) -> Result<(), ArchiverError> {
+        let value = schemas::encode(&Event::Tick);
+        let value = value.map_err(|error| ArchiverError::Unencodable(error.to_string()))?;
+        self.log.append_to(partition, Bytes::new(), Bytes::from(value)).await?;
         Ok(())
     }
 }

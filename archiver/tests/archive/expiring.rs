@@ -25,6 +25,7 @@ use crate::{
     archiving::{a_day, at, tick},
     bench::{Bench, open},
     commands::{command, create, push, say},
+    heard::Warnings,
     reading::proves,
     unreliable::{Cause, Fails, Operation, Unreliable},
 };
@@ -443,8 +444,11 @@ async fn what_the_bucket_refuses_to_delete_keeps_nothing_else_from_expiring() {
 async fn a_clock_that_jumps_ahead_of_the_log_expires_nothing() {
     let mut bench = a_day_that_is_over().await;
     bench.may_jump = true;
-    let before = bench.objects();
+    let (before, records) = (bench.objects(), bench.log.all().len());
     let running = bench.start();
+    assert_eq!(summary(&running.expire(false).await), Summary::default());
+    // Asked for its time, the log has its own.
+    bench.eventually("the log is asked", async || bench.log.all().len() > records).await;
     assert_eq!(summary(&running.expire(false).await), Summary::default());
     assert_eq!(bench.objects(), before);
     // Once the log has come there too, it is over.
@@ -458,6 +462,48 @@ async fn a_clock_that_jumps_ahead_of_the_log_expires_nothing() {
     let said = running.expire(false).await;
     assert!(!over.is_empty() && over.is_subset(&gone(&said)), "{said:?}");
     running.stop().await;
+    is_well(&bench).await;
+}
+
+/// Nobody pushes any more: the log's time goes on all the same, by a tick now and then, and nobody doubts the clock.
+#[tokio::test]
+async fn on_an_idle_log_what_is_over_goes_at_its_time() {
+    let warnings = Warnings::default();
+    let _heard = tracing::subscriber::set_default(warnings.clone());
+    let mut bench = Bench::new(2);
+    bench.may_jump = true;
+    a_day(&bench);
+    let set_time = |now| {
+        bench.log.set_time(now);
+        bench.set_time(now);
+    };
+    let (mut now, over) = (at("2025-12-31T01:00:00Z"), at("2026-01-07T00:00:00Z"));
+    set_time(now);
+    let running = bench.start();
+    let other = bench.start_with("other", open(&bench.folder));
+    bench.sealed().await;
+    let (all, records) = (incrementals(&bench), bench.log.all().len());
+    assert!(!all.is_empty());
+    let newest = || bench.log.all().iter().map(|record| record.append_time).max().unwrap();
+    let mut steps = 0;
+    while now < over {
+        now = now.plus_micros(20 * 60 * MINUTE).min(over);
+        set_time(now);
+        steps += 1;
+        let fresh = now.plus_micros(-12 * 60 * MINUTE);
+        bench.eventually("the log's time goes on", async || newest() >= fresh).await;
+        running.expire(false).await;
+        assert_eq!(incrementals(&bench), all, "{now}");
+    }
+    set_time(over.plus_micros(1));
+    assert_eq!(gone(&running.expire(false).await), all);
+    running.stop().await;
+    other.stop().await;
+    // Both may ask at the same moment.
+    let ticks = bench.log.all().len() - records;
+    assert!(ticks <= 2 * steps, "{ticks} ticks in {steps} steps");
+    let warnings = warnings.all();
+    assert!(!warnings.iter().any(|warning| warning.contains("clock")), "{warnings:?}");
     is_well(&bench).await;
 }
 

@@ -21,6 +21,7 @@ mod erasing;
 mod expiring;
 mod gaps;
 mod gcs;
+mod heard;
 mod other_logs;
 mod reading;
 mod recovering;

@@ -52,6 +52,11 @@ impl SimulatedLog {
         Arc::new(Self { log_id, records, starts, now, recovered_from, is_closed })
     }
 
+    /// What time it is by the log from now on, for what archivers append.
+    pub(crate) fn set_time(&self, now: Timestamp) {
+        *self.now.lock().unwrap() = now;
+    }
+
     /// Appends a command at a time.
     pub(crate) fn at(&self, time: Timestamp, command: &Command) -> Place {
         let key = Bytes::from(command.scope.to_string());
