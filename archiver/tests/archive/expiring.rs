@@ -25,7 +25,7 @@ use crate::{
     archiving::{a_day, at, tick},
     bench::{Bench, open},
     commands::{command, create, push, say},
-    heard::Warnings,
+    heard::{Counters, Warnings},
     reading::proves,
     unreliable::{Cause, Fails, Operation, Unreliable},
 };
@@ -238,9 +238,11 @@ async fn a_dry_run_says_what_would_go_and_why_the_rest_stays_and_changes_nothing
     running.stop().await;
 }
 
-/// WF-CS-007 and 008: what is over goes, the newest full never; it is said once it is gone, and found no more.
+/// WF-CS-007 and 008: what is over goes, the newest full never; it is said and counted once it is gone, and found no more.
 #[tokio::test]
 async fn what_is_over_goes_and_is_said_and_is_not_found() {
+    let counters = Counters::default();
+    let _counting = metrics::set_default_local_recorder(&counters);
     let bench = a_day_that_is_over().await;
     let over = incrementals(&bench);
     let running = bench.start();
@@ -261,6 +263,9 @@ async fn what_is_over_goes_and_is_said_and_is_not_found() {
         })
         .collect();
     assert_eq!(expired.len(), over.len());
+    let counted = counters.by_label("context_sync_backups_expired_total");
+    let expected = [("full", 0), ("incremental", over.len() as u64), ("on_demand", 0)];
+    assert_eq!(counted, expected.map(|(label, count)| (label.to_owned(), count)).into());
     is_well(&bench).await;
     assert!(
         find(&bench, "acme/user/ann", BackupType::Incremental, "2025-12-30-10").await.is_none()
