@@ -14,8 +14,8 @@ const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 8 << 20 };
 pub struct ArchivedEnd {
     /// The offset after the last record.
     pub next: Offset,
-    /// The last record; `None` if there is none, or its events have expired. Of one that was erased, the value is not the
-    /// log's.
+    /// The last record; `None` if there is none, or somebody deleted the events, which never expire. Of one that was
+    /// erased, the value is not the log's.
     pub last: Option<Record>,
 }
 
@@ -41,7 +41,7 @@ impl ArchivedEnd {
         loop {
             match archived.next(READ).await.map(|mut records| records.pop()) {
                 Ok(Some(last)) => end.last = Some(last),
-                // A segment whose hour was sealed meanwhile, or events that have expired.
+                // A segment whose hour was sealed meanwhile, or events that somebody deleted.
                 Ok(None) | Err(ArchiveError::NotFound { .. }) => break,
                 Err(error) => return Err(error),
             }
