@@ -9,6 +9,7 @@ use archive::{
     manifest::Reference,
     object::Object,
     path,
+    period::Hour,
 };
 use bytes::Bytes;
 use eventlog::{EventLog, ReadLimit, Record};
@@ -39,10 +40,13 @@ const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 2 << 20 };
 const PARTITIONS_AT_ONCE: usize = 2;
 /// How long to wait for records before looking whether an idle partition's hour is over.
 const READ_WAIT: Duration = Duration::from_millis(500);
-/// How long a tick is waited for before another is appended.
+/// How long an hour is left to a tick to end it, before another is appended: the log's clock may be behind.
 const TICK_AGAIN: Duration = Duration::from_secs(10);
 /// How long after an hour's end by this clock it is ended by a tick: others' clocks may differ.
 const TICK_AFTER_MICROS: i64 = 1_000_000;
+
+/// The hour that was open in a partition when the last tick was appended to it, and when that was.
+type Ticked = BTreeMap<Partition, (Option<Hour>, Instant)>;
 
 /// What a session works with.
 pub(crate) struct Session<'a> {
@@ -102,7 +106,7 @@ impl Session<'_> {
         let turn = TablesTurn::default();
         let mut compactions = Compactions::new(turn.clone());
         let mut erasures = Erasures::new(turn);
-        let mut ticked: BTreeMap<Partition, Instant> = BTreeMap::new();
+        let mut ticked = Ticked::new();
         let mut quiet_since = Instant::now();
         self.ready.set_ready();
         while !shutdown.is_cancelled() {
@@ -113,7 +117,7 @@ impl Session<'_> {
             if !records.is_empty() {
                 quiet_since = Instant::now();
             }
-            self.take_all(cache, &mut ticked, records).await?;
+            self.take_all(cache, records).await?;
             forget_reached(&mut behind, cache)?;
             let is_current = |partition| !behind.contains_key(&partition);
             self.end_idle_hours(cache, &mut ticked, is_current).await?;
@@ -225,11 +229,9 @@ impl Session<'_> {
     async fn take_all(
         &self,
         cache: &Arc<Cache>,
-        ticked: &mut BTreeMap<Partition, Instant>,
         records: Vec<Record>,
     ) -> Result<(), ArchiverError> {
         let parts = by_partition(records);
-        ticked.retain(|partition, _| !parts.contains_key(partition));
         let taken =
             parts.into_iter().map(|(partition, records)| self.take(cache, partition, records));
         let taken: Vec<_> =
@@ -287,7 +289,7 @@ impl Session<'_> {
     async fn end_idle_hours(
         &self,
         cache: &Cache,
-        ticked: &mut BTreeMap<Partition, Instant>,
+        ticked: &mut Ticked,
         is_current: impl Fn(Partition) -> bool,
     ) -> Result<(), ArchiverError> {
         let now = self.upkeep.clock.now();
@@ -301,9 +303,11 @@ impl Session<'_> {
                 state.hour_is_used && state.hour.is_some_and(|hour| is_over(length.end(hour)));
             let day_is_over = state.day_is_used
                 && state.day.is_some_and(|day| is_over(length.midnight(day.next())));
-            let waited_for = ticked.get(&partition).is_some_and(|at| at.elapsed() < TICK_AGAIN);
+            let waited_for = ticked
+                .get(&partition)
+                .is_some_and(|(hour, at)| *hour == state.hour && at.elapsed() < TICK_AGAIN);
             if (hour_is_over || day_is_over) && !waited_for {
-                ticked.insert(partition, Instant::now());
+                ticked.insert(partition, (state.hour, Instant::now()));
                 self.tick(partition).await?;
             }
         }

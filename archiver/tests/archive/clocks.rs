@@ -1,16 +1,19 @@
 //! Clocks that jump: log time is the running maximum of append times, so no hour ends twice.
 
+use std::time::Instant;
+
 use archive::{
     history::Names,
+    path,
     verify::{Sample, verify},
 };
 use eventlog::EventLog;
-use model::{Partition, Timestamp};
+use model::{Action, BackupId, Partition, Timestamp};
 
 use crate::{
     archiving::{at, tick},
     bench::Bench,
-    commands::{push, say},
+    commands::{command, push, say},
 };
 
 /// Pushes at these times, then archives; the names of the hours.
@@ -59,4 +62,26 @@ async fn a_clock_that_jumps_ahead_ends_the_hour_and_begins_a_long_one() {
         at("2126-01-05T10:00:00Z"),
     ];
     assert_eq!(hours(&times).await, ["2025-12-30-10", "2125-12-30-10", "2126-01-05-10"]);
+}
+
+/// The log's clock is far behind the archiver's: no tick ends the hour, and not many are tried.
+#[tokio::test]
+async fn a_log_whose_clock_is_behind_is_not_filled_with_ticks() {
+    let bench = Bench::new(1);
+    let (open, ann) = (at("2025-12-30T10:00:00Z"), "acme/user/ann");
+    bench.log.set_time(open);
+    bench.set_time(at("2025-12-30T12:00:00Z"));
+    let begun = Instant::now();
+    let running = bench.start();
+    // As many times as this it has read, and looked for what is over.
+    for number in 0..20 {
+        let backup = BackupId(uuid::Uuid::from_u128(number));
+        bench.log.at(open, &command(ann, "ann", Action::BackupRequested { backup }));
+        let manifest = path::on_demand_manifest(bench.log.log_id(), Partition::new(0), backup);
+        bench.written(&manifest).await;
+    }
+    running.stop().await;
+    let ticks = bench.log.all().iter().filter(|record| record.key.is_empty()).count();
+    let most = 1 + begun.elapsed().as_secs() as usize / 10;
+    assert!((1..=most).contains(&ticks), "{ticks} ticks");
 }
