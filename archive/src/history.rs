@@ -116,6 +116,11 @@ impl Names {
         self.compactions.iter().map(|name| self.path(COMPACTION, name))
     }
 
+    /// The paths of the manifests that list backups.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> + '_ {
+        self.hours().chain(self.fulls()).chain(self.on_demand())
+    }
+
     /// The path of the manifest that lists the backup with this object first, if it is one of these.
     pub fn manifest_of(&self, object: &str) -> Option<String> {
         let mut parts = object.rsplit('/');

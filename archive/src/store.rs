@@ -218,7 +218,13 @@ impl Archive {
 
     /// An object's bytes, as they come.
     pub async fn stream(&self, path: &str) -> Result<ObjectStream, ArchiveError> {
-        let got = self.store.get(&parse(path)?).await?;
+        let got = match self.store.get(&parse(path)?).await.map_err(ArchiveError::from) {
+            // A directory says where on the disk.
+            Err(ArchiveError::NotFound { .. }) => {
+                return Err(ArchiveError::NotFound { path: path.to_owned() });
+            }
+            got => got?,
+        };
         Ok(got.into_stream().map_err(ArchiveError::from).boxed())
     }
 

@@ -206,6 +206,8 @@ struct Verifier<'a> {
     listed: BTreeSet<String>,
     /// The objects of the partition that retention has deleted, or is about to, and the record that says so.
     expired: HashMap<String, String>,
+    /// The records that were read.
+    expired_records: HashSet<String>,
     /// What took the place of tables, by the hashes of those.
     redactions: HashMap<Sha256Hex, Redaction>,
     /// The fulls of which something is left for a fold to go on from, by their hashes.
@@ -239,6 +241,7 @@ impl<'a> Verifier<'a> {
             stored: BTreeMap::new(),
             listed: BTreeSet::new(),
             expired: HashMap::new(),
+            expired_records: HashSet::new(),
             redactions: HashMap::new(),
             left: HashSet::new(),
             fingerprints: BTreeMap::new(),
@@ -299,7 +302,7 @@ impl<'a> Verifier<'a> {
             step();
         }
         self.check_placed(names, &chain.placed);
-        self.check_expired();
+        self.check_expired(log, partition, names).await?;
         for (path, compaction) in &compactions {
             self.compaction(path, compaction, &chain).await?;
         }
@@ -403,10 +406,9 @@ impl<'a> Verifier<'a> {
                 self.problem(path, format!("its hours have {total} rows together"));
             }
             let Some(file) = file else { continue };
-            let file = &self.current(file);
-            if self.is_to_be_read(&file.path, file.size_bytes) {
-                let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
-                self.table(file, fetched, &rows)?;
+            if let Some(file) = self.table_to_be_read(file).await? {
+                let (file, fetched) = self.fetch_table(file).await?;
+                self.table(&file, fetched, &rows)?;
             }
         }
         Ok(())
@@ -452,7 +454,7 @@ impl<'a> Verifier<'a> {
         let is_new = self.listed.insert(backup.path.clone());
         if is_new {
             self.report.backups += 1;
-            self.backup(&backup).await?;
+            self.backup(header, &backup).await?;
         }
         let before = chain.heads.get(&line.scope).copied().unwrap_or_default();
         if kind == Kind::Hour && backup.cursor_first != before.next() {
@@ -531,17 +533,13 @@ impl<'a> Verifier<'a> {
         if !is_there && self.is_compacted(file, hour, chain).await? {
             return Ok(());
         }
-        let original = file;
-        let file = &self.current(file);
-        if !self.is_to_be_read(&file.path, file.size_bytes) {
-            return Ok(());
-        }
-        let fetched = self.archive.fetch_checked(&file.path, &file.sha256).await;
+        let Some(current) = self.table_to_be_read(file).await? else { return Ok(()) };
+        let (current, fetched) = self.fetch_table(current).await?;
         let is_missing = matches!(fetched, Err(ArchiveError::NotFound { .. }));
-        if is_missing && self.is_compacted(original, hour, chain).await? {
+        if is_missing && self.is_compacted(file, hour, chain).await? {
             return Ok(());
         }
-        self.table(file, fetched, &[(hour.first_offset..hour.next_offset, file.rows)])
+        self.table(&current, fetched, &[(hour.first_offset..hour.next_offset, current.rows)])
     }
 
     async fn is_compacted(
@@ -574,11 +572,17 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    async fn backup(&mut self, backup: &BackupObject) -> Result<(), ArchiveError> {
+    async fn backup(&mut self, of: &Header, backup: &BackupObject) -> Result<(), ArchiveError> {
         if !self.is_to_be_read(&backup.path, backup.size_bytes) {
             return Ok(());
         }
         let fetched = self.archive.fetch_checked(&backup.path, &backup.sha256).await;
+        let is_missing = matches!(fetched, Err(ArchiveError::NotFound { .. }));
+        if is_missing && self.has_expired_since(of, &backup.path).await? {
+            self.report.objects_read -= 1;
+            self.report.expired += 1;
+            return Ok(());
+        }
         let Some(object) = self.keep(fetched)? else { return Ok(()) };
         let checked = check_lines(object, backup);
         self.keep(checked)?;

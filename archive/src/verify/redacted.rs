@@ -6,7 +6,9 @@ use crate::{
     error::ArchiveError,
     history::FoundBackup,
     manifest::TableFile,
-    message_line, path,
+    message_line,
+    object::Object,
+    path,
     redaction::{self, Redaction},
     verify::Verifier,
 };
@@ -30,15 +32,60 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// The table to be read in the place of one that a manifest lists.
-    pub(super) fn current(&mut self, listed: &TableFile) -> TableFile {
-        let mut current = listed;
-        while let Some(redaction) = self.redactions.get(&current.sha256) {
-            current = &redaction.new;
+    /// The table to be read in the place of one that a manifest lists, if it is its turn.
+    pub(super) async fn table_to_be_read(
+        &mut self,
+        listed: &TableFile,
+    ) -> Result<Option<TableFile>, ArchiveError> {
+        let current = self.current(listed).await?;
+        // What took another's place may have come since the objects were listed: then reading it shows whether it is there.
+        if current != *listed && !self.stored.contains_key(&current.path) {
+            self.stored.insert(current.path.clone(), current.size_bytes);
+            self.is_to_be_read(&current.path, current.size_bytes);
+            return Ok(Some(current));
         }
-        let current = current.clone();
+        let is_its_turn = self.is_to_be_read(&current.path, current.size_bytes);
+        Ok(is_its_turn.then_some(current))
+    }
+
+    async fn current(&mut self, listed: &TableFile) -> Result<TableFile, ArchiveError> {
+        let mut current = listed.clone();
+        loop {
+            while let Some(redaction) = self.redactions.get(&current.sha256) {
+                current = redaction.new.clone();
+            }
+            let is_there = self.stored.contains_key(&current.path);
+            if is_there || !self.is_redacted_since(&current).await? {
+                break;
+            }
+        }
         self.report.redacted += u64::from(current != *listed);
-        current
+        Ok(current)
+    }
+
+    /// Whether another one took a table's place since the records were read.
+    async fn is_redacted_since(&mut self, table: &TableFile) -> Result<bool, ArchiveError> {
+        let found = redaction::find(self.archive, table).await;
+        let Some(redaction) = self.keep(found)?.flatten() else { return Ok(false) };
+        self.listed.insert(redaction.new.path.clone());
+        self.redactions.insert(table.sha256.clone(), redaction);
+        Ok(true)
+    }
+
+    /// Fetches a table, or what took its place meanwhile.
+    pub(super) async fn fetch_table(
+        &mut self,
+        mut table: TableFile,
+    ) -> Result<(TableFile, Result<Object, ArchiveError>), ArchiveError> {
+        loop {
+            let fetched = self.archive.fetch_checked(&table.path, &table.sha256).await;
+            let is_missing = matches!(fetched, Err(ArchiveError::NotFound { .. }));
+            if !is_missing || !self.is_redacted_since(&table).await? {
+                return Ok((table, fetched));
+            }
+            self.report.redacted += 1;
+            table = self.redactions[&table.sha256].new.clone();
+        }
     }
 
     /// It has no content, and comes to the state that the full showed.

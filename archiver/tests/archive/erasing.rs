@@ -24,6 +24,7 @@ use crate::{
     reading::proves,
     recovering::archive_all,
     unreliable::{Cause, Fails, Operation, Unreliable},
+    verifying::{files, is_well_meanwhile},
 };
 
 const ANN: &str = "acme/user/ann";
@@ -37,6 +38,11 @@ fn secret(number: u32) -> serde_json::Value {
 
 /// Two days of secrets, backups of all kinds, an erasure on the third, and what comes after. The offset of the erasure.
 fn a_story(bench: &Bench) -> u64 {
+    secrets(bench);
+    an_erasure(bench)
+}
+
+fn secrets(bench: &Bench) {
     let log = &bench.log;
     for (number, time) in
         [(0, "2025-12-30T10:00:00Z"), (1, "2025-12-30T11:00:00Z"), (2, "2025-12-31T09:00:00Z")]
@@ -46,9 +52,13 @@ fn a_story(bench: &Bench) -> u64 {
     }
     let backup = BackupId(Uuid::from_u128(9));
     log.at(at("2025-12-31T09:10:00Z"), &command(ANN, "ann", Action::BackupRequested { backup }));
+    log.at(at("2026-01-01T09:00:00Z"), &push(ANN, "ann", &[secret(3)]));
+}
+
+fn an_erasure(bench: &Bench) -> u64 {
+    let log = &bench.log;
     let day = "2026-01-01T";
     let on = |time: &str| at(&format!("{day}{time}Z"));
-    log.at(on("09:00:00"), &push(ANN, "ann", &[secret(3)]));
     log.at(
         on("10:00:00"),
         &command(BOB, "bob", Action::BackupRequested { backup: BackupId(Uuid::from_u128(10)) }),
@@ -122,6 +132,22 @@ async fn done(bench: &Bench, erased: u64) {
             is_there(ErasedFrom::Backups) && is_there(ErasedFrom::Tables)
         })
         .await;
+}
+
+/// Backups and tables go while they are verified.
+#[tokio::test]
+async fn what_is_erased_while_it_is_verified_is_no_problem() {
+    let bench = Bench::new(1);
+    secrets(&bench);
+    archive_all(&bench, "cache").await;
+    let before = files(&bench);
+    let erased = an_erasure(&bench);
+    let mut running = bench.start();
+    running.during(done(&bench, erased)).await;
+    running.during(bench.sealed()).await;
+    running.stop().await;
+    let report = is_well_meanwhile(&bench, &before).await;
+    assert!(report.redacted > 0 && report.expired > 0, "{report:?}");
 }
 
 /// What the newest backup of a scope shows, and that it is what the log folds to.

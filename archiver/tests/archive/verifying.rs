@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     archiving::{a_day, at, tick},
-    bench::Bench,
+    bench::{Bench, Running},
     commands::{command, push, say},
 };
 
@@ -130,6 +130,22 @@ async fn what_no_manifest_lists_is_an_orphan() {
 
 /// All that an archive can have: three days, a full that is carried on, a backup on demand, what has expired.
 async fn everything() -> Bench {
+    let (bench, running) = three_days().await;
+    expire(&bench, running).await;
+    let report = report(&bench).await;
+    assert_eq!((report.problems, report.orphans), (vec![], vec![]));
+    assert_eq!((report.expired, report.backups), (4, 4 + 3 + 4), "the first day's incrementals");
+    bench
+}
+
+async fn expire(bench: &Bench, running: Running) {
+    bench.set_time(at("2026-01-07T12:00:00Z"));
+    running.expire(false).await;
+    running.stop().await;
+}
+
+/// Archived, before anything has expired.
+async fn three_days() -> (Bench, Running) {
     let bench = Bench::new(1);
     a_day(&bench);
     let backup = BackupId(uuid::Uuid::from_u128(9));
@@ -141,13 +157,72 @@ async fn everything() -> Bench {
     tick(&bench, at("2026-01-02T01:00:00Z"));
     let running = bench.start();
     bench.sealed().await;
-    bench.set_time(at("2026-01-07T12:00:00Z"));
-    running.expire(false).await;
-    running.stop().await;
-    let report = report(&bench).await;
-    assert_eq!((report.problems, report.orphans), (vec![], vec![]));
-    assert_eq!((report.expired, report.backups), (4, 4 + 3 + 4), "the first day's incrementals");
-    bench
+    (bench, running)
+}
+
+/// Every object of an archive in a folder.
+pub(crate) fn files(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    let read = |name: String| (name.clone(), fs::read(bench.folder.join(name)).unwrap());
+    bench.names().into_iter().map(read).collect()
+}
+
+/// What came is there before what went is gone.
+fn become_these(bench: &Bench, files: &BTreeMap<String, Vec<u8>>) {
+    for (name, bytes) in files {
+        let path = bench.folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    for name in bench.names().into_iter().filter(|name| !files.contains_key(name)) {
+        fs::remove_file(bench.folder.join(name)).unwrap();
+    }
+}
+
+/// Whichever manifest is being read when an archive becomes what it is now from what it was: no problem. Gives what the
+/// verification found where all were still to be read.
+pub(crate) async fn is_well_meanwhile(bench: &Bench, before: &BTreeMap<String, Vec<u8>>) -> Report {
+    let after = files(bench);
+    let (mut first, mut of) = (None, 1);
+    for moment in 1.. {
+        become_these(bench, before);
+        let change = |done, total| {
+            of = total;
+            if done == moment {
+                become_these(bench, &after);
+            }
+        };
+        let report = verify(&bench.archive, Sample::ALL, change).await.unwrap();
+        assert_eq!(report.problems, [], "at manifest {moment} of {of}");
+        first.get_or_insert(report);
+        if moment == of {
+            break;
+        }
+    }
+    first.unwrap()
+}
+
+/// The archiver's cleanup does not wait for a verification, which takes hours.
+#[tokio::test]
+async fn what_expires_meanwhile_is_no_problem() {
+    let (bench, running) = three_days().await;
+    let before = files(&bench);
+    expire(&bench, running).await;
+    let report = is_well_meanwhile(&bench, &before).await;
+    assert_eq!(report.expired, 4);
+}
+
+/// What goes meanwhile without a record is missed as ever.
+#[tokio::test]
+async fn what_goes_missing_meanwhile_is_named() {
+    let bench = archived().await;
+    let (name, path) = path_with(&bench, "teams/web/incremental");
+    let report = verify(&bench.archive, Sample::ALL, |done, _| {
+        if done == 1 {
+            fs::remove_file(&path).unwrap();
+        }
+    });
+    let problems = report.await.unwrap().problems;
+    assert_eq!(problems.iter().map(|p| &p.path).collect::<Vec<_>>(), [&name], "{problems:?}");
 }
 
 /// What an object is, so that the matrix shows that it has each kind.
