@@ -97,7 +97,7 @@ async fn a_fault_that_lasts_is_said_and_leaves_nothing_behind() {
     let bucket = Bucket::new().await;
     let Bucket { front, archive, .. } = &bucket;
     let content = bytes(LARGE, 3);
-    for fault in [Fault::Status(503), Fault::Closed] {
+    for fault in [Fault::Status(429), Fault::Status(503), Fault::Closed] {
         front.misbehave(move |parts| writes(parts).then_some(fault));
         let error = archive.create("a/b", &mut object(archive, &content)).await.unwrap_err();
         assert!(matches!(error, ArchiveError::Unavailable(_)), "{error}");
