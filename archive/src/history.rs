@@ -496,12 +496,12 @@ impl StateReader {
     }
 }
 
-fn next_message(lines: &mut Lines) -> Result<Option<Message>, ArchiveError> {
+pub(crate) fn next_message(lines: &mut Lines) -> Result<Option<Message>, ArchiveError> {
     let Some(line) = lines.next_line()? else { return Ok(None) };
     message_line::read(&line).map(Some).map_err(|problem| lines.problem(&problem))
 }
 
-fn check_content(lines: &Lines, expected: &Sha256Hex) -> Result<(), ArchiveError> {
+pub(crate) fn check_content(lines: &Lines, expected: &Sha256Hex) -> Result<(), ArchiveError> {
     if lines.content_sha256() == *expected {
         Ok(())
     } else {

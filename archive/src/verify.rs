@@ -1,5 +1,6 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
+mod course;
 mod expired;
 mod place;
 mod redacted;
@@ -9,6 +10,7 @@ mod values;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Range,
+    sync::Arc,
 };
 
 use model::{Cursor, LogId, Offset, Partition, ScopeKey, Timestamp};
@@ -26,6 +28,7 @@ use crate::{
     store::Archive,
     table,
 };
+use course::Course;
 use place::Placed;
 
 /// Which of the objects are read whole: all, or one part of several, so that as many runs read everything.
@@ -222,10 +225,10 @@ struct Verifier<'a> {
 struct Chain {
     previous: Option<(Reference, Header)>,
     heads: HashMap<ScopeKey, Cursor>,
-    /// Of each scope, the newest hour with a backup.
-    newest: HashMap<ScopeKey, FoundBackup>,
-    /// The objects of each scope's state.
-    states: HashMap<ScopeKey, Vec<BackupObject>>,
+    /// What each scope came to since its last full.
+    courses: HashMap<ScopeKey, Course>,
+    /// An hour is missing or wrong: what scopes come to is not known up to the next full.
+    is_broken: bool,
     /// The hours by the paths of their manifests.
     hours: HashMap<String, (Sha256Hex, Header)>,
     /// The hours' files that are in their days'.
@@ -313,8 +316,8 @@ impl<'a> Verifier<'a> {
             self.report.until.push(Until { log_id: log, partition, hour, next_offset });
         }
         self.segments(log, partition, sealed).await?;
-        for found in chain.newest.into_values() {
-            self.state(&found).await?;
+        for course in chain.courses.into_values() {
+            self.course(course).await?;
         }
         Ok(())
     }
@@ -328,8 +331,11 @@ impl<'a> Verifier<'a> {
         let Some(mut reader) = self.keep(read)? else { return Ok(()) };
         let header = reader.header.clone();
         self.check_place(path, &header);
-        if header.kind == Kind::Hour {
-            self.check_chain(path, &header, chain);
+        if header.kind == Kind::Hour && !self.goes_on(path, &header, chain) {
+            chain.is_broken = true;
+            for course in std::mem::take(&mut chain.courses).into_values() {
+                self.course(course).await?;
+            }
         }
         self.gaps(&header);
         if let Some(file) = &header.commands {
@@ -339,11 +345,15 @@ impl<'a> Verifier<'a> {
         for file in [&header.events, &header.messages].into_iter().flatten() {
             self.hour_table(file, &header, chain).await?;
         }
+        if header.kind == Kind::Full {
+            chain.is_broken = false;
+        }
+        let shared: Arc<str> = path.into();
         loop {
             let next = reader.next_scope();
             let Some(Some(line)) = self.keep(next)? else { break };
             self.check_line(path, &header, &line, chain);
-            self.scope(path, &reference, &header, line, chain).await?;
+            self.scope(&shared, &reference, &header, line, chain).await?;
         }
         self.check_lines_seen(path, &header, &mut chain.placed);
         chain.placed.push(path, &reference, &header);
@@ -425,7 +435,9 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn check_chain(&mut self, path: &str, header: &Header, chain: &Chain) {
+    /// Whether an hour goes on from the one before it.
+    fn goes_on(&mut self, path: &str, header: &Header, chain: &Chain) -> bool {
+        let problems = self.report.problems.len();
         let before = chain.previous.as_ref();
         if header.previous.as_ref() != before.map(|(reference, _)| reference) {
             let problem =
@@ -439,17 +451,21 @@ impl<'a> Verifier<'a> {
             let found = header.first_offset;
             self.problem(path, format!("it begins at offset {found}, not at {expected}"));
         }
+        self.report.problems.len() == problems
     }
 
     async fn scope(
         &mut self,
-        path: &str,
+        path: &Arc<str>,
         manifest: &Reference,
         header: &Header,
         line: ScopeLine,
         chain: &mut Chain,
     ) -> Result<(), ArchiveError> {
         let kind = header.kind;
+        if kind == Kind::Hour && !chain.is_broken {
+            self.hour_of_course(path, &line, chain).await?;
+        }
         let Some(backup) = line.backup.clone() else { return Ok(()) };
         let is_new = self.listed.insert(backup.path.clone());
         if is_new {
@@ -467,37 +483,45 @@ impl<'a> Verifier<'a> {
                 format!("{} ends at {}, its head is {}", line.scope, backup.cursor_last, line.head);
             self.problem(path, problem);
         }
-        let objects = match kind {
+        match kind {
             Kind::Hour => {
-                let objects = chain.states.entry(line.scope.clone()).or_default();
-                objects.push(backup.clone());
-                objects.retain(|object| object.cursor_last >= line.erased);
-                objects.clone()
+                chain.heads.insert(line.scope, line.head);
             }
             Kind::Full => {
                 if path::is_taken_up(name(path)) {
                     chain.heads.insert(line.scope.clone(), line.head);
                 }
-                chain.states.insert(line.scope.clone(), vec![backup.clone()]);
-                vec![backup.clone()]
+                let course = Course::of_full(path, &line, !is_new);
+                if let Some(before) = chain.courses.insert(line.scope.clone(), course) {
+                    self.course(before).await?;
+                }
+                if is_new && self.left.contains(&backup.sha256) {
+                    self.what_is_left(&line, &backup.sha256).await?;
+                }
             }
-            Kind::OnDemand | Kind::Compaction => vec![backup.clone()],
-        };
-        let scope = line.scope.clone();
-        let (hour_length, manifest) = (header.period_seconds, manifest.clone());
-        let found = FoundBackup { line, hour_length, backup, objects, manifest };
-        match kind {
-            Kind::Hour => {
-                chain.heads.insert(scope.clone(), found.line.head);
-                chain.newest.insert(scope, found);
+            Kind::OnDemand | Kind::Compaction => {
+                let (hour_length, manifest) = (header.period_seconds, manifest.clone());
+                let objects = vec![backup.clone()];
+                self.state(&FoundBackup { line, hour_length, backup, objects, manifest }).await?;
             }
-            Kind::Full if is_new && self.left.contains(&found.backup.sha256) => {
-                self.what_is_left(&found).await?;
-            }
-            Kind::Full if is_new => self.state(&found).await?,
-            Kind::Full => {}
-            Kind::OnDemand | Kind::Compaction => self.state(&found).await?,
         }
+        Ok(())
+    }
+
+    /// An hour of a scope. Of what came before an erasure nothing is left, nor needed.
+    async fn hour_of_course(
+        &mut self,
+        path: &Arc<str>,
+        line: &ScopeLine,
+        chain: &mut Chain,
+    ) -> Result<(), ArchiveError> {
+        let before = chain.heads.get(&line.scope).copied().unwrap_or_default();
+        if line.erased > before
+            && let Some(erased) = chain.courses.remove(&line.scope)
+        {
+            self.course(erased).await?;
+        }
+        chain.courses.entry(line.scope.clone()).or_default().push(path, line);
         Ok(())
     }
 
@@ -594,21 +618,22 @@ impl<'a> Verifier<'a> {
             return Ok(());
         }
         let read = read_state(self.archive, found).await;
-        // What is missing or damaged was found with the objects.
-        let is_new =
-            |problem: &Problem| !self.report.problems.iter().any(|p| p.path == problem.path);
         match read {
             Ok(()) => self.report.states_read += 1,
             Err(ArchiveError::Damaged { path, damage }) => {
-                let problem = Problem { path, problem: damage.to_string() };
-                if is_new(&problem) {
-                    self.report.problems.push(problem);
-                }
+                self.problem_of_state(path, damage.to_string());
             }
             Err(ArchiveError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// What is missing or damaged was found with the objects.
+    fn problem_of_state(&mut self, path: String, problem: String) {
+        if !self.report.problems.iter().any(|known| known.path == path) {
+            self.report.problems.push(Problem { path, problem });
+        }
     }
 
     fn finish(self) -> Report {

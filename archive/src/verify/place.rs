@@ -11,7 +11,7 @@ use crate::{
     object::Sha256Hex,
     path,
     period::{Day, HourLength},
-    verify::{Chain, Verifier, name},
+    verify::{Chain, Verifier, course::Course, name},
 };
 
 /// The manifests of a partition that were read.
@@ -173,7 +173,7 @@ impl Verifier<'_> {
         let object = &backup.path;
         let is_carried = header.kind == Kind::Full && self.listed.contains(object);
         if is_carried {
-            let full = chain.states.get(scope).and_then(|objects| objects.first());
+            let full = chain.courses.get(scope).and_then(Course::first);
             if full != Some(backup) {
                 self.problem(path, format!("it lists {object} otherwise than a full before it"));
             }

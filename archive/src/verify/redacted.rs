@@ -4,10 +4,9 @@ use model::Digest;
 
 use crate::{
     error::ArchiveError,
-    history::FoundBackup,
-    manifest::TableFile,
+    manifest::{ScopeLine, TableFile},
     message_line,
-    object::Object,
+    object::{Object, Sha256Hex},
     path,
     redaction::{self, Redaction},
     verify::Verifier,
@@ -89,14 +88,18 @@ impl Verifier<'_> {
     }
 
     /// It has no content, and comes to the state that the full showed.
-    pub(super) async fn what_is_left(&mut self, found: &FoundBackup) -> Result<(), ArchiveError> {
-        let path = path::redacted_full(&found.backup.sha256);
-        let read = self.read_what_is_left(found, &path).await;
+    pub(super) async fn what_is_left(
+        &mut self,
+        full: &ScopeLine,
+        sha256: &Sha256Hex,
+    ) -> Result<(), ArchiveError> {
+        let path = path::redacted_full(sha256);
+        let read = self.read_what_is_left(full, &path).await;
         self.keep(read)?;
         Ok(())
     }
 
-    async fn read_what_is_left(&self, found: &FoundBackup, path: &str) -> Result<(), ArchiveError> {
+    async fn read_what_is_left(&self, full: &ScopeLine, path: &str) -> Result<(), ArchiveError> {
         let mut lines = self.archive.fetch(path).await?.lines(path)?;
         let (mut count, mut digest) = (0, Digest::EMPTY);
         while let Some(line) = lines.next_line()? {
@@ -110,7 +113,7 @@ impl Verifier<'_> {
             count += 1;
             digest.add(message.entry.version.item(message.id));
         }
-        if (count, digest) == (found.line.count, found.line.digest) {
+        if (count, digest) == (full.count, full.digest) {
             return Ok(());
         }
         Err(ArchiveError::content(path, "it is not what the full showed"))

@@ -7,7 +7,7 @@ use std::{
 };
 
 use archive::{
-    object::{LinesWriter, Object},
+    object::{LinesWriter, Object, Sha256Hex},
     verify::{Report, Sample, verify},
 };
 use model::{Action, BackupId};
@@ -51,7 +51,7 @@ async fn a_whole_archive_is_proven() {
     let report = report(&bench).await;
     assert_eq!(report.problems, []);
     assert_eq!(report.orphans, [""; 0]);
-    assert_eq!((report.backups, report.states_read), (6, 4), "{report:?}");
+    assert_eq!((report.backups, report.states_read), (6, 6), "{report:?}");
     assert_eq!(report.objects, report.objects_read);
     assert!(report.until.iter().any(|until| until.hour == "2025-12-31-00"), "{report:?}");
 }
@@ -341,6 +341,55 @@ fn write_lines(bench: &Bench, name: &str, lines: &[Value]) {
         writer.push(line.to_string().as_bytes()).unwrap();
     }
     fs::write(bench.folder.join(name), writer.finish().unwrap().bytes().unwrap()).unwrap();
+}
+
+/// Writes another manifest in the place of one, and all that name it by its hash anew.
+fn rewrite(bench: &Bench, name: &str, lines: &[Value]) {
+    let hash = || Sha256Hex::of_bytes(&fs::read(bench.folder.join(name)).unwrap()).0;
+    let before = hash();
+    write_lines(bench, name, lines);
+    let manifests = bench.paths("manifests");
+    for other in manifests.iter().filter(|other| other.ends_with(".jsonl.gz")) {
+        let text = Value::Array(lines_of(bench, other)).to_string();
+        if text.contains(&before) {
+            let lines = serde_json::from_str::<Vec<Value>>(&text.replace(&before, &hash()));
+            rewrite(bench, other, &lines.unwrap());
+        }
+    }
+}
+
+/// What a restore would come to is recomputed for every hour, not the newest alone: a manifest that was written wrongly,
+/// and that all after it go on from.
+#[tokio::test]
+async fn a_count_or_digest_that_was_written_wrongly_is_named_whatever_hour_it_is_of() {
+    let bench = archived().await;
+    for hour in ["2025-12-30-10", "2025-12-30-11", "2025-12-30-12"] {
+        let before = files(&bench);
+        let (object, _) = path_with(&bench, &format!("teams/web/incremental/{hour}"));
+        let is_of = |line: &Value| line["backup"]["path"] == object;
+        let hours = bench.paths("manifests").into_iter().filter(|name| name.contains("/hour/"));
+        let name = hours.into_iter().find(|name| lines_of(&bench, name).iter().any(is_of)).unwrap();
+        for key in ["digest", "count"] {
+            let mut lines = lines_of(&bench, &name);
+            let line = lines.iter_mut().find(|line| is_of(line)).unwrap();
+            line[key] = other(&line[key]);
+            rewrite(&bench, &name, &lines);
+            // The full of the midnight says what the last hour does not.
+            let of_full = |path: &String| hour.ends_with("12") && path.contains("/full/");
+            let mut named = problems(&bench).await;
+            named.retain(|path| !of_full(path));
+            assert_eq!(named, [object.as_str()], "{key} of {hour}");
+            let mut of_parts = 0;
+            for part in ["1/3", "2/3", "3/3"] {
+                let sample = part.parse().unwrap();
+                let report = verify(&bench.archive, sample, |_, _| {}).await.unwrap();
+                of_parts += report.problems.iter().filter(|p| p.path == object).count();
+            }
+            assert_eq!(of_parts, 1, "{key} of {hour}");
+            become_these(&bench, &before);
+        }
+    }
+    assert_eq!(problems(&bench).await, [""; 0]);
 }
 
 /// Adds one to a number, or changes a text to another of its length.
