@@ -95,6 +95,17 @@ pub struct Until {
     pub next_offset: Offset,
 }
 
+/// Up to where all that was archived is proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The last hour of the partition that is the furthest.
+    pub hour: String,
+    /// Partitions whose last hour is an earlier one.
+    pub behind: usize,
+    /// The earliest of these; else the same.
+    pub first: String,
+}
+
 /// How far a partition's raw records go beyond the last hour that is sealed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RawUntil {
@@ -143,6 +154,20 @@ pub struct Report {
 impl Report {
     pub fn is_well(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// `None`: no hour is sealed. A log that was lost ends where the one that goes on from it begins, so of each partition the
+    /// last hour counts, whichever log's it is. An idle partition has no hours: what is not there cannot be told from what
+    /// was not sealed yet.
+    pub fn proven(&self) -> Option<Proven> {
+        let mut last: BTreeMap<Partition, &str> = BTreeMap::new();
+        for Until { partition, hour, .. } in &self.until {
+            let last = last.entry(*partition).or_default();
+            *last = (*last).max(hour);
+        }
+        let (first, hour) = (*last.values().min()?, *last.values().max()?);
+        let behind = last.values().filter(|own| **own < hour).count();
+        Some(Proven { hour: hour.to_owned(), behind, first: first.to_owned() })
     }
 
     /// Whether there is nothing to verify: nothing was archived yet, or it is elsewhere.

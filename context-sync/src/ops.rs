@@ -18,7 +18,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use archive::{
     Archive, ArchiveConfig, base,
-    verify::{Report, Sample, verify},
+    verify::{Proven, Report, Sample, verify},
 };
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -262,14 +262,18 @@ fn print(report: &Report, sample: Option<Sample>) {
     }
 }
 
-/// Until when everything is proven, or a part of it: the partition that is least far says it.
+/// Until when everything is proven, or a part of it.
 fn until(report: &Report, sample: Option<Sample>) -> String {
     let proven = match sample {
         Some(sample) if sample != Sample::ALL => format!("part {sample} checked"),
         _ => "proven".to_owned(),
     };
-    let proven = match report.until.iter().map(|until| until.hour.as_str()).min() {
-        Some(hour) => format!("{proven} up to the end of hour {hour}"),
+    let proven = match report.proven() {
+        Some(Proven { hour, behind: 0, .. }) => format!("{proven} up to the end of hour {hour}"),
+        Some(Proven { hour, behind, first }) => format!(
+            "{proven} up to the end of hour {hour}; {behind} partitions end earlier, the first with hour {first}: idle \
+             since, or not sealed yet"
+        ),
         None => "no hour is sealed yet".to_owned(),
     };
     match report.raw.iter().map(|raw| raw.append_time).min() {

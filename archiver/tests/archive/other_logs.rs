@@ -56,7 +56,11 @@ async fn used(log: &Arc<dyn EventLog>) {
 }
 
 /// Recovers the archived log into another one, until it has said enough.
-async fn recover(bench: &Bench, into: &Arc<dyn EventLog>, enough: impl Fn(&Recovering) -> bool) {
+pub(crate) async fn recover(
+    bench: &Bench,
+    into: &Arc<dyn EventLog>,
+    enough: impl Fn(&Recovering) -> bool,
+) {
     let recovery = recovery(bench).await;
     let judged = recovery.judge(NewLog::There(into.as_ref())).await.unwrap();
     let (say, mut said) = mpsc::channel(1);

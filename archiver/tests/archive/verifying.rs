@@ -4,19 +4,25 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    sync::Arc,
 };
 
 use archive::{
     object::{LinesWriter, Object, Sha256Hex},
-    verify::{Report, Sample, verify},
+    path,
+    verify::{Proven, Report, Sample, verify},
 };
-use model::{Action, BackupId};
+use archiver::Recovering;
+use eventlog::EventLog;
+use model::{Action, BackupId, LogId};
 use serde_json::{Value, json};
 
 use crate::{
     archiving::{a_day, at, tick},
     bench::{Bench, Running},
     commands::{command, push, say},
+    other_logs::recover,
+    simulated_log::SimulatedLog,
 };
 
 async fn archived() -> Bench {
@@ -223,6 +229,31 @@ async fn what_goes_missing_meanwhile_is_named() {
     });
     let problems = report.await.unwrap().problems;
     assert_eq!(problems.iter().map(|p| &p.path).collect::<Vec<_>>(), [&name], "{problems:?}");
+}
+
+/// A lost log's last hours hold nothing back for ever; a partition in which nothing came since is counted, and said.
+#[tokio::test]
+async fn after_a_recovery_the_new_log_says_up_to_where_all_is_proven() {
+    let bench = archived().await;
+    let proven = async || report(&bench).await.proven().unwrap();
+    let found = proven().await;
+    assert_eq!((&*found.hour, found.behind), ("2025-12-31-00", 0), "{found:?}");
+    let log = SimulatedLog::with_id(LogId(uuid::Uuid::from_u128(8)), 2);
+    let into: Arc<dyn EventLog> = log.clone();
+    recover(&bench, &into, |line| matches!(line, Recovering::Done(_))).await;
+    assert_eq!(proven().await, found);
+    let hour = "2099-12-30-10";
+    for time in ["2099-12-30T10:00:00Z", "2099-12-30T11:00:00Z"] {
+        log.at(at(time), &push("acme/user/ann", "ann", &[say("goes on")]));
+    }
+    let partition = log.all()[0].partition;
+    let running = bench.start_on(log.clone(), "another cache", bench.archive.clone());
+    let folder = path::manifests(log.log_id(), partition);
+    bench.written(&format!("{folder}/hour/{hour}.jsonl.gz")).await;
+    running.stop().await;
+    let expected = Proven { hour: hour.to_owned(), behind: 1, first: found.hour };
+    assert_eq!(proven().await, expected);
+    assert_eq!(problems(&bench).await, [""; 0]);
 }
 
 /// What an object is, so that the matrix shows that it has each kind.
