@@ -229,6 +229,11 @@ fn progress(template: &str) -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// A crash leaves the same as who deletes the newest manifest, or that of a backup on demand: the objects do not tell.
+const ORPHANS: &str = "What no manifest lists is no backup, and is not verified. It is being sealed, or was left by a crash: then it is listed, or \
+     gone, once the archiver has gone on for an hour. If it stays, a manifest may have been deleted, the newest hour's or \
+     that of a backup on demand: bring it back from an earlier version of the bucket";
+
 fn print(report: &Report, sample: Option<Sample>) {
     for problem in &report.problems {
         println!("{}: {}", problem.path, problem.problem);
@@ -241,7 +246,10 @@ fn print(report: &Report, sample: Option<Sample>) {
         );
     }
     for orphan in &report.orphans {
-        println!("{orphan}: no manifest lists it (of the open hour, or left by a crash)");
+        println!("{orphan}: no manifest lists it");
+    }
+    if !report.orphans.is_empty() {
+        println!("{ORPHANS}");
     }
     for leftover in &report.leftovers {
         println!("{leftover}: its events are in a sealed hour (to be deleted, no loss)");
@@ -257,8 +265,16 @@ fn print(report: &Report, sample: Option<Sample>) {
         report.states_read
     );
     match report.problems.len() {
-        0 => println!("well: {counts}; {}", until(report, sample)),
+        0 => println!("well: {counts}; {}{}", until(report, sample), unlisted(report)),
         problems => println!("damaged: {problems} problems in {counts}"),
+    }
+}
+
+/// What nothing is known of is said with the verdict.
+fn unlisted(report: &Report) -> String {
+    match report.orphans.len() {
+        0 => String::new(),
+        objects => format!("; {objects} objects that no manifest lists: see above"),
     }
 }
 
