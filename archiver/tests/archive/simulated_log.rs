@@ -128,10 +128,6 @@ impl EventLog for SimulatedLog {
         async move { Ok(Appended { place, append_time: Some(now) }) }.boxed()
     }
 
-    fn recover_from(&self, _: LogId) -> BoxFuture<'_, Result<(), LogError>> {
-        async { Ok(()) }.boxed()
-    }
-
     fn bounds(&self, partition: Partition) -> BoxFuture<'_, Result<Bounds, LogError>> {
         let end = self.records.borrow()[partition.get() as usize].len() as u64;
         let start = self.starts.lock().unwrap()[partition.get() as usize];
