@@ -148,7 +148,16 @@ pub(crate) async fn select(
         .arg(&script)
         .arg(url)
         .output();
-    let Ok(output) = output else { return Ok(None) };
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!(
+                "bench: no pgbench here; install it to measure pulls beside it (Debian: apt install postgresql)"
+            );
+            return Ok(None);
+        }
+        Err(error) => return Err(format!("pgbench does not start: {error}").into()),
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     let tps = text.lines().find_map(|line| line.strip_prefix("tps = "));
     let tps = tps.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok());

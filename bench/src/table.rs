@@ -8,8 +8,8 @@ pub(crate) struct Line {
     pub(crate) figure: f64,
     pub(crate) unit: &'static str,
     pub(crate) latency: Option<(f64, f64)>,
-    /// What it is compared with, and that figure.
-    pub(crate) beside: Option<(&'static str, f64)>,
+    /// What it is compared with, and that figure, where it was measured.
+    pub(crate) beside: Option<(&'static str, Option<f64>)>,
     /// The ratio (or, without `beside`, the figure) that is to be reached; below it where `below`.
     pub(crate) goal: Option<f64>,
     pub(crate) below: bool,
@@ -32,7 +32,7 @@ impl Line {
     }
 
     pub(crate) fn beside(mut self, name: &'static str, figure: Option<f64>) -> Self {
-        self.beside = figure.map(|figure| (name, figure));
+        self.beside = Some((name, figure));
         self
     }
 
@@ -47,28 +47,46 @@ impl Line {
     }
 
     fn ratio(&self) -> Option<f64> {
-        self.beside.map(|(_, limit)| self.figure / limit)
+        let (_, limit) = self.beside?;
+        limit.map(|limit| self.figure / limit).filter(|ratio| ratio.is_finite())
     }
 
-    /// What the goal is about.
-    fn value(&self) -> f64 {
-        self.ratio().unwrap_or(self.figure)
+    /// What the goal is about: a goal of a ratio is about nothing where there is none.
+    fn value(&self) -> Option<f64> {
+        if self.beside.is_some() { self.ratio() } else { Some(self.figure) }
+    }
+
+    /// Whether the goal is met, where that was measured.
+    fn met(&self) -> Option<bool> {
+        let (goal, value) = (self.goal?, self.value()?);
+        Some(if self.below { value < goal } else { value >= goal })
     }
 
     fn verdict(&self) -> String {
         let Some(goal) = self.goal else { return String::new() };
-        let value = self.value();
-        let met = if self.below { value < goal } else { value >= goal };
         let sign = if self.below { "<" } else { "≥" };
-        format!("{sign} {goal} {}", if met { "met" } else { "missed" })
+        let met = match self.met() {
+            Some(true) => "met",
+            Some(false) => "missed",
+            None => "not measured",
+        };
+        format!("{sign} {goal} {met}")
+    }
+
+    fn beside_text(&self) -> String {
+        match self.beside {
+            Some((name, Some(limit))) => format!("{name} {limit:.0}"),
+            Some((name, None)) => format!("{name} -"),
+            None => String::new(),
+        }
     }
 
     fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "log": self.log, "what": self.what, "figure": self.figure, "unit": self.unit,
             "p50_ms": self.latency.map(|l| l.0), "p99_ms": self.latency.map(|l| l.1),
-            "beside": self.beside.map(|b| b.0), "beside_figure": self.beside.map(|b| b.1),
-            "ratio": self.ratio(), "goal": self.goal, "below": self.below,
+            "beside": self.beside.map(|b| b.0), "beside_figure": self.beside.and_then(|b| b.1),
+            "ratio": self.ratio(), "goal": self.goal, "below": self.below, "met": self.met(),
         })
     }
 }
@@ -85,7 +103,8 @@ pub(crate) fn medians(rounds: Vec<Vec<Line>>) -> Vec<Line> {
         }
     }
     let middle = |mut lines: Vec<Line>| {
-        lines.sort_by(|a, b| a.value().total_cmp(&b.value()));
+        let value = |line: &Line| line.value().unwrap_or(line.figure);
+        lines.sort_by(|a, b| value(a).total_cmp(&value(b)));
         let middle = lines.len() / 2;
         lines.swap_remove(middle)
     };
@@ -101,8 +120,6 @@ pub(crate) fn print(lines: &[Line]) {
     for line in lines {
         let latency =
             line.latency.map(|(p50, p99)| format!("{p50:.2} / {p99:.2}")).unwrap_or_default();
-        let beside =
-            line.beside.map(|(name, limit)| format!("{name} {limit:.0}")).unwrap_or_default();
         let ratio = line.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         println!(
             "{:9} {:40} {:>12.1} {:9} {:>17} {:>34} {:>7}  {}",
@@ -111,7 +128,7 @@ pub(crate) fn print(lines: &[Line]) {
             line.figure,
             line.unit,
             latency,
-            beside,
+            line.beside_text(),
             ratio,
             line.verdict()
         );
@@ -122,5 +139,45 @@ pub(crate) fn print(lines: &[Line]) {
 pub(crate) fn print_json(lines: &[Line]) {
     for line in lines {
         println!("{}", line.to_json());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line {
+        Line::new("embedded", "pulls of 100", 2_000.0, "/s")
+    }
+
+    #[test]
+    fn a_goal_of_a_ratio_is_not_measured_without_what_stands_beside() {
+        for beside in [None, Some(0.0)] {
+            let line = line().beside("pgbench select of 100", beside).goal(0.7);
+            assert_eq!(line.verdict(), "≥ 0.7 not measured");
+            assert_eq!(line.to_json()["met"], serde_json::Value::Null);
+        }
+        let line = line().beside("pgbench select of 100", None);
+        assert_eq!((line.verdict().as_str(), line.ratio()), ("", None));
+        assert_eq!(line.beside_text(), "pgbench select of 100 -");
+    }
+
+    #[test]
+    fn a_goal_is_of_the_ratio_or_of_the_figure() {
+        let beside = |limit| line().beside("pgbench select of 100", Some(limit));
+        assert_eq!(beside(2_500.0).goal(0.7).verdict(), "≥ 0.7 met");
+        assert_eq!(beside(4_000.0).goal(0.7).verdict(), "≥ 0.7 missed");
+        assert_eq!(beside(4_000.0).below(0.7).verdict(), "< 0.7 met");
+        assert_eq!(line().below(2_000.0).verdict(), "< 2000 missed");
+        assert_eq!(line().goal(2_000.0).verdict(), "≥ 2000 met");
+    }
+
+    #[test]
+    fn rounds_without_what_stands_beside_have_a_middle() {
+        let round = |figure| {
+            vec![Line { figure, ..line() }.beside("pgbench select of 100", None).goal(0.7)]
+        };
+        let middle = medians(vec![round(3.0), round(1.0), round(2.0)]);
+        assert_eq!((middle[0].figure, middle[0].met()), (2.0, None));
     }
 }
