@@ -1,11 +1,16 @@
 //! Teams, projects, and who is in them.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{assert_keys, say, team},
+    client::{Device, assert_keys, contents, say, team},
     cluster::Cluster,
+    equation::eventually,
 };
+
+/// Rounds of a race, each with a team of its own.
+const ROUNDS: u32 = 6;
 
 fn role(role: &str) -> Value {
     json!({"role": role})
@@ -16,6 +21,8 @@ both_logs! {
     one_of_many_who_create_at_once_is_owner,
     admins_set_members_and_owners_set_owners,
     the_last_owner_stays,
+    of_two_owners_who_remove_each_other_at_once_one_stays,
+    a_push_in_flight_while_its_author_is_removed_counts_or_is_refused,
     a_removed_member_is_out_at_once_and_told_to_purge,
     members_that_are_none_are_refused,
     only_admins_create_where_it_is_so_configured,
@@ -94,6 +101,79 @@ async fn the_last_owner_stays(cluster: &mut Cluster) {
     let mut statuses = [one.status, two.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 409]);
+}
+
+async fn of_two_owners_who_remove_each_other_at_once_one_stays(cluster: &mut Cluster) {
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    for round in 0..ROUNDS {
+        let path = format!("/api/v1/teams/t{round}");
+        ann.create(&path, &[("bob", "owner")]).await;
+        let (anns, bobs) = (format!("{path}/members/ann"), format!("{path}/members/bob"));
+        // One of them takes only the other's role, in every second round.
+        let is_demoted = round % 2 == 1;
+        let demoting = async {
+            match is_demoted {
+                true => bob.put(&anns, role("member")).await,
+                false => bob.delete(&anns).await,
+            }
+        };
+        let (by_ann, by_bob) = tokio::join!(ann.delete(&bobs), demoting);
+        // Whoever comes second is no owner any more.
+        let (refused, first, ann_stays) = match by_ann.status {
+            200 => (by_bob, by_ann, true),
+            _ => (by_ann, by_bob, false),
+        };
+        first.ok();
+        let is_out = ann_stays || !is_demoted;
+        assert_eq!(refused.problem(403, "SYNC_005").get("purge"), is_out.then_some(&json!(true)));
+        let (stays, stayed) = if ann_stays { (&ann, "ann") } else { (&bob, "bob") };
+        let list = stays.get(&format!("{path}/members")).await.ok();
+        let list = list["members"].as_array().unwrap();
+        let owners: Vec<_> = list.iter().filter(|member| member["role"] == "owner").collect();
+        assert_eq!(owners.len(), 1, "{list:?}");
+        assert_eq!(owners[0]["user_id"], stayed);
+        assert_eq!(list.len(), if is_out { 1 } else { 2 }, "{list:?}");
+        stays.delete(&format!("{path}/members/{stayed}")).await.problem(409, "CONFLICT");
+    }
+}
+
+/// Pushes one message after another until it is refused; how many the answers said are there.
+async fn push_until_refused(device: &Device, scope: &str) -> (u64, Value) {
+    let mut synced = 0;
+    loop {
+        let pushed = device.push(scope, &[say(&format!("{} {synced}", device.device))]).await;
+        if pushed.status != 200 {
+            return (synced, pushed.problem(403, "SYNC_005"));
+        }
+        assert_eq!(pushed.body["synced"], 1, "{}", pushed.body);
+        synced += 1;
+    }
+}
+
+async fn a_push_in_flight_while_its_author_is_removed_counts_or_is_refused(cluster: &mut Cluster) {
+    let (ann, bob) = (cluster.device("ann"), cluster.device("bob"));
+    let bobs: Vec<Device> = (0..4).map(|n| bob.named(&format!("bobs-{n}"))).collect();
+    for round in 0..ROUNDS {
+        let id = format!("t{round}");
+        ann.create_team(&id, &[("bob", "member")]).await;
+        let scope = team(&id);
+        let remove = async {
+            eventually("bob pushes", async || {
+                (ann.pull(&scope, "").await.ok()["head"] != 0).then_some(())
+            })
+            .await;
+            ann.delete(&format!("/api/v1/teams/{id}/members/bob")).await.ok()
+        };
+        let pushing = join_all(bobs.iter().map(|device| push_until_refused(device, &scope)));
+        let (pushed, _) = tokio::join!(pushing, remove);
+        for (_, refused) in &pushed {
+            assert_eq!(refused["purge"], true, "{refused}");
+        }
+        let synced: u64 = pushed.iter().map(|(synced, _)| synced).sum();
+        let page = ann.pull(&scope, "limit=1000").await.ok();
+        assert_eq!((&page["count"], contents(&page).len() as u64), (&json!(synced), synced));
+        assert_eq!(bob.pull(&scope, "").await.problem(403, "SYNC_005")["purge"], true);
+    }
 }
 
 async fn a_removed_member_is_out_at_once_and_told_to_purge(cluster: &mut Cluster) {
