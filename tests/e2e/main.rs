@@ -33,6 +33,7 @@ mod filling;
 mod front;
 mod histories;
 mod idempotency;
+mod limits;
 mod long_poll;
 mod members;
 mod nodes;
