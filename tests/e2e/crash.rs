@@ -12,5 +12,5 @@ mod ops_commands;
 mod stalls;
 mod sync_command;
 
-pub(crate) use chaos::flags;
+pub(crate) use chaos::{ann, flags};
 pub(crate) use child::{Child, binary, free_port, run};

@@ -36,6 +36,7 @@ mod idempotency;
 mod limits;
 mod long_poll;
 mod members;
+mod metrics;
 mod nodes;
 mod on_demand;
 mod operators;

@@ -55,7 +55,7 @@ pub(crate) fn flags(database_url: &str, log: &[String]) -> Vec<String> {
     flags
 }
 
-pub(super) fn ann(at: &Child) -> Device {
+pub(crate) fn ann(at: &Child) -> Device {
     Device::new(&reqwest::Client::new(), &at.url, "acme", "ann", OrgRole::Member)
 }
 
