@@ -45,6 +45,18 @@ fn generated(n: u32) -> (String, Value) {
     (format!("u-{}", n % 20), message)
 }
 
+/// Sets the seed of what is drawn at random, but for the simulation, which has its own.
+const SEED: &str = "CONTEXT_SYNC_TEST_SEED";
+
+/// A new one each time, printed, unless the environment sets it.
+pub(crate) fn seed() -> u64 {
+    let drawn = || u64::from(uuid::Uuid::new_v4().as_fields().0);
+    let set = |text: String| text.parse().unwrap_or_else(|_| panic!("{SEED} is no number: {text}"));
+    let seed = std::env::var(SEED).map_or_else(|_| drawn(), set);
+    println!("{SEED}={seed}");
+    seed
+}
+
 /// Numbers from a seed, the same each time.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -91,9 +103,7 @@ async fn push(device: Device, key: String, batch: Vec<Value>, retry: bool) -> (u
 
 async fn all_pushed_to_one_team(kind: LogKind) {
     let corpus = corpus();
-    let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
-    println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random(seed());
     let mut cluster = Cluster::start(kind).await;
     let owner = cluster.device("owner");
     let authors: HashSet<&str> = corpus.lines.iter().map(|(author, _)| author.as_str()).collect();

@@ -16,6 +16,7 @@ use super::{Child, load::Load};
 use crate::{
     client::{Device, USER, say},
     cluster::{SECRET, kafka_flags, no_rates, settings},
+    corpus::seed,
     database::Database,
     equation,
     replica::Replica,
@@ -26,9 +27,7 @@ pub(super) struct Random(u64);
 
 impl Random {
     pub(super) fn new() -> Self {
-        let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
-        println!("seed {seed}");
-        Self(seed)
+        Self(seed())
     }
 
     pub(super) fn below(&mut self, bound: u64) -> u64 {
