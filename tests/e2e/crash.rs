@@ -6,6 +6,7 @@ mod chaos;
 mod child;
 mod demo_command;
 mod dev_command;
+mod device_commands;
 mod hangs;
 pub(crate) mod load;
 mod ops_commands;

@@ -85,8 +85,8 @@ async fn lines(repository: &Path) -> Vec<Line> {
     people.iter().flat_map(said).collect()
 }
 
-/// Makes a git repository in a folder: the same each time.
-fn make_up(folder: &Path, commits: usize, authors: &[&str], words: [&str; 5]) {
+/// Makes a git repository in a folder: the same each time. Of forty commits one says nothing.
+pub(crate) fn make_up(folder: &Path, commits: usize, authors: &[&str], words: [&str; 5]) {
     git(folder, &["init", "--quiet", "."], "");
     let mut random = Random(commits as u64);
     let mut stream = String::new();

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::equation::eventually;
 
@@ -38,6 +38,15 @@ pub(crate) fn free_port() -> u16 {
 /// Runs the binary to its end.
 pub(crate) async fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().await.unwrap()
+}
+
+/// As [`run`], with this on its standard input.
+pub(super) async fn run_with(args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    process.wait_with_output().await.unwrap()
 }
 
 pub(crate) struct Child {
