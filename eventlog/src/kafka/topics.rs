@@ -244,16 +244,21 @@ impl Topics<'_> {
     }
 
     fn settings_to_create(&self, topic: &str) -> Vec<(&'static str, String)> {
-        if topic == self.meta {
-            return vec![("cleanup.policy", "compact".to_owned())];
+        let mut settings = if topic == self.meta {
+            vec![("cleanup.policy", "compact".to_owned())]
+        } else {
+            vec![
+                ("cleanup.policy", "delete".to_owned()),
+                ("message.timestamp.type", "LogAppendTime".to_owned()),
+                ("max.message.bytes", MESSAGE_BYTES_MAX.to_string()),
+                ("retention.ms", or_unlimited(self.retention_ms())),
+                ("retention.bytes", or_unlimited(self.config.log_retention_bytes)),
+            ]
+        };
+        if spares_a_broker(self.config.log_replication) {
+            settings.push((IN_SYNC, "2".to_owned()));
         }
-        vec![
-            ("cleanup.policy", "delete".to_owned()),
-            ("message.timestamp.type", "LogAppendTime".to_owned()),
-            ("max.message.bytes", MESSAGE_BYTES_MAX.to_string()),
-            ("retention.ms", or_unlimited(self.retention_ms())),
-            ("retention.bytes", or_unlimited(self.config.log_retention_bytes)),
-        ]
+        settings
     }
 
     fn retention_ms(&self) -> u64 {
@@ -266,13 +271,36 @@ impl Topics<'_> {
             let named = [ResourceSpecifier::Topic(topic)];
             let problem = match self.admin.describe_configs(&named, &options).await {
                 Ok(described) => match described.into_iter().next() {
-                    Some(Ok(described)) => return self.check_described(topic, &described),
+                    Some(Ok(described)) => {
+                        self.warn_of_one_copy(topic, entries(&described).get(IN_SYNC)).await;
+                        return self.check_described(topic, &described);
+                    }
                     Some(Err(code)) => code.to_string(),
                     None => "the brokers did not describe it".to_owned(),
                 },
                 Err(error) => reason(&error),
             };
             self.pause(&format!("the settings of topic {topic} cannot be read: {problem}")).await?;
+        }
+    }
+
+    /// Where the replicas cannot be asked for now, nothing is said.
+    async fn warn_of_one_copy(&self, topic: &str, in_sync: Option<&&str>) {
+        let in_sync = in_sync.and_then(|in_sync| in_sync.parse().ok());
+        let (inquirer, name) = (Arc::clone(self.inquirer), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = inquirer.fetch_metadata(Some(&name), REQUEST_TIMEOUT).ok()?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name)?;
+            topic.partitions().iter().map(|partition| partition.replicas().len()).min()
+        });
+        let Ok(Some(replicas)) = asked.await else { return };
+        if may_be_one_copy(replicas, in_sync) {
+            tracing::warn!(
+                topic,
+                replicas,
+                "min.insync.replicas is 1: what is acknowledged may be on one broker alone, and is lost with it; \
+                 set it to 2 with kafka-configs --alter, and have three replicas, so that appends go on while a broker is down"
+            );
         }
     }
 
@@ -465,6 +493,21 @@ fn or_unlimited(limit: u64) -> String {
     if limit == 0 { "-1".to_owned() } else { limit.to_string() }
 }
 
+/// The setting of a topic that says how many replicas must have a record before it is acknowledged; `acks=all` waits only
+/// for those that are in sync at the moment.
+const IN_SYNC: &str = "min.insync.replicas";
+
+/// Whether appends that two replicas must have go on while one broker is down. A number that the brokers decide (-1) is not
+/// known before the topic is there.
+const fn spares_a_broker(replication: i32) -> bool {
+    replication >= 3
+}
+
+/// Whether what is acknowledged may be in one copy, though the topic has more.
+fn may_be_one_copy(replicas: usize, in_sync: Option<u32>) -> bool {
+    replicas > 1 && in_sync.is_some_and(|in_sync| in_sync < 2)
+}
+
 fn describe(settings: &[(&'static str, String)]) -> String {
     let pairs: Vec<String> =
         settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -508,5 +551,29 @@ impl Checked<'_> {
             wanted: wanted.to_owned(),
             advice: advice.to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_copy_is_warned_of_where_there_could_be_more() {
+        // replicas, min.insync.replicas => a warning
+        for (replicas, in_sync, warns) in [
+            (1, Some(1), false),
+            (2, Some(1), true),
+            (3, Some(1), true),
+            (3, Some(2), false),
+            (3, None, false),
+        ] {
+            assert_eq!(may_be_one_copy(replicas, in_sync), warns, "{replicas} {in_sync:?}");
+        }
+    }
+
+    #[test]
+    fn two_must_have_a_record_where_a_third_may_be_down() {
+        assert_eq!([-1, 1, 2, 3, 5].map(spares_a_broker), [false, false, false, true, true]);
     }
 }
