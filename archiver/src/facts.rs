@@ -13,7 +13,12 @@ use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use model::{AboutBackup, BackupRecord, Fact, Partition, Timestamp};
 
-use crate::{clock::Clock, config::Retention, error::ArchiverError, measure::DAMAGED};
+use crate::{
+    clock::Clock,
+    config::Retention,
+    error::ArchiverError,
+    measure::{self, DAMAGED},
+};
 
 /// The log of facts has one partition.
 const FACTS: Partition = Partition::new(0);
@@ -128,6 +133,7 @@ impl Facts<'_> {
             Err(error @ (ArchiveError::NotFound { .. } | ArchiveError::Damaged { .. })) => {
                 tracing::error!(%error, backup = %backup.id, "a backup is not what was written");
                 metrics::counter!(DAMAGED).increment(1);
+                measure::backup_ended(false);
                 false
             }
             Err(error) => return Err(error.into()),
@@ -139,6 +145,7 @@ impl Facts<'_> {
         if !is_well {
             return self.say(&Fact::BackupCompleted(record)).await;
         }
+        measure::backup_ended(true);
         // Both are queued, in this order, before the first is waited for.
         let (completed, verified) = (Fact::BackupCompleted(record), Fact::BackupVerified(about));
         future::try_join(self.say(&completed), self.say(&verified)).await.map(|_| ())

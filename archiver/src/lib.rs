@@ -116,6 +116,7 @@ impl Archiver {
                     return Err(error);
                 }
             };
+            measure::backup_ended(false);
             let pause = back_off.pause(began.elapsed(), error.needs_operator());
             tracing::warn!(%error, ?pause, "archiving stopped; trying again");
             self.ready.set_not_ready(error.to_string());

@@ -21,6 +21,7 @@ use crate::{
     error::ArchiverError,
     events,
     facts::Facts,
+    measure,
     workers::blocking,
 };
 
@@ -300,6 +301,7 @@ impl Sealer<'_> {
             // Trying again cannot mend it, and what comes after it on the log must not wait for ever.
             Err(ArchiverError::Archive(error)) if !error.is_retryable() => {
                 tracing::error!(%error, backup = %id, scope = %key, "a backup on demand failed");
+                measure::backup_ended(false);
                 let about = AboutBackup { id, scope: key, at: requested.at };
                 let (backup_type, detail) = (BackupType::OnDemand, error.to_string());
                 self.facts.say(&Fact::BackupFailed { about, backup_type, detail }).await?;

@@ -1,7 +1,7 @@
 //! Seeds, in memory. `SIMULATION_SEED=N` runs one, `SIMULATION_SEEDS=N` or `FROM..TO` other than the usual ones,
 //! `SIMULATION_PLAN=FILE` what a failing run has printed.
 
-#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
 use simulation::{
     Mistake,

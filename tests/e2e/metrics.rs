@@ -98,10 +98,14 @@ async fn lag(node: &Child, ann: &Device, standing: readmodel::LentTransaction) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_founding_metrics_move() {
     let (database, dir) = (Database::migrated().await, tempfile::tempdir().unwrap());
-    let log = [format!("--log-dir={}", dir.path().join("log").display())];
+    let log = [
+        format!("--log-dir={}", dir.path().join("log").display()),
+        format!("--archive=file://{}", dir.path().join("archive").display()),
+    ];
     let flags = flags(database.url(), &log);
-    let mut node = Child::serve("ingest,projector,api", &flags, dir.path()).await;
+    let mut node = Child::serve("ingest,projector,archiver,api", &flags, dir.path()).await;
     let ann = ann(&node);
+    becomes(&node, "context_backup_success_rate", "", |rate| rate == 1.0).await;
     context_sync_push_latency(&node, &ann).await;
     context_sync_pull_latency(&node, &ann).await;
     context_dedup_rate(&node, &ann).await;
