@@ -17,12 +17,13 @@ use readmodel::{
 };
 use repair::{Held, Items};
 use service::Problem;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 
 use crate::{
     ApiConfig,
     asking::{asker, permit_asking, permit_pull},
     places::{Place, Places},
+    workers::{Workers, Working},
 };
 
 /// How long what nobody asks for any more is kept.
@@ -36,7 +37,7 @@ pub(crate) struct Holdings {
     kept: Cache<ScopeRef, Arc<AtHead>>,
     /// Who comes first reads a scope; who comes meanwhile finds it read.
     turns: [Mutex<()>; TURNS],
-    working: Arc<Semaphore>,
+    workers: Workers,
     admitted: Arc<Places>,
 }
 
@@ -61,7 +62,7 @@ pub(crate) struct Current {
 }
 
 /// Held until the work is done, also where nobody waits for it any more.
-type Turn = Arc<(OwnedSemaphorePermit, Place)>;
+type Turn = Arc<(Working, Place)>;
 
 impl Holdings {
     pub(crate) fn new(config: &ApiConfig, pool: Pool) -> Self {
@@ -79,7 +80,7 @@ impl Holdings {
             pool,
             kept,
             turns: [const { Mutex::const_new(()) }; TURNS],
-            working: Arc::new(Semaphore::new(working)),
+            workers: Workers::new(working),
             admitted: Places::new(working + waiting),
         }
     }
@@ -101,9 +102,10 @@ impl Holdings {
     ) -> Result<Current, Problem> {
         permit_asking(scope)?;
         let reference = scope.reference();
+        let turn = self.workers.turn(&scope.tenant).await.map_err(Problem::internal)?;
         let place_in_line = usize::from(reference.0.as_bytes()[15]) % TURNS;
         let _first = self.turns[place_in_line].lock().await;
-        let working = self.working.clone().acquire_owned().await.map_err(Problem::internal)?;
+        let working = self.workers.work(turn).await.map_err(Problem::internal)?;
         let turn = Arc::new((working, place));
         let at_head = match self.kept.get(&reference) {
             Some(kept) => {

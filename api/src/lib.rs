@@ -22,6 +22,7 @@ mod pushes;
 mod query;
 mod reconcile;
 mod restores;
+mod workers;
 
 use std::sync::Arc;
 

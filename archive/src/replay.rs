@@ -106,6 +106,10 @@ impl EventLog for Replay {
         .boxed()
     }
 
+    fn own_start(&self, partition: Partition) -> BoxFuture<'_, Result<Offset, LogError>> {
+        self.log.own_start(partition)
+    }
+
     fn reader(&self, from: &[(Partition, Offset)]) -> Result<Box<dyn LogReader>, LogError> {
         Ok(Box::new(Reader {
             log: self.log.clone(),

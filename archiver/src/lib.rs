@@ -113,6 +113,8 @@ impl Archiver {
                 Err(error) if error.is_retryable() => error,
                 Err(error) => {
                     self.ready.set_not_ready(error.to_string());
+                    drop(beside);
+                    measure::ended_for_good();
                     return Err(error);
                 }
             };

@@ -93,6 +93,11 @@ pub(crate) fn backup_ended(is_well: bool) {
     show_success_rate();
 }
 
+/// Nothing is archived any more by this process.
+pub(crate) fn ended_for_good() {
+    metrics::gauge!(SUCCESS_RATE).set(0.0);
+}
+
 fn show_success_rate() {
     let rate = ENDS.lock().unwrap_or_else(PoisonError::into_inner).success_rate(Instant::now());
     metrics::gauge!(SUCCESS_RATE).set(rate);

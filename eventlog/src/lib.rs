@@ -140,6 +140,16 @@ pub trait EventLog: Send + Sync + 'static {
     /// A retryable [`LogError`] while the log cannot be reached (within seconds).
     fn bounds(&self, partition: Partition) -> BoxFuture<'_, Result<Bounds, LogError>>;
 
+    /// Where the partition begins that the log itself has: what is before that, if [`EventLog::bounds`] says so, is read from
+    /// copies of it.
+    ///
+    /// # Errors
+    /// As [`EventLog::bounds`].
+    fn own_start(&self, partition: Partition) -> BoxFuture<'_, Result<Offset, LogError>> {
+        let bounds = self.bounds(partition);
+        Box::pin(async { Ok(bounds.await?.start) })
+    }
+
     /// A reader of the partitions named, each from its offset on. Any number of readers may read
     /// at the same time; none sees another. An offset out of range shows at the first
     /// [`LogReader::next`].

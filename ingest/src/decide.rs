@@ -110,7 +110,7 @@ impl Ingest {
     /// lost, even that to one's own removal.
     ///
     /// # Errors
-    /// `refusal`, if they did not; and as [`Self::known_outcome`].
+    /// `refusal`, if they did not.
     pub(crate) async fn known_or(
         &self,
         retry: Retry<'_>,
@@ -118,10 +118,10 @@ impl Ingest {
     ) -> Result<Arc<Outcome>, Problem> {
         let Retry { id, request_hash, scope, keyed } = retry;
         let known = match keyed {
-            true => self.known_outcome(id, request_hash, scope).await?,
-            false => None,
+            true => self.known_outcome(id, request_hash, scope).await,
+            false => Ok(None),
         };
-        known.ok_or(refusal)
+        known.ok().flatten().ok_or(refusal)
     }
 
     /// The outcome of a command that was folded before; `None` if there is none, or if it is so old

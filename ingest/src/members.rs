@@ -101,14 +101,14 @@ pub(crate) async fn set(
     let role = parse_role(&asked.body, kind)?;
     let access = asked.caller.access(&asked.scope);
     let command = asked.command("member-set", Action::MemberSet { user: user.clone(), role })?;
-    let decided =
-        match ingest.gate.pass(access, |standing| standing.role() >= Some(Role::Admin)).await {
-            Ok(_) => {
-                check_number(ingest, &asked.scope, &user).await?;
-                asked.decide(ingest, &command).await?
-            }
-            Err(refusal) => asked.decided_before(ingest, &command, refusal).await?,
-        };
+    let allowed = async {
+        ingest.gate.pass(access, |standing| standing.role() >= Some(Role::Admin)).await?;
+        check_number(ingest, &asked.scope, &user).await
+    };
+    let decided = match allowed.await {
+        Ok(()) => asked.decide(ingest, &command).await?,
+        Err(refusal) => asked.decided_before(ingest, &command, refusal).await?,
+    };
     let outcome = match decided {
         Decided::Outcome(outcome) => outcome,
         Decided::Accepted(response) => return Ok(response),

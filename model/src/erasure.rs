@@ -59,16 +59,16 @@ impl Command {
         blanked
     }
 
-    /// Whether it had content, which was blanked.
+    /// Whether it had content, all of which was blanked.
     pub fn is_blanked(&self) -> bool {
-        let is_blank = |body: &Body| body.message_type == MessageType::blank();
-        match &self.action {
-            Action::MessagesPushed { changes, .. } => changes.iter().any(
-                |pushed| matches!(&pushed.change, Change::Write(write) if is_blank(&write.body)),
-            ),
-            Action::RestoreChunk(chunk) => chunk.puts.iter().any(|put| is_blank(&put.body)),
+        let has_content = match &self.action {
+            Action::MessagesPushed { changes, .. } => {
+                changes.iter().any(|pushed| matches!(pushed.change, Change::Write(_)))
+            }
+            Action::RestoreChunk(chunk) => !chunk.puts.is_empty(),
             _ => false,
-        }
+        };
+        has_content && self.blanked() == *self
     }
 }
 

@@ -10,7 +10,7 @@ use schemas::Undecodable;
 const EXPIRY_CHANGES: usize = 100;
 /// An erasure deletes whatever its scope has ever had: it is a batch of its own, before which all that came earlier is
 /// committed.
-const ERASURE_CHANGES: usize = 1 << 33;
+const ERASURE_CHANGES: usize = u32::MAX as usize;
 
 /// Why a record is no event. It becomes a dead letter, the same in every copy.
 #[derive(Debug, thiserror::Error)]

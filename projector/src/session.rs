@@ -328,8 +328,10 @@ impl Session<'_> {
         if let Some(last) = position.last.filter(|last| last.offset >= bounds.start) {
             let place = Place { partition, offset: last.offset };
             let record = self.log.read_one(place).await?;
-            let same = record
-                .is_some_and(|r| record_hash(&r.key, &r.value) == last.hash || is_blanked(&r));
+            let is_copy = last.offset < self.log.own_start(partition).await?;
+            let same = record.is_some_and(|r| {
+                record_hash(&r.key, &r.value) == last.hash || is_copy && is_blanked(&r)
+            });
             if !same {
                 return Err(ProjectorError::OtherRecord(place));
             }
@@ -404,8 +406,10 @@ async fn keep(leases: &mut Leases, wanted: &[Partition]) -> Result<(), ReadModel
     }
 }
 
-/// What the archive has of a record whose scope was erased since: it is told from others by its key alone, which the log's
-/// id goes with.
+/// What the archive has of a record whose scope was erased since. Nothing is left to tell it from others by; but the archive
+/// is the log's own, and what was cut off is what the log has last.
 fn is_blanked(record: &Record) -> bool {
-    matches!(schemas::decode(&record.value), Ok(Event::Command(command)) if command.is_blanked())
+    // What decodes to nothing is blanked to nothing.
+    record.value.is_empty()
+        || matches!(schemas::decode(&record.value), Ok(Event::Command(command)) if command.is_blanked())
 }

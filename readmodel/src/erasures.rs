@@ -26,40 +26,27 @@ pub struct ErasedImage {
     pub at: Timestamp,
 }
 
-/// Rows that the transaction of an erasure deletes of one table, at most.
-const AT_ONCE: i64 = 10_000;
+/// Past versions that one statement deletes, at most.
+const PAST_AT_ONCE: i64 = 10_000;
 
-/// Deletes some of what an erasure is to delete, where that is too much for the transaction that writes it; whether there
-/// is more. Nothing else is in the erasure's batch: whoever folds it once more, from the rows that are left, folds the
-/// same.
-pub(crate) async fn erase_some(
+/// Deletes past versions of what is to be erased, where there are too many for the transaction that does it; whether there
+/// are more. Nobody quotes them: neither the fold nor any sum knows of them.
+pub(crate) async fn erase_past(
     connection: &mut PgConnection,
     erased: &ErasedImage,
 ) -> Result<bool, ReadModelError> {
-    let deletes = [
-        "with found as materialized (
-             select ctid from messages where scope = $1 and cursor <= $2 limit $3
-         ), gone as (
-             delete from messages
-             where ctid = any(array(select ctid from found)) and (select count(*) from found) = $3
-         ) select count(*) = $3 from found",
-        "with found as materialized (
+    let delete = "with found as materialized (
              select ctid from message_history where scope = $1 and won_by <= $2 limit $3
          ), gone as (
              delete from message_history
              where ctid = any(array(select ctid from found)) and (select count(*) from found) = $3
-         ) select count(*) = $3 from found",
-    ];
-    let mut is_more = false;
-    for delete in deletes {
-        let deleted: bool = sqlx::query_scalar(delete)
-            .bind(erased.scope.0)
-            .bind(erased.cursor.as_i64())
-            .bind(AT_ONCE)
-            .fetch_one(&mut *connection)
-            .await?;
-        is_more |= deleted;
-    }
+         ) select count(*) = $3 from found";
+    let is_more = sqlx::query_scalar(delete)
+        .bind(erased.scope.0)
+        .bind(erased.cursor.as_i64())
+        .bind(PAST_AT_ONCE)
+        .fetch_one(connection)
+        .await?;
     Ok(is_more)
 }
 
@@ -69,6 +56,8 @@ pub(crate) async fn erase(
     erased: &[ErasedImage],
 ) -> Result<(), ReadModelError> {
     let scopes = each(erased, |e| e.scope.0);
+    // Messages go with the sums that count them, however many they are: whoever asked waits.
+    sqlx::raw_sql("set local statement_timeout = 0").execute(&mut *connection).await?;
     sqlx::query(
         "delete from messages m using unnest($1::uuid[], $2::bigint[]) as e (scope, cursor)
          where m.scope = e.scope and m.cursor <= e.cursor",

@@ -30,6 +30,9 @@ pub(crate) const TRANSACTION_ANSWERS: u32 = 3;
 /// Noting what every scope keeps takes as long as there are scopes; a database that is gone is given up some time.
 const FILL_WITHIN: Duration = Duration::from_secs(600);
 
+/// Erasing takes as long as the scope has messages and tombstones.
+const ERASE_WITHIN: Duration = Duration::from_secs(600);
+
 /// How far a partition is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -184,9 +187,12 @@ impl Projection {
         writes: &Writes,
         notify: bool,
     ) -> Result<(), ReadModelError> {
-        let limit = self.answer_within * TRANSACTION_ANSWERS;
+        let mut limit = self.answer_within * TRANSACTION_ANSWERS;
         for erased in &writes.erased {
-            while answered(limit, erase_some(&mut self.connection, advances, erased)).await? {}
+            while answered(limit, erase_past(&mut self.connection, advances, erased)).await? {}
+        }
+        if !writes.erased.is_empty() {
+            limit = limit.max(ERASE_WITHIN);
         }
         answered(limit, writes.commit(&mut self.connection, advances, notify)).await
     }
@@ -228,15 +234,15 @@ impl Projection {
     }
 }
 
-/// Deletes some of what was erased, if the positions stand where its batch begins; whether there is more.
-async fn erase_some(
+/// Deletes some of what is to be erased, if the positions stand where its batch begins; whether there is more.
+async fn erase_past(
     connection: &mut PgConnection,
     advances: &[Advance],
     erased: &ErasedImage,
 ) -> Result<bool, ReadModelError> {
     let mut transaction = connection.begin().await?;
     fence(&mut transaction, advances).await?;
-    let is_more = erasures::erase_some(&mut transaction, erased).await?;
+    let is_more = erasures::erase_past(&mut transaction, erased).await?;
     transaction.commit().await?;
     Ok(is_more)
 }

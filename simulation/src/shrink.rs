@@ -1,5 +1,7 @@
 //! Making a plan that fails smaller, as long as it fails.
 
+use std::sync::{Mutex, PoisonError};
+
 use futures_util::FutureExt;
 
 use crate::{
@@ -11,8 +13,12 @@ use crate::{
 /// Runs, at most.
 const RUNS_MAX: u32 = 1_500;
 
+/// The hook of panics is the process's.
+static QUIET: Mutex<()> = Mutex::new(());
+
 /// The smallest plan that was found, and how it fails.
 pub fn shrink(plan: Plan, violation: Violation, mistake: Option<Mistake>) -> (Plan, Violation) {
+    let _alone = QUIET.lock().unwrap_or_else(PoisonError::into_inner);
     let mut runs = 0;
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));

@@ -114,8 +114,7 @@ async fn smaller(kind: LogKind, plan: Plan) -> String {
     let time = std::env::var("SIMULATION_SHRINK_SECONDS");
     let time = time.map_or(SHRINK_TIME, |text| Duration::from_secs(text.parse().unwrap()));
     let until = Instant::now() + time;
-    let mut has_failed_again = false;
-    let (smallest, ()) = shrink_by(plan, (), async |plan| {
+    let (smallest, why) = shrink_by(plan, None, async |plan| {
         if Instant::now() > until {
             return Tried::TooMany;
         }
@@ -124,14 +123,17 @@ async fn smaller(kind: LogKind, plan: Plan) -> String {
             stage.play("made smaller", plan).await;
             stage.end().await;
         });
-        let has_failed = alone.catch_unwind().await.is_err();
-        has_failed_again |= has_failed;
-        if has_failed { Tried::Fails(()) } else { Tried::Passes }
+        match alone.catch_unwind().await {
+            Ok(()) => Tried::Passes,
+            Err(panic) => {
+                Tried::Fails(Some(panic.downcast_ref::<String>().cloned().unwrap_or_default()))
+            }
+        }
     })
     .await;
-    match has_failed_again {
-        true => format!("what is left of it fails too:\n{}", smallest.to_text()),
-        false => "no smaller plan was found to fail".to_owned(),
+    match why {
+        Some(why) => format!("what is left of it fails too ({why}):\n{}", smallest.to_text()),
+        None => "no smaller plan was found to fail".to_owned(),
     }
 }
 

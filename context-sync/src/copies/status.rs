@@ -234,14 +234,8 @@ impl Copies {
         let Ok(log) = &self.log else { return };
         let log = self.reaching_back(log);
         for own in &mut status.partitions {
-            let Some(end) = own.log_end else { continue };
-            let partition = Partition::new(own.partition);
-            own.readable = within(log.bounds(partition)).await.ok().map(|b| b.start.get());
-            let Some(next) = own.projected.or(own.readable) else { continue };
-            own.lag = Some(end.saturating_sub(next));
-            let Some(offset) = Offset::new(next).filter(|_| end > next) else { continue };
-            if let Ok(Some(first)) = within(log.read_one(Place { partition, offset })).await {
-                own.waiting_seconds = Some(seconds_since(now, first.append_time));
+            if let Err(why) = read_waiting(log.as_ref(), own, now).await {
+                return status.unasked("log", why); // the others wait as long
             }
         }
     }
@@ -258,50 +252,77 @@ impl Copies {
             Some(Err(why)) => return status.unasked("archive", why.clone()),
         };
         let partitions = status.partitions.iter_mut();
-        let asking = partitions.map(|own| self.read_archived(archive, log, own, now));
+        let asking = partitions.map(async |own| {
+            read_archived(archive, log, own, now).await.map_err(|why| ("archive", why))?;
+            self.read_unarchived(own, now).await.map_err(|why| ("log", why))
+        });
         let failed = join_all(asking).await.into_iter().find_map(Result::err);
-        if let Some(why) = failed {
-            status.unasked("archive", why);
+        if let Some((part, why)) = failed {
+            status.unasked(part, why);
         }
     }
 
-    /// How far a partition is archived, and how old the first event is that is not.
-    async fn read_archived(
+    /// How old the first event is that is not archived.
+    async fn read_unarchived(
         &self,
-        archive: &Archive,
-        log: LogId,
         own: &mut PartitionStatus,
         now: Timestamp,
     ) -> Result<(), Unasked> {
-        let partition = Partition::new(own.partition);
-        if let Some((_, header)) = within(newest_hour(archive, log, partition)).await? {
-            let length = header.period_seconds;
-            let end = length.hour_named(&header.period).map(|hour| length.end(hour));
-            own.archived = Some(header.next_offset.get());
-            own.archived_hour = Some(header.period);
-            own.archived_seconds = end.map(|end| seconds_since(now, end));
-        }
-        let sealed = own.archived.unwrap_or(0);
-        let raw = within(segmented(archive, log, partition)).await?;
-        own.segmented = raw.map(Offset::get).max(own.archived);
         let (Ok(log), Some(bounds)) = (&self.log, own.log_start.zip(own.log_end)) else {
             return Ok(());
         };
-        // An answer that does not come was said of the log already.
+        let partition = Partition::new(own.partition);
         let first = async |from: u64| {
             let from = Offset::new(from.max(bounds.0)).unwrap_or(Offset::MAX);
-            let found = within(first_event(log.as_ref(), partition, from, bounds.1)).await;
-            found.ok().flatten()
+            within(first_event(log.as_ref(), partition, from, bounds.1)).await
         };
-        let Some((offset, since)) = first(sealed).await else { return Ok(()) };
+        let Some((offset, since)) = first(own.archived.unwrap_or(0)).await? else { return Ok(()) };
         own.unarchived_seconds = Some(seconds_since(now, since));
         let raw = match own.segmented {
-            Some(segmented) if offset.get() < segmented => first(segmented).await,
+            Some(segmented) if offset.get() < segmented => first(segmented).await?,
             _ => Some((offset, since)),
         };
         own.unsegmented_seconds = raw.map(|(_, since)| seconds_since(now, since));
         Ok(())
     }
+}
+
+/// How far the read model is behind a partition, and since when its first event has been waiting.
+async fn read_waiting(
+    log: &dyn EventLog,
+    own: &mut PartitionStatus,
+    now: Timestamp,
+) -> Result<(), Unasked> {
+    let Some(end) = own.log_end else { return Ok(()) };
+    let partition = Partition::new(own.partition);
+    own.readable = Some(within(log.bounds(partition)).await?.start.get());
+    let Some(next) = own.projected.or(own.readable) else { return Ok(()) };
+    own.lag = Some(end.saturating_sub(next));
+    let Some(offset) = Offset::new(next).filter(|_| end > next) else { return Ok(()) };
+    if let Some(first) = within(log.read_one(Place { partition, offset })).await? {
+        own.waiting_seconds = Some(seconds_since(now, first.append_time));
+    }
+    Ok(())
+}
+
+/// How far a partition is archived.
+async fn read_archived(
+    archive: &Archive,
+    log: LogId,
+    own: &mut PartitionStatus,
+    now: Timestamp,
+) -> Result<(), Unasked> {
+    let partition = Partition::new(own.partition);
+    if let Some((_, header)) = within(newest_hour(archive, log, partition)).await? {
+        let length = header.period_seconds;
+        let end = length.hour_named(&header.period).map(|hour| length.end(hour));
+        own.archived = Some(header.next_offset.get());
+        own.archived_hour = Some(header.period);
+        own.archived_seconds = end.map(|end| seconds_since(now, end));
+    }
+    let raw = within(segmented(archive, log, partition)).await?;
+    own.segmented = raw.map(Offset::get).max(own.archived);
+    Ok(())
 }
 
 /// Where the last segment ends, if there is one.
@@ -420,7 +441,87 @@ fn seconds_since(now: Timestamp, then: Timestamp) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use archive::{ArchiveAddress, ArchiveConfig};
+    use bytes::Bytes;
+    use eventlog::{AppendFuture, Bounds, LogReader, Record};
+    use futures_util::{FutureExt, future::BoxFuture};
+    use readmodel::DatabaseConfig;
+
     use super::*;
+
+    /// A log that says where it ends, and gives no record.
+    struct Stuck;
+
+    impl EventLog for Stuck {
+        fn log_id(&self) -> LogId {
+            LogId(Default::default())
+        }
+
+        fn partitions(&self) -> u32 {
+            1
+        }
+
+        fn is_exclusive(&self) -> bool {
+            false
+        }
+
+        fn append_to(&self, _: Partition, _: Bytes, _: Bytes) -> AppendFuture {
+            panic!("nothing is changed")
+        }
+
+        fn bounds(&self, _: Partition) -> BoxFuture<'_, Result<Bounds, LogError>> {
+            let bounds = Bounds { start: Offset::ZERO, end: Offset::new(5).unwrap() };
+            async move { Ok(bounds) }.boxed()
+        }
+
+        fn reader(&self, _: &[(Partition, Offset)]) -> Result<Box<dyn LogReader>, LogError> {
+            Err(LogError::Failed("it is stuck".to_owned()))
+        }
+
+        fn read_one(&self, _: Place) -> BoxFuture<'_, Result<Option<Record>, LogError>> {
+            async { Err(LogError::Failed("it is stuck".to_owned())) }.boxed()
+        }
+
+        fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+            async { Ok(()) }.boxed()
+        }
+    }
+
+    /// Nobody is told that all is well where nobody knows for how long events have been waiting.
+    #[tokio::test]
+    async fn a_log_that_gives_no_record_is_one_that_could_not_be_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = ArchiveAddress::File(folder.path().to_owned());
+        let archive = Archive::open(&ArchiveConfig::new(address)).unwrap();
+        let copies = Copies {
+            log: Ok(Arc::new(Stuck)),
+            facts: None,
+            database: DatabaseConfig {
+                database_url: None,
+                database_connections: 1,
+                database_acquire_timeout_ms: 1,
+                database_statement_timeout_ms: 1,
+            },
+            rows: Err("not here".to_owned()),
+            archive: Some(Ok(archive)),
+            feed: None,
+            readiness: None,
+            disks: Vec::new(),
+        };
+        let mut status = Status::default();
+        copies.read_log(&mut status).await.unwrap();
+        let unasked = |status: &Status| {
+            status.unasked.iter().map(|own| (own.part.clone(), own.why.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(unasked(&status), []);
+        let stuck = || ("log".to_owned(), LogError::Failed("it is stuck".to_owned()).to_string());
+        copies.read_waiting(&mut status, Timestamp::EPOCH).await;
+        assert_eq!((status.partitions[0].lag, unasked(&status)), (Some(5), vec![stuck()]));
+        copies.read_archive(&mut status, LogId(Default::default()), Timestamp::EPOCH).await;
+        assert_eq!(unasked(&status), [stuck(), stuck()]);
+    }
 
     #[test]
     fn partitions_stand_in_their_order() {

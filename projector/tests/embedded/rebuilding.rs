@@ -546,6 +546,33 @@ async fn cursors_that_come_to_differ_while_it_compares_begin_an_epoch() {
     bench.check().await;
 }
 
+/// Of a log that was cut, another record comes to the place of one that an operator was done with.
+#[tokio::test]
+async fn marks_of_what_was_cut_off_are_forgotten() {
+    let bench = folded().await;
+    let mark = async |offset: i64| {
+        sqlx::query(
+            "insert into dead_letter_marks (partition, record_offset, log_id, mark, note)
+             select partition, $1, log_id, 'discarded', '' from positions, source where partition = 0",
+        )
+        .bind(offset)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    };
+    let end = "select next_offset from positions where partition = 0";
+    let end: i64 = sqlx::query_scalar(end).fetch_one(&bench.pool).await.unwrap();
+    for offset in [end - 1, end, end + 9] {
+        mark(offset).await;
+    }
+    rebuild(&bench, RebuildRequest::default()).await;
+    let left: Vec<i64> = sqlx::query_scalar("select record_offset from dead_letter_marks")
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, [end - 1]);
+}
+
 /// A device that edits what was deleted and forgotten is told so, also where nothing else of its cursors is kept.
 #[tokio::test]
 async fn what_was_forgotten_stays_so_where_cursors_say_something_else() {

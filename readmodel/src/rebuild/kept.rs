@@ -22,8 +22,8 @@ pub struct DifferingScope {
     pub scope: ScopeRef,
     /// The live head when both sets were compared.
     head: Cursor,
-    /// Up to which cursor both say the same; `None`: all do. Where they say something else, what both have forgotten: that
-    /// stays so for whoever had it.
+    /// Up to which cursor both say the same; `None`: all do. Where they say something else, what both have forgotten before
+    /// that: it stays so for whoever had it.
     pub base: Option<Cursor>,
 }
 
@@ -51,18 +51,18 @@ impl Comparing {
                      left join context_sync.scopes l on l.scope = w.scope
                      left join {shadow}.scopes s on s.scope = w.scope
              ), compared as (
-                 select heads.*, exists (
-                     select from (select * from context_sync.messages m
+                 select heads.*, (
+                     select min(coalesce(l.cursor, s.cursor)) from (select * from context_sync.messages m
                              where m.scope = heads.scope and m.cursor <= heads.rebuilt) l
                          full join (select * from {shadow}.messages m where m.scope = heads.scope) s
                              on s.cursor = l.cursor
                      where l.id is distinct from s.id and not (l.id is null and {moved_on})
                          -- What only the rebuilt rows have lies behind the live head: it is new.
                          and not (l.id is null and s.cursor > heads.live)
-                 ) as differs
+                 ) as differs_at
                  from heads
              )
-             select scope, live, case when differs then forgotten when live > rebuilt then rebuilt end as base from compared"
+             select scope, live, case when differs_at is not null then least(forgotten, differs_at - 1) when live > rebuilt then rebuilt end as base from compared"
         );
         let scopes: Vec<Uuid> = differing.iter().map(|scope| scope.0).collect();
         let rows =

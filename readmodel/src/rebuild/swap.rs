@@ -171,6 +171,13 @@ impl Rebuild {
             statements.push(format!("alter table context_sync.{table} set schema {TAKEN_AWAY}"));
             statements.push(format!("alter table {shadow}.{table} set schema context_sync"));
         }
+        // Of a log that was cut: other records come to these places.
+        statements.push(
+            "delete from context_sync.dead_letter_marks k
+             using context_sync.positions p, context_sync.source s
+             where k.log_id = s.log_id and k.partition = p.partition and k.record_offset >= p.next_offset"
+                .to_owned(),
+        );
         self.try_lock(statements.join("; ")).await
     }
 

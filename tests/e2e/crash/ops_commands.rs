@@ -59,7 +59,7 @@ async fn operators_commands_say_what_is_well_and_what_is_not() {
     let scratch = dev::scratch::Scratch::new().unwrap();
     let data_dir = scratch.path().join("data");
     let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
-    ops("drill", &["--data-dir", data]).await.complains(1, "no instance was ever started on");
+    ops("drill", &["--data-dir", data]).await.complains(3, "no instance was ever started on");
     let mut dev = Child::dev(&data_dir, &output, &[]).await;
     let ann = device(&dev, data).await;
     ops("drill", &["--data-dir", data]).await.says(0, "well: there is no backup to compare yet");
