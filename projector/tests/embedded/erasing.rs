@@ -18,7 +18,8 @@ create sequence context_sync.deletions;
 create function context_sync.limit_deletions() returns trigger language plpgsql security definer as $$
 begin
     if tg_table_name = 'message_history' and (select count(*) from gone) > 10000
-        or tg_table_name = 'messages' and current_setting('statement_timeout') <> '0'
+        or tg_table_name = 'messages' and (select count(*) from gone) > 10000
+            and current_setting('statement_timeout') <> '0'
     then raise exception 'too much at once'; end if;
     if (select count(*) from gone) > 0 and nextval('context_sync.deletions') = 3 then raise exception 'once'; end if;
     return null;

@@ -9,6 +9,7 @@ use std::{
 
 use readmodel::{DatabaseConfig, DatabaseRole, Pool};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
 
 pub(crate) struct Database {
     pub(crate) config: DatabaseConfig,
@@ -29,22 +30,33 @@ pub(crate) fn config(url: &str) -> DatabaseConfig {
 impl Database {
     /// An empty database.
     pub(crate) async fn fresh() -> Self {
+        Self::copy_of("template1").await
+    }
+
+    /// A database with an empty read model: a copy of one that is migrated, which the first of a process makes.
+    pub(crate) async fn migrated() -> Self {
+        static MIGRATED: OnceCell<String> = OnceCell::const_new();
+        let migrated = MIGRATED.get_or_init(async || {
+            let database = Self::fresh().await;
+            readmodel::migrate(&database.config).await.unwrap();
+            let name = database.name.clone();
+            std::mem::forget(database); // it goes with the server
+            name
+        });
+        Self::copy_of(migrated.await).await
+    }
+
+    async fn copy_of(template: &str) -> Self {
         let server = dev::postgres::for_tests().await.unwrap();
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         let mut connection = PgConnection::connect(&server).await.unwrap();
         // Copying files takes a quarter of the time where nothing is synced.
-        let create = AssertSqlSafe(format!("create database {name} strategy file_copy"));
+        let create =
+            AssertSqlSafe(format!("create database {name} template {template} strategy file_copy"));
         connection.execute(create).await.unwrap();
         let (base, _) = server.rsplit_once('/').unwrap();
         let config = config(&format!("{base}/{name}"));
         Self { config, name, server }
-    }
-
-    /// A database with an empty read model.
-    pub(crate) async fn migrated() -> Self {
-        let database = Self::fresh().await;
-        readmodel::migrate(&database.config).await.unwrap();
-        database
     }
 
     pub(crate) fn url(&self) -> &str {
