@@ -65,7 +65,8 @@ struct Shrinking<V, A> {
 impl<V, A: AsyncFnMut(&Plan) -> Tried<V>> Shrinking<V, A> {
     /// Takes a smaller plan, if it fails too.
     async fn try_plan(&mut self, plan: Plan) -> bool {
-        if self.is_over {
+        // Of what fails without a step no plan tells more.
+        if self.is_over || plan.steps.is_empty() {
             return false;
         }
         match (self.attempt)(&plan).await {

@@ -137,6 +137,18 @@ async fn smaller(kind: LogKind, plan: Plan) -> String {
     }
 }
 
+/// A step that means nothing to servers stands for a defect: it alone is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_fails_is_made_smaller() {
+    let failing = Step::Pass { seconds: 1 };
+    let steps = vec![Step::Crash, failing.clone()];
+    let said = smaller(LogKind::Embedded, Plan { devices: Vec::new(), steps }).await;
+    assert!(said.contains("means nothing here"), "{said}");
+    let (_, left) = said.split_once('\n').unwrap();
+    assert_eq!(Plan::parse(left).unwrap().steps.len(), 1, "{said}");
+    assert!(left.contains(&serde_json::to_string(&failing).unwrap()), "{said}");
+}
+
 /// The plans to play, each with its name; and whether they are the usual ones.
 fn asked() -> (Vec<(String, Plan)>, bool) {
     if let Ok(file) = std::env::var("SIMULATION_PLAN") {
