@@ -102,10 +102,10 @@ impl Holdings {
     ) -> Result<Current, Problem> {
         permit_asking(scope)?;
         let reference = scope.reference();
-        let turn = self.workers.turn(&scope.tenant).await.map_err(Problem::internal)?;
+        let leave = self.workers.leave(&scope.tenant).await.map_err(Problem::internal)?;
         let place_in_line = usize::from(reference.0.as_bytes()[15]) % TURNS;
         let _first = self.turns[place_in_line].lock().await;
-        let working = self.workers.work(turn).await.map_err(Problem::internal)?;
+        let working = self.workers.work(leave).await.map_err(Problem::internal)?;
         let turn = Arc::new((working, place));
         let at_head = match self.kept.get(&reference) {
             Some(kept) => {

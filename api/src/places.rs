@@ -10,6 +10,11 @@ use model::TenantId;
 /// One tenant may have this part of all.
 const TENANT_PART: usize = 2;
 
+/// What one tenant may have of so many.
+pub(crate) const fn part_of_one(all: usize) -> usize {
+    all.div_ceil(TENANT_PART)
+}
+
 /// So many, and no more.
 pub(crate) struct Places {
     max: usize,
@@ -37,7 +42,7 @@ impl Places {
     pub(crate) fn take(self: &Arc<Self>, tenant: &TenantId) -> Option<Place> {
         let mut held = self.held();
         let own = held.tenants.get(tenant).copied().unwrap_or_default();
-        if held.all >= self.max || own >= self.max.div_ceil(TENANT_PART) {
+        if held.all >= self.max || own >= part_of_one(self.max) {
             return None;
         }
         held.all += 1;

@@ -8,8 +8,7 @@ use std::{
 use model::TenantId;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// One tenant may have this part of all at work.
-const TENANT_PART: usize = 2;
+use crate::places::part_of_one;
 
 /// So many at work, and no more.
 pub(crate) struct Workers {
@@ -19,32 +18,32 @@ pub(crate) struct Workers {
     tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
 
-/// That one may be at work for the tenant, once there is a worker.
-pub(crate) struct Turn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+/// The tenant's leave to have one more at work, once there is a worker.
+pub(crate) struct Leave(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 
 /// A worker, until it is dropped.
-pub(crate) struct Working(#[expect(dead_code, reason = "held")] (OwnedSemaphorePermit, Turn));
+pub(crate) struct Working(#[expect(dead_code, reason = "held")] (OwnedSemaphorePermit, Leave));
 
 impl Workers {
     pub(crate) fn new(max: usize) -> Self {
-        let of_one = max.div_ceil(TENANT_PART);
-        Self { all: Arc::new(Semaphore::new(max)), of_one, tenants: Mutex::default() }
+        let (all, of_one) = (Arc::new(Semaphore::new(max)), part_of_one(max));
+        Self { all, of_one, tenants: Mutex::default() }
     }
 
-    /// Waits for the tenant's turn.
+    /// Waits until the tenant may have one more at work.
     ///
     /// # Errors
     /// Never: nobody closes what is waited for.
-    pub(crate) async fn turn(&self, tenant: &TenantId) -> Result<Turn, AcquireError> {
-        self.of(tenant).acquire_owned().await.map(Turn)
+    pub(crate) async fn leave(&self, tenant: &TenantId) -> Result<Leave, AcquireError> {
+        self.of(tenant).acquire_owned().await.map(Leave)
     }
 
     /// Waits for a worker.
     ///
     /// # Errors
-    /// As [`Self::turn`].
-    pub(crate) async fn work(&self, turn: Turn) -> Result<Working, AcquireError> {
-        Ok(Working((self.all.clone().acquire_owned().await?, turn)))
+    /// As [`Self::leave`].
+    pub(crate) async fn work(&self, leave: Leave) -> Result<Working, AcquireError> {
+        Ok(Working((self.all.clone().acquire_owned().await?, leave)))
     }
 
     fn of(&self, tenant: &TenantId) -> Arc<Semaphore> {
@@ -69,7 +68,7 @@ mod tests {
     fn a_tenant_that_asks_again_and_again_leaves_a_worker_to_others() {
         let workers = Workers::new(2);
         let (acme, globex) = (TenantId::new("acme").unwrap(), TenantId::new("globex").unwrap());
-        let work = async |tenant| workers.work(workers.turn(tenant).await.unwrap()).await.unwrap();
+        let work = async |tenant| workers.work(workers.leave(tenant).await.unwrap()).await.unwrap();
         let first = work(&acme).now_or_never().unwrap();
         assert!(work(&acme).now_or_never().is_none());
         let other = work(&globex).now_or_never().unwrap();
@@ -79,6 +78,6 @@ mod tests {
         drop((other, again));
         assert!(work(&globex).now_or_never().is_some());
         assert_eq!(workers.tenants.lock().unwrap().len(), 1, "the others are forgotten");
-        assert!(Workers::new(1).turn(&acme).now_or_never().is_some());
+        assert!(Workers::new(1).leave(&acme).now_or_never().is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What the archiver measures: how far the archive is behind the log's true end, asked of the log.
+//! What the archiver measures: how far the archive is behind the log's true end, asked of the log, and how backups end.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +22,6 @@ pub(crate) const DRILL_OK: &str = "context_sync_drill_ok";
 const LAG: &str = "context_sync_archive_lag_records";
 const SEALED_AGE: &str = "context_sync_archive_sealed_age_seconds";
 const SEGMENT_LAG: &str = "context_sync_archive_segment_lag_records";
-
 const SUCCESS_RATE: &str = "context_backup_success_rate";
 
 /// Over how long the success rate is: an hour, in which each scope that changed has a backup; in parts that are forgotten
@@ -49,7 +48,7 @@ pub(crate) struct Progress {
 }
 
 /// How backups ended of late.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ends(VecDeque<Part>);
 
 #[derive(Debug)]

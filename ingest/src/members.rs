@@ -264,9 +264,12 @@ impl Asked {
         command: &Command,
         refusal: Problem,
     ) -> Result<Decided, Problem> {
-        let Command { id, request_hash, scope, .. } = command;
-        let (id, request_hash) = (*id, *request_hash);
-        let retry = Retry { id, request_hash, scope, keyed: self.is_keyed()? };
+        let retry = Retry {
+            id: command.id,
+            request_hash: command.request_hash,
+            scope: &command.scope,
+            keyed: self.is_keyed()?,
+        };
         Ok(Decided::Outcome(ingest.known_or(retry, refusal).await?))
     }
 

@@ -30,7 +30,7 @@ pub struct ErasedImage {
 const PAST_AT_ONCE: i64 = 10_000;
 
 /// Deletes past versions of what is to be erased, where there are too many for the transaction that does it; whether there
-/// are more. Nobody quotes them: neither the fold nor any sum knows of them.
+/// are more. Neither the fold nor any sum knows of them.
 pub(crate) async fn erase_past(
     connection: &mut PgConnection,
     erased: &ErasedImage,

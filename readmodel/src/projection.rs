@@ -179,7 +179,7 @@ impl Projection {
     }
 
     /// Writes a batch's rows and advances the positions: both or neither, and neither if the positions
-    /// stand elsewhere than where the batch began. `notify`: tells other processes. Only a hint: they
+    /// stand elsewhere than where the batch began; only past versions of what it erases may go before. `notify`: tells other processes. Only a hint: they
     /// also ask.
     pub async fn commit(
         &mut self,

@@ -284,7 +284,7 @@ impl Topics<'_> {
         }
     }
 
-    /// Where the replicas cannot be asked for now, nothing is said.
+    /// A warning is all that comes of it: brokers that do not say how many replicas there are keep nobody from starting.
     async fn warn_of_one_copy(&self, topic: &str, in_sync: Option<&&str>) {
         let in_sync = in_sync.and_then(|in_sync| in_sync.parse().ok());
         let (inquirer, name) = (Arc::clone(self.inquirer), topic.to_owned());

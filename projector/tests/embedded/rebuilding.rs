@@ -538,11 +538,7 @@ async fn cursors_that_come_to_differ_while_it_compares_begin_an_epoch() {
     running.await.unwrap();
     projecting.stop().await;
     assert!(matches!(&end, Rebuilding::Done(rebuilt) if rebuilt.epoch.is_some()), "{end:?}");
-    let bases: Vec<i64> = sqlx::query_scalar("select base from context_sync_settings.bases")
-        .fetch_all(&bench.pool)
-        .await
-        .unwrap();
-    assert_eq!(bases, [head]);
+    assert_eq!(bases(&bench).await, [head]);
     bench.check().await;
 }
 
@@ -590,12 +586,14 @@ async fn what_was_forgotten_stays_so_where_cursors_say_something_else() {
     execute(&bench, damage).await;
     let (rebuilt, _) = rebuild(&bench, RebuildRequest::default()).await;
     assert!(rebuilt.epoch.is_some());
-    let bases: Vec<i64> = sqlx::query_scalar("select base from context_sync_settings.bases")
-        .fetch_all(&bench.pool)
-        .await
-        .unwrap();
-    assert_eq!(bases, [head]);
+    assert_eq!(bases(&bench).await, [head]);
     bench.check().await;
+}
+
+/// What scopes kept of an epoch.
+async fn bases(bench: &Bench) -> Vec<i64> {
+    let query = "select base from context_sync_settings.bases";
+    sqlx::query_scalar(query).fetch_all(&bench.pool).await.unwrap()
 }
 
 async fn hold(connection: &mut PgConnection, sql: &str) {

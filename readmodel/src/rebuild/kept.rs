@@ -62,7 +62,10 @@ impl Comparing {
                  ) as differs_at
                  from heads
              )
-             select scope, live, case when differs_at is not null then least(forgotten, differs_at - 1) when live > rebuilt then rebuilt end as base from compared"
+             select scope, live, case
+                 when differs_at is not null then least(forgotten, differs_at - 1)
+                 when live > rebuilt then rebuilt
+             end as base from compared"
         );
         let scopes: Vec<Uuid> = differing.iter().map(|scope| scope.0).collect();
         let rows =
