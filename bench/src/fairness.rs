@@ -27,9 +27,11 @@ pub(crate) const RATES: [&str; 3] = [
 /// Devices of a quiet tenant, and how often each asks.
 const QUIET: usize = 16;
 const QUIET_PACE: Duration = Duration::from_millis(100);
-/// Devices of the other, a user each. Together they send four times what their tenant may.
+/// Devices of the other, a user each. Together they send four times what their tenant may; or, for what they may, a little
+/// less than that.
 const STORM: usize = 64;
 const STORM_PACE: Duration = Duration::from_millis(32);
+const ALLOWED_PACE: Duration = Duration::from_millis(140);
 /// Messages of a page.
 const PAGE: usize = 100;
 
@@ -54,21 +56,25 @@ impl Kind {
 /// What a quiet tenant's requests took.
 pub(crate) struct Felt {
     pub(crate) alone: Measured,
+    /// Beside a tenant that sends what it may: the work is done, for whoever asked for it.
+    pub(crate) beside_allowed: Measured,
     pub(crate) in_storm: Measured,
     /// Which part of the storm was refused: without any it was none, and nothing was measured.
     pub(crate) refused: f64,
 }
 
-/// Measures a tenant alone, and then while another one sends too much.
+/// Measures a tenant alone, while another one sends what it may, and while that sends too much.
 pub(crate) async fn feel(server: &Server, kind: Kind, time: Duration) -> Result<Felt, Failure> {
     let answers = Arc::<Answers>::default();
     let quiet = async || devices("quiet", QUIET, server, kind, None).await;
-    let storm = devices("storm", STORM, server, kind, Some(answers.clone())).await?;
+    let others = async |answers| devices("storm", STORM, server, kind, answers).await;
     let alone = run(quiet().await?, time, QUIET_PACE).await?;
-    let quiet = quiet().await?;
-    let (in_storm, _) =
-        tokio::try_join!(run(quiet, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
-    Ok(Felt { alone, in_storm, refused: answers.refused()? })
+    let (own, allowed) = (quiet().await?, others(None).await?);
+    let (beside_allowed, _) =
+        tokio::try_join!(run(own, time, QUIET_PACE), run(allowed, time, ALLOWED_PACE))?;
+    let (own, storm) = (quiet().await?, others(Some(answers.clone())).await?);
+    let (in_storm, _) = tokio::try_join!(run(own, time, QUIET_PACE), run(storm, time, STORM_PACE))?;
+    Ok(Felt { alone, beside_allowed, in_storm, refused: answers.refused()? })
 }
 
 async fn devices(

@@ -301,17 +301,21 @@ impl Bench<'_> {
         for kind in [fairness::Kind::Push, fairness::Kind::Pull] {
             let name = kind.name();
             step(&format!("{log}: one tenant beside another's storm, a {name} each"));
-            let fairness::Felt { alone, in_storm, refused } =
+            let fairness::Felt { alone, beside_allowed, in_storm, refused } =
                 fairness::feel(server, kind, self.time).await?;
-            let felt = |which: &str, in_storm: f64, beside: &'static str, alone: f64| {
-                let what = format!("{name} {which} of a tenant in another's storm");
-                Line::new(log, what, in_storm, "ms").beside(beside, Some(alone)).below(2.0)
-            };
-            lines.push(felt("p50", in_storm.p50_ms, "p50 without the storm", alone.p50_ms));
-            lines.push(
-                felt("p99", in_storm.p99_ms, "p99 without the storm", alone.p99_ms)
-                    .latency(in_storm),
-            );
+            for (which, of) in
+                [("p50", (|felt| felt.p50_ms) as fn(&Measured) -> f64), ("p99", |felt| felt.p99_ms)]
+            {
+                let line = |when: &str, felt: &Measured| {
+                    let what = format!("{name} {which} of a tenant {when}");
+                    Line::new(log, what, of(felt), "ms")
+                };
+                let allowed = line("beside what another may", &beside_allowed);
+                lines.push(allowed.beside("alone", Some(of(&alone))));
+                let storm = line("in another's storm", &in_storm);
+                lines
+                    .push(storm.beside("beside what it may", Some(of(&beside_allowed))).below(2.0));
+            }
             let what = format!("of the storm is refused, a {name} each");
             lines.push(Line::new(log, what, refused * 100.0, "%"));
         }
