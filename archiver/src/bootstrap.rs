@@ -117,7 +117,7 @@ impl Session<'_> {
             }
             self.take(cache, partition, records).await?;
         }
-        cache.write(true, |tables| {
+        cache.write(partition, true, |tables| {
             let mut state = tables.state(partition)?;
             state.next_offset = state.next_offset.max(start);
             tables.put_state(partition, &state)
@@ -197,7 +197,7 @@ impl Loading<'_> {
         durable: bool,
         work: impl FnOnce(&mut Tables<'_>, Partition) -> Result<T, CacheError>,
     ) -> Result<T, ArchiverError> {
-        Ok(self.cache.write(durable, |tables| work(tables, self.partition))?)
+        Ok(self.cache.write(self.partition, durable, |tables| work(tables, self.partition))?)
     }
 
     fn put_state(&self, state: &PartitionState) -> Result<(), ArchiverError> {
@@ -255,7 +255,7 @@ impl Loading<'_> {
         floor: Cursor,
         backup: BackupObject,
     ) -> Result<(), ArchiverError> {
-        let (scope, cache) = (scope.clone(), self.cache.clone());
+        let (scope, cache, partition) = (scope.clone(), self.cache.clone(), self.partition);
         let object = redaction::fetch_full(self.session.archive, &backup).await?;
         blocking(move || {
             let mut lines = object.lines(&backup.path)?;
@@ -268,7 +268,7 @@ impl Loading<'_> {
                         None => rest = false,
                     }
                 }
-                cache.write(false, |tables| {
+                cache.write(partition, false, |tables| {
                     for line in &batch {
                         let message = message_line::read(line).map_err(CacheError::unloadable)?;
                         // A full that was carried on may have tombstones that have expired since.
@@ -280,7 +280,8 @@ impl Loading<'_> {
                     Ok(())
                 })?;
             }
-            Ok(cache.write(false, |tables| tables.put_full(scope.reference(), &backup))?)
+            Ok(cache
+                .write(partition, false, |tables| tables.put_full(scope.reference(), &backup))?)
         })
         .await
     }
@@ -443,7 +444,7 @@ impl Loading<'_> {
 
     /// The events fold to what the manifest says.
     fn check(&self, path: &str, line: &ScopeLine) -> Result<(), ArchiverError> {
-        let view = self.cache.read()?;
+        let view = self.cache.read(self.partition)?;
         let found = view.existing_scope(self.partition, line.scope.reference())?.1;
         if (found.head, found.floor, found.count, found.digest)
             == (line.head, line.floor, line.count, line.digest)

@@ -7,7 +7,10 @@ mod loading;
 mod record;
 mod tombstones;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use archive::{
     manifest::{BackupObject, Gap, Reference, ScopeLine},
@@ -28,29 +31,30 @@ use redb::{
 use serde::{Deserialize, Serialize};
 pub(crate) use tombstones::{OldPart, OldTombstones};
 
-/// Memory for the cache's pages, in bytes, whatever the number of scopes.
+/// Files of the cache: partitions are spread over them, and those of different files are folded at the same time.
+const PARTS: u32 = 4;
+/// Memory for the pages of all of them, in bytes, whatever the number of scopes.
 const PAGES_BYTES: usize = 48 << 20;
 /// A change of what is stored, or of the fold: caches of another version are made again.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Partition → [`PartitionState`].
 const PARTITIONS: TableDefinition<u32, &[u8]> = TableDefinition::new("partitions");
 /// Partition and scope → [`record::StoredScope`].
 const SCOPES: TableDefinition<(u32, [u8; 16]), &[u8]> = TableDefinition::new("scopes");
-/// Scope and id → entry.
-const IDS: TableDefinition<([u8; 16], [u8; 16]), &[u8]> = TableDefinition::new("ids");
+/// Scope and id → entry. (Keys that each message has are plain bytes: they are compared as such, and not copied.)
+const IDS: TableDefinition<&IdKey, &[u8]> = TableDefinition::new("ids");
 /// Scope and content hash → the live message's id, unless it is the content's own: then the id says it.
-const CONTENTS: TableDefinition<([u8; 16], [u8; 32]), [u8; 16]> = TableDefinition::new("contents");
+const CONTENTS: TableDefinition<&ContentKey, &[u8; 16]> = TableDefinition::new("contents");
 /// Scope and cursor → the line of a backup.
-const LINES: TableDefinition<([u8; 16], u64), &[u8]> = TableDefinition::new("lines");
+const LINES: TableDefinition<&CursorKey, &[u8]> = TableDefinition::new("lines");
 /// Scope and cursor → when the message was deleted, and its id: the tombstones among the lines.
-const TOMBSTONES: TableDefinition<([u8; 16], u64), (i64, [u8; 16])> =
-    TableDefinition::new("tombstones");
+const TOMBSTONES: TableDefinition<&CursorKey, (i64, [u8; 16])> = TableDefinition::new("tombstones");
 /// Scope and user → member.
 const MEMBERS: TableDefinition<([u8; 16], &str), &[u8]> = TableDefinition::new("members");
 /// Command → what is known of it.
-const COMMANDS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("commands");
+const COMMANDS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("commands");
 /// Partition, when it was folded, and command: which to forget.
 const COMMAND_AGES: TableDefinition<(u32, i64, [u8; 16]), ()> =
     TableDefinition::new("command_ages");
@@ -228,53 +232,37 @@ impl From<serde_json::Error> for CacheError {
 
 type Result<T> = std::result::Result<T, CacheError>;
 
-/// The cache.
+/// The cache. All of a partition is in one part: a transaction is of one partition.
 pub(crate) struct Cache {
-    database: Database,
+    parts: Vec<Database>,
 }
 
 impl Cache {
     /// Opens the cache of a log, a new one if the one there is of another log or version.
     /// `hours`: how long they are.
-    pub(crate) fn open(file: &Path, log: LogId, hours: HourLength) -> Result<Self> {
+    pub(crate) fn open(
+        directory: &Path,
+        name: &str,
+        log: LogId,
+        hours: HourLength,
+    ) -> Result<Self> {
         let ours = format!("{VERSION} {log} {hours}");
-        match Self::open_or_create(file) {
-            Ok(cache) if cache.is_of(&ours)? => return Ok(cache),
-            Ok(_) | Err(CacheError::Damaged(_)) => {}
-            // It may be another process's, and well.
-            Err(error) => return Err(error),
-        }
-        match std::fs::remove_file(file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CacheError::Storage(error.to_string()));
-            }
-            _ => {}
-        }
-        let cache = Self::open_or_create(file)?;
-        let transaction = cache.database.begin_write()?;
-        transaction.open_table(META)?.insert("log", ours.as_bytes())?;
-        transaction.commit()?;
-        Ok(cache)
+        remove_file(&directory.join(format!("{name}.redb")))?; // of versions before 8
+        let files = files(directory, name);
+        Ok(Self { parts: files.map(|file| open_part(&file, &ours)).collect::<Result<_>>()? })
     }
 
-    fn open_or_create(file: &Path) -> Result<Self> {
-        let database = Database::builder().set_cache_size(PAGES_BYTES).create(file)?;
-        let cache = Self { database };
-        // Readers find every table.
-        let transaction = cache.database.begin_write()?;
-        Tables::open(&transaction)?;
-        transaction.open_table(META)?;
-        transaction.commit()?;
-        Ok(cache)
+    /// Removes a cache that nobody has open.
+    pub(crate) fn remove(directory: &Path, name: &str) -> Result<()> {
+        files(directory, name).try_for_each(|file| remove_file(&file))
     }
 
-    fn is_of(&self, ours: &str) -> Result<bool> {
-        let meta = self.database.begin_read()?.open_table(META)?;
-        Ok(meta.get("log")?.is_some_and(|log| log.value() == ours.as_bytes()))
+    fn part(&self, partition: Partition) -> &Database {
+        &self.parts[(partition.get() % PARTS) as usize]
     }
 
     pub(crate) fn state(&self, partition: Partition) -> Result<PartitionState> {
-        let states = self.database.begin_read()?.open_table(PARTITIONS)?;
+        let states = self.part(partition).begin_read()?.open_table(PARTITIONS)?;
         match states.get(partition.get())? {
             Some(state) => Ok(serde_json::from_slice(state.value())?),
             None => Ok(PartitionState::START),
@@ -290,18 +278,29 @@ impl Cache {
         Ok(newest)
     }
 
-    pub(crate) fn read(&self) -> Result<View> {
-        Ok(View { transaction: self.database.begin_read()? })
+    /// What there is of a partition.
+    pub(crate) fn read(&self, partition: Partition) -> Result<View> {
+        Ok(View { transaction: self.part(partition).begin_read()? })
     }
 
-    /// Folds in one transaction: all that `work` does, or nothing. `durable`: it outlives a crash of the
+    /// The restores that run, and where.
+    pub(crate) fn running_restores(&self) -> Result<Vec<(ScopeKey, RunningRestore)>> {
+        let mut running = Vec::new();
+        for part in &self.parts {
+            running.extend(View { transaction: part.begin_read()? }.running_restores()?);
+        }
+        Ok(running)
+    }
+
+    /// Folds in one transaction: all that `work` does to the partition, or nothing. `durable`: it outlives a crash of the
     /// machine; else a crash may take it back, which is folded again.
     pub(crate) fn write<T>(
         &self,
+        partition: Partition,
         durable: bool,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.part(partition).begin_write()?;
         if !durable {
             transaction.set_durability(Durability::None)?;
         }
@@ -313,16 +312,59 @@ impl Cache {
     }
 }
 
+fn files(directory: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    (0..PARTS).map(move |part| directory.join(format!("{name}-{part}.redb")))
+}
+
+fn remove_file(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CacheError::Storage(format!("{}: {error}", file.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_part(file: &Path, ours: &str) -> Result<Database> {
+    match open_or_create(file) {
+        Ok(part) if is_of(&part, ours)? => return Ok(part),
+        Ok(_) | Err(CacheError::Damaged(_)) => {}
+        // It may be another process's, and well.
+        Err(error) => return Err(error),
+    }
+    remove_file(file)?;
+    let part = open_or_create(file)?;
+    let transaction = part.begin_write()?;
+    transaction.open_table(META)?.insert("log", ours.as_bytes())?;
+    transaction.commit()?;
+    Ok(part)
+}
+
+fn open_or_create(file: &Path) -> Result<Database> {
+    let part = Database::builder().set_cache_size(PAGES_BYTES / PARTS as usize).create(file)?;
+    // Readers find every table.
+    let transaction = part.begin_write()?;
+    Tables::open(&transaction)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    Ok(part)
+}
+
+fn is_of(part: &Database, ours: &str) -> Result<bool> {
+    let meta = part.begin_read()?.open_table(META)?;
+    Ok(meta.get("log")?.is_some_and(|log| log.value() == ours.as_bytes()))
+}
+
 /// The tables of one transaction.
 pub(crate) struct Tables<'t> {
     partitions: Table<'t, u32, &'static [u8]>,
     scopes: Table<'t, (u32, [u8; 16]), &'static [u8]>,
-    ids: Table<'t, ([u8; 16], [u8; 16]), &'static [u8]>,
-    contents: Table<'t, ([u8; 16], [u8; 32]), [u8; 16]>,
-    lines: Table<'t, ([u8; 16], u64), &'static [u8]>,
-    tombstones: Table<'t, ([u8; 16], u64), (i64, [u8; 16])>,
+    ids: Table<'t, &'static IdKey, &'static [u8]>,
+    contents: Table<'t, &'static ContentKey, &'static [u8; 16]>,
+    lines: Table<'t, &'static CursorKey, &'static [u8]>,
+    tombstones: Table<'t, &'static CursorKey, (i64, [u8; 16])>,
     members: Table<'t, ([u8; 16], &'static str), &'static [u8]>,
-    commands: Table<'t, [u8; 16], &'static [u8]>,
+    commands: Table<'t, &'static [u8; 16], &'static [u8]>,
     command_ages: Table<'t, (u32, i64, [u8; 16]), ()>,
     open_hour: Table<'t, (u32, [u8; 16]), u64>,
     restoring: Table<'t, (u32, [u8; 16]), ()>,
@@ -395,9 +437,9 @@ impl<'t> Tables<'t> {
             let own = MessageId::of_content(&command.scope, &hash);
             self.load_entry(&mut scope, reference, own)?;
             if !scope.messages.get(&own).is_some_and(|entry| has_content(entry, &hash))
-                && let Some(id) = self.contents.get((reference, hash.0))?
+                && let Some(id) = self.contents.get(&content_key(reference, &hash))?
             {
-                let id = MessageId(uuid::Uuid::from_bytes(id.value()));
+                let id = MessageId(uuid::Uuid::from_bytes(*id.value()));
                 self.load_entry(&mut scope, reference, id)?;
             }
         }
@@ -407,7 +449,7 @@ impl<'t> Tables<'t> {
                 scope.members.insert(user, member);
             }
         }
-        if let Some(known) = self.commands.get(command.id.0.into_bytes())? {
+        if let Some(known) = self.commands.get(command.id.0.as_bytes())? {
             let StoredCommand { outcome, .. } = serde_json::from_slice(known.value())?;
             let known = KnownCommand { folded_at: outcome.folded_at, outcome };
             scope.commands.insert(command.id, known);
@@ -423,7 +465,7 @@ impl<'t> Tables<'t> {
         if scope.messages.contains_key(&id) {
             return Ok(());
         }
-        if let Some(entry) = self.ids.get((reference, id.0.into_bytes()))? {
+        if let Some(entry) = self.ids.get(&id_key(reference, id))? {
             scope.insert(id, record::parse_entry(entry.value())?);
         }
         Ok(())
@@ -452,7 +494,7 @@ impl<'t> Tables<'t> {
         }
         for (changed, message) in &changed {
             let line = message_line::write(message);
-            self.lines.insert((key, message.entry.cursor.get()), line.as_bytes())?;
+            self.lines.insert(&cursor_key(key, message.entry.cursor), line.as_bytes())?;
             self.put_entry(&command.scope, key, changed.id, &message.entry)?;
         }
         if let Some(floor) = applied.floor {
@@ -498,8 +540,8 @@ impl<'t> Tables<'t> {
     }
 
     /// Nothing is left of what these erased.
-    pub(crate) fn forget_erasures(&mut self, done: &[(Partition, Offset)]) -> Result<()> {
-        for (partition, offset) in done {
+    pub(crate) fn forget_erasures(&mut self, partition: Partition, done: &[Offset]) -> Result<()> {
+        for offset in done {
             self.erasures.remove((partition.get(), offset.get()))?;
         }
         Ok(())
@@ -512,16 +554,16 @@ impl<'t> Tables<'t> {
 
     fn let_go(&mut self, key: &ScopeKey, scope: [u8; 16], id: MessageId) -> Result<()> {
         let Some(old) =
-            self.ids.get((scope, id.0.into_bytes()))?.map(|old| record::parse_entry(old.value()))
+            self.ids.get(&id_key(scope, id))?.map(|old| record::parse_entry(old.value()))
         else {
             return Ok(());
         };
         let old = old?;
-        self.lines.remove((scope, old.cursor.get()))?;
+        self.lines.remove(&cursor_key(scope, old.cursor))?;
         if !old.is_live() {
-            self.tombstones.remove((scope, old.cursor.get()))?;
+            self.tombstones.remove(&cursor_key(scope, old.cursor))?;
         } else if id != MessageId::of_content(key, &old.content_hash) {
-            self.contents.remove((scope, old.content_hash.0))?;
+            self.contents.remove(&content_key(scope, &old.content_hash))?;
         }
         Ok(())
     }
@@ -533,12 +575,12 @@ impl<'t> Tables<'t> {
         id: MessageId,
         entry: &Entry,
     ) -> Result<()> {
-        self.ids.insert((scope, id.0.into_bytes()), record::entry(entry).as_slice())?;
+        self.ids.insert(&id_key(scope, id), record::entry(entry).as_slice())?;
         if let Some(at) = entry.deleted_at {
             let tombstone = (at.as_micros(), id.0.into_bytes());
-            self.tombstones.insert((scope, entry.cursor.get()), tombstone)?;
+            self.tombstones.insert(&cursor_key(scope, entry.cursor), tombstone)?;
         } else if id != MessageId::of_content(key, &entry.content_hash) {
-            self.contents.insert((scope, entry.content_hash.0), id.0.into_bytes())?;
+            self.contents.insert(&content_key(scope, &entry.content_hash), id.0.as_bytes())?;
         }
         Ok(())
     }
@@ -567,7 +609,7 @@ impl<'t> Tables<'t> {
     ) -> Result<()> {
         let age = stored.outcome.folded_at.as_micros();
         let (id, json) = (id.0.into_bytes(), serde_json::to_vec(stored)?);
-        self.commands.insert(id, json.as_slice())?;
+        self.commands.insert(&id, json.as_slice())?;
         self.command_ages.insert((partition.get(), age, id), ())?;
         Ok(())
     }
@@ -590,13 +632,13 @@ impl<'t> Tables<'t> {
         }
         for (folded_at, id) in forgotten {
             self.command_ages.remove((partition.get(), folded_at, id))?;
-            let later = self.commands.get(id)?.map(|known| {
+            let later = self.commands.get(&id)?.map(|known| {
                 serde_json::from_slice::<StoredCommand>(known.value())
                     .map(|known| known.outcome.folded_at.as_micros() > folded_at)
             });
             // It may have come again since, after a day.
             if !later.transpose()?.unwrap_or(false) {
-                self.commands.remove(id)?;
+                self.commands.remove(&id)?;
             }
         }
         Ok(())
@@ -692,16 +734,15 @@ impl View {
         mut take: impl FnMut(Cursor, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let table = self.transaction.open_table(LINES)?;
-        let range = (bytes(scope), after.get() + 1)..=(bytes(scope), u64::MAX);
-        for row in table.range(range)? {
+        let [first, last] = [after.next(), Cursor::MAX].map(|end| cursor_key(bytes(scope), end));
+        for row in table.range::<&CursorKey>(&first..=&last)? {
             let (key, line) = row?;
-            take(Cursor::from_i64(key.value().1 as i64), line.value())?;
+            take(cursor_of(key.value()), line.value())?;
         }
         Ok(())
     }
 
-    /// The restores that run, and where.
-    pub(crate) fn running_restores(&self) -> Result<Vec<(ScopeKey, RunningRestore)>> {
+    fn running_restores(&self) -> Result<Vec<(ScopeKey, RunningRestore)>> {
         let table = self.transaction.open_table(RESTORING)?;
         let mut running = Vec::new();
         for row in table.iter()? {
@@ -722,7 +763,7 @@ impl View {
     /// What became of a command, and the offset at which it was folded.
     pub(crate) fn command(&self, id: CommandId) -> Result<Option<StoredCommand>> {
         let table = self.transaction.open_table(COMMANDS)?;
-        let Some(known) = table.get(id.0.into_bytes())? else { return Ok(None) };
+        let Some(known) = table.get(id.0.as_bytes())? else { return Ok(None) };
         Ok(Some(serde_json::from_slice(known.value())?))
     }
 
@@ -751,6 +792,42 @@ fn erased(
 
 fn has_content(entry: &Entry, hash: &ContentHash) -> bool {
     entry.is_live() && entry.content_hash == *hash
+}
+
+/// A scope and a message's id.
+type IdKey = [u8; 32];
+/// A scope and a content's hash.
+type ContentKey = [u8; 48];
+/// A scope and a cursor, which is in the order of its bytes.
+type CursorKey = [u8; 24];
+
+fn id_key(scope: [u8; 16], id: MessageId) -> IdKey {
+    joined(scope, id.0.as_bytes())
+}
+
+fn content_key(scope: [u8; 16], hash: &ContentHash) -> ContentKey {
+    joined(scope, &hash.0)
+}
+
+fn cursor_key(scope: [u8; 16], cursor: Cursor) -> CursorKey {
+    joined(scope, &cursor.get().to_be_bytes())
+}
+
+/// `LENGTH` is that of both.
+fn joined<const REST: usize, const LENGTH: usize>(
+    scope: [u8; 16],
+    rest: &[u8; REST],
+) -> [u8; LENGTH] {
+    const { assert!(LENGTH == 16 + REST) };
+    let mut key = [0; LENGTH];
+    key[..16].copy_from_slice(&scope);
+    key[16..].copy_from_slice(rest);
+    key
+}
+
+fn cursor_of(key: &CursorKey) -> Cursor {
+    let [.., a, b, c, d, e, f, g, h] = *key;
+    Cursor::from_i64(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 fn bytes(scope: ScopeRef) -> [u8; 16] {

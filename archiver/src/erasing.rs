@@ -59,7 +59,7 @@ pub(crate) struct Erasures {
 struct Erasing {
     task: JoinHandle<Result<(), ArchiverError>>,
     /// What the cache knew of when it began.
-    known: Vec<(Partition, Offset)>,
+    known: BTreeMap<Partition, Vec<Offset>>,
 }
 
 impl Drop for Erasing {
@@ -83,7 +83,11 @@ impl Erasures {
         if let Some(mut erasing) = self.erasing.take_if(|it| it.task.is_finished()) {
             let pause = match (&mut erasing.task).await {
                 Ok(Ok(())) => {
-                    cache.write(true, |tables| tables.forget_erasures(&erasing.known))?;
+                    for (partition, done) in &erasing.known {
+                        cache.write(*partition, true, |tables| {
+                            tables.forget_erasures(*partition, done)
+                        })?;
+                    }
                     LOOK_AT_LOG_EVERY
                 }
                 Ok(Err(error)) => {
@@ -118,13 +122,18 @@ impl Erasures {
 }
 
 /// The erasures that the cache knows of, and whose hour is sealed.
-fn sealed(cache: &Cache, partitions: u32) -> Result<Vec<(Partition, Offset)>, ArchiverError> {
-    let view = cache.read()?;
-    let mut sealed = Vec::new();
+fn sealed(
+    cache: &Cache,
+    partitions: u32,
+) -> Result<BTreeMap<Partition, Vec<Offset>>, ArchiverError> {
+    let mut sealed = BTreeMap::new();
     for partition in (0..partitions).map(Partition::new) {
         let until = cache.state(partition)?.sealed;
-        let erasures = view.erasures(partition)?.into_iter();
-        sealed.extend(erasures.map(|(at, _)| (partition, at)).filter(|(_, at)| *at < until));
+        let erasures = cache.read(partition)?.erasures(partition)?.into_iter();
+        let done: Vec<Offset> = erasures.map(|(at, _)| at).filter(|at| *at < until).collect();
+        if !done.is_empty() {
+            sealed.insert(partition, done);
+        }
     }
     Ok(sealed)
 }

@@ -526,7 +526,7 @@ impl Expiry {
     async fn needed(&self) -> Result<HashSet<String>, ArchiverError> {
         self.catch_up().await?;
         let mut needed = HashSet::new();
-        for (_, restore) in self.cache.read()?.running_restores()? {
+        for (_, restore) in self.cache.running_restores()? {
             // What is no scope has no backup: the restore fails by itself.
             let Ok(source) = restore.source.parse::<ScopeKey>() else { continue };
             let partition = partition_of(source.to_string().as_bytes(), self.log.partitions());

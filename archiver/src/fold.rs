@@ -35,7 +35,7 @@ pub(crate) fn fold(
     records: &[Record],
 ) -> Result<(usize, Stop), ArchiverError> {
     let mut unknown = None;
-    let done = cache.write(false, |tables| {
+    let done = cache.write(partition, false, |tables| {
         let mut state = tables.state(partition)?;
         let mut stop = Stop::Folded;
         let mut folded = 0;

@@ -50,7 +50,7 @@ impl Session<'_> {
             state.rules = position.clock.rules;
         }
         self.note(partition, &mut state, Gap { first_offset: needed, next_offset: start });
-        cache.write(true, |tables| {
+        cache.write(partition, true, |tables| {
             tables.close_hour(partition)?;
             tables.put_state(partition, &state)
         })?;
@@ -83,7 +83,7 @@ impl Session<'_> {
     ) -> Result<Position, ArchiverError> {
         let (log, partitions) = (self.log.log_id(), self.log.partitions());
         let mut rows = Snapshot::begin(database, log, partitions, partition).await?;
-        cache.write(true, |tables| tables.clear(partition))?;
+        cache.write(partition, true, |tables| tables.clear(partition))?;
         let mut last = None;
         loop {
             let scopes = rows.scopes(last).await?;
@@ -111,7 +111,7 @@ async fn load_scope(
 ) -> Result<(), ArchiverError> {
     let scope = key.reference();
     let members = rows.members(scope).await?;
-    cache.write(false, |tables| tables.load_scope(partition, key, heading, &members))?;
+    cache.write(partition, false, |tables| tables.load_scope(partition, key, heading, &members))?;
     let (mut last, mut count, mut digest) = (Cursor::ZERO, 0, Digest::EMPTY);
     loop {
         let messages = rows.messages(scope, last).await?;
@@ -121,7 +121,7 @@ async fn load_scope(
             count += 1;
             digest.add(entry.version.item(*id));
         }
-        cache.write(false, |tables| {
+        cache.write(partition, false, |tables| {
             for MessageRow { id, entry, json } in messages {
                 let line = message_line::write_pulled(json, &entry);
                 tables.load_message(key, id, &entry, line.as_bytes())?;
@@ -146,7 +146,7 @@ async fn load_commands(
         let outcomes = rows.outcomes(last).await?;
         let Some(end) = outcomes.last() else { return Ok(()) };
         last = Some(end.id);
-        cache.write(false, |tables| {
+        cache.write(partition, false, |tables| {
             for row in &outcomes {
                 tables.load_command(partition, row.offset, row.id, &row.outcome)?;
             }

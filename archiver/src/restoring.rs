@@ -76,7 +76,7 @@ impl Restores {
         cache: &Arc<Cache>,
         is_current: impl Fn(Partition) -> bool,
     ) -> Result<(), ArchiverError> {
-        let mut running = cache.read()?.running_restores()?;
+        let mut running = cache.running_restores()?;
         running.retain(|(scope, _)| {
             is_current(partition_of(scope.to_string().as_bytes(), log.partitions()))
         });
@@ -179,7 +179,7 @@ impl Executor {
             history::find_listed(&self.archive, log, partition, &source, backup).await
         };
         self.await_fold(partition).await?;
-        let erased = self.cache.read()?.erased(partition, source.reference())?;
+        let erased = self.cache.read(partition)?.erased(partition, source.reference())?;
         let found = match found {
             // It was asked for when the rows did not show the erasure yet.
             Ok(Some(found)) if found.was_erased(erased) => {
@@ -231,7 +231,7 @@ impl Executor {
         after: Cursor,
     ) -> Result<RestorePlace, ArchiverError> {
         let state = found.open(&self.archive).await?;
-        let (view, scope) = (Arc::new(self.cache.read()?), self.scope.reference());
+        let (view, scope) = (Arc::new(self.cache.read(self.partition())?), self.scope.reference());
         let begin = self.restore.begin;
         let lacking =
             blocking(move || lacking(&view, scope, after, begin, &Kept::of(state)?)).await?;
@@ -248,21 +248,17 @@ impl Executor {
 
     /// Puts the backup's live messages, but for the first ones, which were put before.
     async fn put(&self, found: &FoundBackup, done: u64) -> Result<RestorePlace, ArchiverError> {
-        let mut puts = Puts::after(found.open(&self.archive).await?, done);
+        let puts = Puts::after(found.open(&self.archive).await?, done);
         let mut from = RestorePlace::Puts(done);
-        loop {
-            let next;
-            (puts, next) = blocking(move || {
-                let next = puts.next_puts()?;
-                Ok((puts, next))
-            })
-            .await?;
-            if next.is_empty() {
-                return Ok(from);
-            }
-            self.append_chunk(from, puts.place(), Vec::new(), next).await?;
-            from = puts.place();
+        let (mut puts, mut next) = read_puts(puts).await?;
+        while !next.is_empty() {
+            let to = puts.place();
+            // While a chunk is appended, the next one is read.
+            let appended = self.append_chunk(from, to, Vec::new(), next);
+            ((puts, next), _) = tokio::try_join!(read_puts(puts), appended)?;
+            from = to;
         }
+        Ok(from)
     }
 
     async fn fail(&self, code: RestoreFailure, detail: String) -> Result<Place, ArchiverError> {
@@ -298,6 +294,15 @@ impl Executor {
         let key = Bytes::from(self.scope.to_string());
         Ok(self.log.append(key, Bytes::from(value)).await?.place)
     }
+}
+
+/// Reads the messages of a chunk.
+async fn read_puts(mut puts: Puts) -> Result<(Puts, Vec<Put>), ArchiverError> {
+    blocking(move || {
+        let next = puts.next_puts()?;
+        Ok((puts, next))
+    })
+    .await
 }
 
 /// What is wrong with the backup, as opposed to the store.

@@ -76,7 +76,7 @@ impl Sealer<'_> {
         tracing::info!(%partition, hour = self.length.hour_name(hour), "sealed an hour");
         (state.sealed, state.sealed_time) = (state.next_offset, state.time);
         (state.hour, state.hour_is_used, state.gaps) = (None, false, Vec::new());
-        self.cache.write(true, |tables| {
+        self.cache.write(partition, true, |tables| {
             tables.close_hour(partition)?;
             tables.forget_commands(partition, state.time)?;
             tables.put_state(partition, &state)
@@ -86,7 +86,7 @@ impl Sealer<'_> {
 
     /// What was erased in the hour is written down before it is sealed: whoever finds the hour finds that too.
     async fn keep_erasures(&self, partition: Partition) -> Result<(), ArchiverError> {
-        let erasures = self.cache.read()?.erasures(partition)?;
+        let erasures = self.cache.read(partition)?.erasures(partition)?;
         for (offset, StoredErasure { id, scope, cursor, at }) in erasures {
             let scope: ScopeKey =
                 scope.parse().map_err(|_| ArchiverError::Cache(format!("{scope} is no scope")))?;
@@ -112,7 +112,7 @@ impl Sealer<'_> {
         state: &PartitionState,
     ) -> Result<Object, ArchiverError> {
         let partition = header.partition;
-        let view = Arc::new(self.cache.read()?);
+        let view = Arc::new(self.cache.read(partition)?);
         let tables = events::tables(self.log, self.archive, &view, partition, state).await?;
         let events_path = path::events(self.length, hour, partition);
         let events = events::upload(self.archive, events_path, tables.events).await?;
@@ -145,7 +145,7 @@ impl Sealer<'_> {
         let mut state = self.cache.state(partition)?;
         let Some(day) = state.day.filter(|_| state.day_is_used).map(Day::next) else {
             state.day = None;
-            self.cache.write(false, |tables| tables.put_state(partition, &state))?;
+            self.cache.write(partition, false, |tables| tables.put_state(partition, &state))?;
             return Ok(());
         };
         let path = path::full_manifest(self.log.log_id(), partition, self.length, day);
@@ -160,7 +160,7 @@ impl Sealer<'_> {
         self.facts.completed(manifest, &path, self.length.midnight(day), is_new).await?;
         tracing::info!(%partition, day = self.length.day_name(day), "wrote full backups");
         (state.day, state.day_is_used) = (None, false);
-        self.cache.write(true, |tables| {
+        self.cache.write(partition, true, |tables| {
             for (scope, full) in &fulls {
                 tables.put_full(*scope, full)?;
             }
@@ -176,7 +176,7 @@ impl Sealer<'_> {
         day: Day,
     ) -> Result<Object, ArchiverError> {
         let (partition, name) = (header.partition, header.period.clone());
-        let view = Arc::new(self.cache.read()?);
+        let view = Arc::new(self.cache.read(partition)?);
         let scopes = view.scopes(partition)?.into_iter().map(|scope| {
             let (view, name) = (view.clone(), name.clone());
             async move {
@@ -228,7 +228,7 @@ impl Sealer<'_> {
         let fulls = fulls(copy(&mut manifest)?, &path)?;
         self.facts.completed(manifest, &path, state.time, |_| true).await?;
         tracing::warn!(%partition, name, "wrote full backups of every scope after a gap");
-        self.cache.write(true, |tables| {
+        self.cache.write(partition, true, |tables| {
             for (scope, full) in &fulls {
                 tables.put_full(*scope, full)?;
             }
@@ -239,7 +239,7 @@ impl Sealer<'_> {
 
     /// The next session goes on from what another archiver has written.
     fn take_up_elsewhere(&self, partition: Partition, path: String) -> Result<(), ArchiverError> {
-        self.cache.write(true, |tables| tables.clear(partition))?;
+        self.cache.write(partition, true, |tables| tables.clear(partition))?;
         Err(ArchiverError::TakenUpElsewhere { path })
     }
 
@@ -250,7 +250,7 @@ impl Sealer<'_> {
         name: &str,
         state: &PartitionState,
     ) -> Result<Object, ArchiverError> {
-        let view = Arc::new(self.cache.read()?);
+        let view = Arc::new(self.cache.read(partition)?);
         let header = Header {
             gaps: state.gaps.clone(),
             first_offset: state.taken_up,
@@ -311,7 +311,7 @@ impl Sealer<'_> {
                 tracing::info!(%partition, backup = %id, scope = %key, "made a backup on demand");
             }
         }
-        self.cache.write(true, |tables| tables.put_state(partition, &state))?;
+        self.cache.write(partition, true, |tables| tables.put_state(partition, &state))?;
         Ok(())
     }
 
@@ -329,7 +329,7 @@ impl Sealer<'_> {
             // The first request of an id decides: another one on the log must not end all archiving.
             Some(manifest) => manifest,
             None => {
-                let view = Arc::new(self.cache.read()?);
+                let view = Arc::new(self.cache.read(partition)?);
                 let wanted = Wanted {
                     id,
                     backup_type: BackupType::OnDemand,

@@ -1,6 +1,6 @@
 //! A session: from where the cache stands on, until something goes wrong or shutdown.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::{
     Archive,
@@ -35,6 +35,8 @@ use crate::{
     workers::blocking,
 };
 
+/// The name of the cache's files.
+const CACHE: &str = "fold";
 const READ: ReadLimit = ReadLimit { records_max: 1_000, bytes_max: 2 << 20 };
 /// Partitions whose records are taken at the same time.
 const PARTITIONS_AT_ONCE: usize = 2;
@@ -83,15 +85,12 @@ impl Session<'_> {
 
     /// The next session makes it again: from the log, or the archive.
     async fn remove_cache(&self) {
-        let file = self.cache_file();
-        tracing::warn!(file = %file.display(), "removing the damaged cache");
-        if let Err(error) = tokio::fs::remove_file(&file).await {
-            tracing::error!(%error, file = %file.display(), "the damaged cache cannot be removed: remove it");
+        let directory = self.config.cache_directory();
+        let named = directory.display().to_string();
+        tracing::warn!(directory = named, "removing the damaged cache");
+        if let Err(error) = blocking(move || Ok(Cache::remove(&directory, CACHE)?)).await {
+            tracing::error!(%error, directory = named, "the damaged cache cannot be removed: remove it");
         }
-    }
-
-    fn cache_file(&self) -> PathBuf {
-        self.config.cache_directory().join("fold.redb")
     }
 
     async fn archive_on(
@@ -130,14 +129,14 @@ impl Session<'_> {
     }
 
     async fn open_cache(&self) -> Result<Arc<Cache>, ArchiverError> {
-        let (directory, file) = (self.config.cache_directory(), self.cache_file());
+        let directory = self.config.cache_directory();
         let log = self.log.log_id();
         let hours = self.config.archive_hour_seconds;
         blocking(move || {
             std::fs::create_dir_all(&directory).map_err(|error| {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))
             })?;
-            Ok(Arc::new(Cache::open(&file, log, hours)?))
+            Ok(Arc::new(Cache::open(&directory, CACHE, log, hours)?))
         })
         .await
     }
@@ -170,10 +169,10 @@ impl Session<'_> {
         });
         if !is_in_archive {
             tracing::warn!(%partition, "what the cache goes on from is not in the archive: folding anew");
-            cache.write(true, |tables| tables.clear(partition))?;
+            cache.write(partition, true, |tables| tables.clear(partition))?;
         } else if !self.is_of_log(partition, state.last.as_ref()).await? {
             tracing::warn!(%partition, "the log was cut behind what the cache has: folding anew");
-            cache.write(true, |tables| tables.clear(partition))?;
+            cache.write(partition, true, |tables| tables.clear(partition))?;
         }
         Ok(())
     }

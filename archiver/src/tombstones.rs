@@ -29,7 +29,8 @@ impl Expiry {
             let mut after = None;
             loop {
                 let cache = self.cache.clone();
-                let find = move || Ok(cache.read()?.old_tombstones(partition, after, before)?);
+                let find =
+                    move || Ok(cache.read(partition)?.old_tombstones(partition, after, before)?);
                 let (old, next) = blocking(find).await?;
                 let said = stream::iter(old).map(|old| async {
                     if !dry_run {

@@ -18,6 +18,8 @@ pub struct InvalidCursor;
 
 impl Cursor {
     pub const ZERO: Self = Self(0);
+    /// The greatest there can be: what Postgres has room for.
+    pub const MAX: Self = Self(i64::MAX as u64);
 
     pub const fn new(cursor: u64) -> Result<Self, InvalidCursor> {
         if cursor <= i64::MAX as u64 { Ok(Self(cursor)) } else { Err(InvalidCursor) }

@@ -7,7 +7,10 @@ use model::{
 };
 use redb::ReadableTable;
 
-use super::{CacheError, Result, StoredCommand, Tables, bytes, record};
+use super::{
+    CacheError, ContentKey, CursorKey, IdKey, Result, StoredCommand, Tables, bytes, cursor_key,
+    joined, record,
+};
 
 /// After all names: they are ASCII.
 const LAST_NAME: &str = "\u{7f}";
@@ -25,7 +28,7 @@ impl Tables<'_> {
         }
         let ages = (partition.get(), i64::MIN, [0; 16])..=(partition.get(), i64::MAX, [0xff; 16]);
         for age in self.command_ages.range(ages.clone())? {
-            self.commands.remove(age?.0.value().2)?;
+            self.commands.remove(&age?.0.value().2)?;
         }
         self.command_ages.retain_in(ages, |_, _| false)?;
         self.scopes.retain_in(all(), |_, _| false)?;
@@ -46,10 +49,13 @@ impl Tables<'_> {
 
     /// Forgets all messages of a scope.
     pub(super) fn clear_messages(&mut self, scope: [u8; 16]) -> Result<()> {
-        self.ids.retain_in((scope, [0; 16])..=(scope, [0xff; 16]), |_, _| false)?;
-        self.contents.retain_in((scope, [0; 32])..=(scope, [0xff; 32]), |_, _| false)?;
-        self.lines.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
-        self.tombstones.retain_in((scope, 0)..=(scope, u64::MAX), |_, _| false)?;
+        let ids: [IdKey; 2] = [joined(scope, &[0; 16]), joined(scope, &[0xff; 16])];
+        self.ids.retain_in::<&IdKey, _>(&ids[0]..=&ids[1], |_, _| false)?;
+        let contents: [ContentKey; 2] = [joined(scope, &[0; 32]), joined(scope, &[0xff; 32])];
+        self.contents.retain_in::<&ContentKey, _>(&contents[0]..=&contents[1], |_, _| false)?;
+        let cursors: [CursorKey; 2] = [joined(scope, &[0; 8]), joined(scope, &[0xff; 8])];
+        self.lines.retain_in::<&CursorKey, _>(&cursors[0]..=&cursors[1], |_, _| false)?;
+        self.tombstones.retain_in::<&CursorKey, _>(&cursors[0]..=&cursors[1], |_, _| false)?;
         Ok(())
     }
 
@@ -83,7 +89,7 @@ impl Tables<'_> {
         line: &[u8],
     ) -> Result<()> {
         let scope = bytes(key.reference());
-        self.lines.insert((scope, entry.cursor.get()), line)?;
+        self.lines.insert(&cursor_key(scope, entry.cursor), line)?;
         self.put_entry(key, scope, id, entry)
     }
 
@@ -95,7 +101,7 @@ impl Tables<'_> {
         id: CommandId,
         outcome: &Arc<Outcome>,
     ) -> Result<()> {
-        let known = match self.commands.get(id.0.into_bytes())? {
+        let known = match self.commands.get(id.0.as_bytes())? {
             Some(known) => Some(serde_json::from_slice::<StoredCommand>(known.value())?),
             None => None,
         };

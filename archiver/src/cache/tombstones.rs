@@ -5,7 +5,10 @@ use std::ops::Bound;
 use model::{Cursor, Partition, ScopeKey, ScopeRef, Timestamp, limits::TOMBSTONES_EXPIRED_MAX};
 use redb::ReadableTable;
 
-use super::{OPEN_HOUR, Result, SCOPES, TOMBSTONES, Tables, View, bytes, record, reference};
+use super::{
+    CursorKey, OPEN_HOUR, Result, SCOPES, TOMBSTONES, Tables, View, bytes, cursor_key, cursor_of,
+    joined, record, reference,
+};
 
 /// Scopes with old tombstones that are looked up at once.
 const SCOPES_AT_ONCE: usize = 1_000;
@@ -28,13 +31,14 @@ pub(crate) struct OldPart {
 impl Tables<'_> {
     /// Lets go of a scope's tombstones up to its floor.
     pub(super) fn forget_tombstones(&mut self, scope: [u8; 16], floor: Cursor) -> Result<()> {
-        let up_to = (scope, 0)..=(scope, floor.get());
-        for tombstone in self.tombstones.range(up_to.clone())? {
+        let [first, last] = [Cursor::ZERO, floor].map(|end| cursor_key(scope, end));
+        let up_to = &first..=&last;
+        for tombstone in self.tombstones.range::<&CursorKey>(up_to.clone())? {
             let (place, tombstone) = tombstone?;
             self.lines.remove(place.value())?;
-            self.ids.remove((scope, tombstone.value().1))?;
+            self.ids.remove(&joined(scope, &tombstone.value().1))?;
         }
-        self.tombstones.retain_in(up_to, |_, _| false)?;
+        self.tombstones.retain_in::<&CursorKey, _>(up_to, |_, _| false)?;
         Ok(())
     }
 }
@@ -84,15 +88,16 @@ impl View {
     ) -> Result<Vec<OldPart>> {
         let tombstones = self.transaction.open_table(TOMBSTONES)?;
         let sealed = self.transaction.open_table(OPEN_HOUR)?.get((partition.get(), scope))?;
-        let last = sealed.map_or(u64::MAX, |head| head.value());
+        let last = sealed.map_or(Cursor::MAX, |head| Cursor::from_i64(head.value() as i64));
+        let [first, last] = [Cursor::ZERO, last].map(|end| cursor_key(scope, end));
         let mut parts: Vec<OldPart> = Vec::new();
         // In the order of their cursors, which is that of their times.
-        for row in tombstones.range((scope, 0)..=(scope, last))? {
+        for row in tombstones.range::<&CursorKey>(&first..=&last)? {
             let (place, tombstone) = row?;
             if tombstone.value().0 >= before.as_micros() {
                 break;
             }
-            let up_to = Cursor::from_i64(place.value().1 as i64);
+            let up_to = cursor_of(place.value());
             match parts.last_mut().filter(|part| part.count < TOMBSTONES_EXPIRED_MAX as u64) {
                 Some(part) => *part = OldPart { up_to, count: part.count + 1 },
                 None => parts.push(OldPart { up_to, count: 1 }),

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The fold of the lost log, beside the archiver's.
-const CACHE: &str = "recovery.redb";
+const CACHE: &str = "recovery";
 
 /// A recovery that goes on.
 pub(super) struct Work<'a> {
@@ -64,7 +64,7 @@ impl<'a> Work<'a> {
                 ArchiverError::Cache(format!("{}: {error}", directory.display()))
             };
             std::fs::create_dir_all(&directory).map_err(failed)?;
-            Ok(Arc::new(Cache::open(&directory.join(CACHE), lost_id, hours)?))
+            Ok(Arc::new(Cache::open(&directory, CACHE, lost_id, hours)?))
         })
         .await?;
         let (upkeep, _) = Upkeep::new(of.clock.clone(), None);
@@ -149,7 +149,7 @@ impl<'a> Work<'a> {
             commands,
         };
         let sealer = self.sealer();
-        let view = Arc::new(self.cache.read().map_err(ArchiverError::from)?);
+        let view = Arc::new(self.cache.read(partition).map_err(ArchiverError::from)?);
         let scopes = view.scopes(partition).map_err(ArchiverError::from)?;
         let count = scopes.len() as u64;
         for scope in &scopes {
@@ -233,12 +233,9 @@ impl<'a> Work<'a> {
 
     /// Nobody goes on from it.
     pub(super) async fn remove_cache(self) {
-        let file = self.of.config.cache_directory().join(CACHE);
+        let directory = self.of.config.cache_directory();
         drop(self);
-        let removed = blocking(move || {
-            std::fs::remove_file(&file).map_err(|error| ArchiverError::Cache(error.to_string()))
-        });
-        if let Err(error) = removed.await {
+        if let Err(error) = blocking(move || Ok(Cache::remove(&directory, CACHE)?)).await {
             tracing::warn!(%error, "the recovery's cache is left");
         }
     }
