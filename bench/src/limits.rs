@@ -119,6 +119,15 @@ async fn insert_part(to: &mut PgConnection, rows: &[MessageRow]) -> Result<(), F
     Ok(())
 }
 
+/// Leaves nothing to do that is not the reading itself: what the pushes before left to vacuum and to write.
+pub(crate) async fn settle(url: &str) -> Result<(), Failure> {
+    let mut connection = connect(url).await?;
+    for statement in ["vacuum (analyze) messages", "checkpoint"] {
+        sqlx::raw_sql(statement).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
 /// A prepared select of 100 messages' rows by scope and cursor, by pgbench; `None` where that is not
 /// installed.
 pub(crate) async fn select(

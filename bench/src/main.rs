@@ -34,7 +34,9 @@ use server::Server;
 use table::Line;
 
 /// What a push and a pull go through: the archiver, which goes its own way behind the log, is measured by itself.
-const MAIN_PATH: [&str; 3] = ["serve", "--roles", "ingest,projector,api"];
+/// Each page is asked of Postgres: the same few are pulled again and again.
+const MAIN_PATH: [&str; 5] =
+    ["serve", "--roles", "ingest,projector,api", "--pull-cache-bytes-max", "0"];
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -249,6 +251,9 @@ impl Bench<'_> {
         if self.measures(Figure::Singles) {
             self.archived("embedded", &server, lines).await?;
         }
+        if self.measures(Figure::Pulls) {
+            self.shared_pulls("embedded", &server, &url, lines).await?;
+        }
         if self.measures(Figure::Memory) {
             self.memory(&server, lines).await?;
         }
@@ -330,9 +335,11 @@ impl Bench<'_> {
         lines: &mut Vec<Line>,
     ) -> Result<(), Failure> {
         step("embedded: a restore");
-        let restoring::Restored { pushed, restored } = restoring::restore(server).await?;
-        let empty = self.migrated("restore_limit").await?;
-        let limit = limits::insert(url, &empty, restoring::RECORDS as i64).await?;
+        let backed_up = restoring::back_up(server).await?;
+        let rows = restoring::RECORDS as i64;
+        let before = self.inserts("before_restore", url, rows).await?;
+        let restoring::Restored { pushed, restored } = backed_up.restore().await?;
+        let limit = before.midpoint(self.inserts("after_restore", url, rows).await?);
         let what = format!("restore of {} records", restoring::RECORDS);
         let line = Line::new("embedded", what, restored, "/s");
         lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
@@ -481,6 +488,13 @@ impl Bench<'_> {
         Ok(Line::new(log, what, pushed.p99_ms, "ms").latency(pushed).below(50.0))
     }
 
+    /// The limit of what inserts, measured before and after a figure: what else the machine does changes from one
+    /// second to the next.
+    async fn inserts(&self, into: &str, url: &str, rows_max: i64) -> Result<f64, Failure> {
+        let empty = self.migrated(into).await?;
+        limits::insert(url, &empty, rows_max).await
+    }
+
     async fn hundreds(
         &self,
         log: &'static str,
@@ -490,10 +504,12 @@ impl Bench<'_> {
         lines: &mut Vec<Line>,
     ) -> Result<(), Failure> {
         step(&format!("{log}: pushes of 100"));
+        scenarios::push(server, 8, 100, self.time / 2, Duration::ZERO).await?; // rows for the limit
+        let before = self.inserts(&format!("{log}_before_hundreds"), url, INSERT_ROWS_MAX).await?;
         let pushed = scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?;
         let records = pushed.rate * 100.0;
-        let empty = self.migrated(&format!("{log}_insert")).await?;
-        let limit = limits::insert(url, &empty, INSERT_ROWS_MAX).await?;
+        let after = self.inserts(&format!("{log}_after_hundreds"), url, INSERT_ROWS_MAX).await?;
+        let limit = before.midpoint(after);
         let line = Line::new(log, "records in pushes of 100", records, "/s").latency(pushed);
         lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
         if peer.hundreds.is_some() {
@@ -514,8 +530,11 @@ impl Bench<'_> {
         if !self.measures(Figure::Hundreds) {
             scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?; // something to pull
         }
+        limits::settle(url).await?;
+        let select = async || limits::select(url, 16, self.time / 2, self.directory).await;
+        let before = select().await?;
         let pulled = scenarios::pull(server, 16, self.time).await?;
-        let limit = limits::select(url, 16, self.time, self.directory).await?;
+        let limit = before.zip(select().await?).map(|(before, after)| before.midpoint(after));
         let line = Line::new(log, "pulls of 100", pulled.rate, "/s").latency(pulled);
         lines.push(line.clone().beside("pgbench select of 100", limit).goal(0.7));
         if peer.pull.is_some() {
@@ -528,6 +547,22 @@ impl Bench<'_> {
             Some(_) => line.beside("atuin-server, pull of 100", peer.pull).goal(10.0),
             None => line,
         });
+        Ok(())
+    }
+
+    /// Pulls of what others pull too: Postgres is asked once for each page.
+    async fn shared_pulls(
+        &self,
+        log: &'static str,
+        server: &Server,
+        url: &str,
+        lines: &mut Vec<Line>,
+    ) -> Result<(), Failure> {
+        step(&format!("{log}: pulls of what others pull too"));
+        let pulled = scenarios::pull(server, 16, self.time).await?;
+        let limit = limits::select(url, 16, self.time, self.directory).await?;
+        let line = Line::new(log, "pulls of 100, the same by all", pulled.rate, "/s");
+        lines.push(line.latency(pulled).beside("pgbench select of 100", limit));
         Ok(())
     }
 
@@ -548,8 +583,7 @@ impl Bench<'_> {
             .fetch_one(&mut limits::connect(url).await?)
             .await?;
         let rebuilt = self.migrated(&format!("{log}_rebuilt")).await?;
-        let limit_url = self.migrated(&format!("{log}_rebuild_limit")).await?;
-        let limit = limits::insert(url, &limit_url, INSERT_ROWS_MAX).await?;
+        let before = self.inserts(&format!("{log}_before_rebuild"), url, INSERT_ROWS_MAX).await?;
         let mut all = vec!["projector", "--database-url", &rebuilt];
         all.extend(args);
         let began = std::time::Instant::now();
@@ -567,6 +601,8 @@ impl Bench<'_> {
         }
         let took = began.elapsed().as_secs_f64();
         let rate = rows as f64 / took;
+        let after = self.inserts(&format!("{log}_after_rebuild"), url, INSERT_ROWS_MAX).await?;
+        let limit = before.midpoint(after);
         lines.push(
             Line::new(log, format!("rebuild, {rows} messages"), rate, "/s")
                 .beside("INSERT … SELECT UNNEST", Some(limit))

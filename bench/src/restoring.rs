@@ -28,8 +28,15 @@ pub(crate) struct Restored {
     pub(crate) restored: f64,
 }
 
-/// Pushes a scope, backs it up, and restores the backup into an empty team.
-pub(crate) async fn restore(server: &Server) -> Result<Restored, Failure> {
+/// A scope that was pushed, and its backup.
+pub(crate) struct BackedUp {
+    pushed: f64,
+    operator: Operator,
+    backup: String,
+}
+
+/// Pushes a scope, and backs it up.
+pub(crate) async fn back_up(server: &Server) -> Result<BackedUp, Failure> {
     let pushed = push(server).await?;
     let mut operator = Operator::new(server).await?;
     let backups = "/api/v1/context/backups";
@@ -39,18 +46,26 @@ pub(crate) async fn restore(server: &Server) -> Result<Restored, Failure> {
     if backup["record_count"] != RECORDS {
         return Err(format!("the backup is {backup}").into());
     }
-    operator.send("PUT", "/api/v1/teams/restored", &Value::Null, 201).await?;
-    let source = json!({"scope_type": "user", "scope_id": USER});
-    let body = json!({"backup_id": id, "mode": "merge", "source": source});
-    let began = Instant::now();
-    let path = "/api/v1/teams/restored/context/restore";
-    let running = operator.send("POST", path, &body, 202).await?;
-    let id = running["restore_id"].as_str().ok_or("a restore has no id")?;
-    let restored = operator.ended(&format!("{path}s/{id}")).await?;
-    if restored["restored"] != RECORDS {
-        return Err(format!("the restore is {restored}").into());
+    Ok(BackedUp { pushed, operator, backup: id })
+}
+
+impl BackedUp {
+    /// Restores the backup into an empty team.
+    pub(crate) async fn restore(self) -> Result<Restored, Failure> {
+        let Self { pushed, mut operator, backup } = self;
+        operator.send("PUT", "/api/v1/teams/restored", &Value::Null, 201).await?;
+        let source = json!({"scope_type": "user", "scope_id": USER});
+        let body = json!({"backup_id": backup, "mode": "merge", "source": source});
+        let began = Instant::now();
+        let path = "/api/v1/teams/restored/context/restore";
+        let running = operator.send("POST", path, &body, 202).await?;
+        let id = running["restore_id"].as_str().ok_or("a restore has no id")?;
+        let restored = operator.ended(&format!("{path}s/{id}")).await?;
+        if restored["restored"] != RECORDS {
+            return Err(format!("the restore is {restored}").into());
+        }
+        Ok(Restored { pushed, restored: RECORDS as f64 / began.elapsed().as_secs_f64() })
     }
-    Ok(Restored { pushed, restored: RECORDS as f64 / began.elapsed().as_secs_f64() })
 }
 
 async fn push(server: &Server) -> Result<f64, Failure> {

@@ -111,7 +111,7 @@ pub(crate) async fn push(
 pub(crate) async fn scopes(server: &Server, count: usize) -> Result<(), Failure> {
     let mut tasks = Vec::new();
     for worker in 0..USERS {
-        let mut push = Push::new(server, "", 1).await?;
+        let mut push = Push::new(server, &user(worker), 1).await?;
         let scopes: Vec<usize> = (worker..count).step_by(USERS).collect();
         tasks.push(tokio::spawn(async move {
             for scope in scopes {
