@@ -837,3 +837,7 @@ fn bytes(scope: ScopeRef) -> [u8; 16] {
 fn reference(bytes: [u8; 16]) -> ScopeRef {
     ScopeRef(uuid::Uuid::from_bytes(bytes))
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;
