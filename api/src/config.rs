@@ -33,6 +33,10 @@ pub struct ApiConfig {
     #[arg(default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub pulls_waiting_max: u32,
 
+    /// Bytes of pages that are kept for other devices that pull the same, while nothing happens in the scope; 0 keeps none
+    #[arg(long, env = "CONTEXT_SYNC_PULL_CACHE_BYTES_MAX", default_value_t = 8 << 20)]
+    pub pull_cache_bytes_max: u32,
+
     /// Messages that are fetched by their ids at once, at most
     #[arg(long, env = "CONTEXT_SYNC_FETCH_MESSAGES_MAX")]
     #[arg(default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3000))]
@@ -75,6 +79,7 @@ impl Default for ApiConfig {
             page_bytes_max: 4 << 20,
             pull_wait_seconds_max: 60,
             pulls_waiting_max: 5000,
+            pull_cache_bytes_max: 8 << 20,
             fetch_messages_max: 1000,
             repair_frame_bytes_max: 256 << 10,
             repairs_max: 2,

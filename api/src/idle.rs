@@ -81,10 +81,32 @@ impl Idle {
         if self.heads.get(&reference).is_none_or(|(_, head)| head != cursor) {
             return Ok(None);
         }
+        Ok(Some(self.ask(scope, user).await?).filter(at_head))
+    }
+
+    /// Asks Postgres, with whoever else asks.
+    async fn ask(&self, scope: &ScopeKey, user: &UserId) -> Result<Glance, Unanswered> {
         let (tenant, user) = (scope.tenant.clone(), user.clone());
-        let question = GlanceQuery { scope: reference, tenant, user };
-        let glance = self.gather.ask(question).await?;
-        Ok(Some(glance).filter(at_head))
+        self.gather.ask(GlanceQuery { scope: scope.reference(), tenant, user }).await
+    }
+
+    /// What there is to say to one for whom a page of the scope as it was then is kept; `None` if it is not known to be as
+    /// it was.
+    pub(crate) async fn now(
+        &self,
+        scope: &ScopeKey,
+        user: &UserId,
+        then: &Summary,
+    ) -> Result<Option<Glance>, Unanswered> {
+        let reference = scope.reference();
+        let unchanged = |glance: &Glance| glance.summary == *then;
+        if let Some(memory) = self.feed.memory() {
+            return Ok(memory.glance(reference, user).filter(unchanged));
+        }
+        if self.heads.get(&reference) != Some((then.epoch, then.head)) {
+            return Ok(None);
+        }
+        Ok(Some(self.ask(scope, user).await?).filter(unchanged))
     }
 
     /// To be called before a page is asked for.

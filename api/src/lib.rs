@@ -16,6 +16,7 @@ mod holdings;
 mod idle;
 mod measure;
 mod members;
+mod pages;
 mod places;
 mod pull;
 mod pushes;
@@ -52,6 +53,7 @@ pub struct Api {
     shutdown: CancellationToken,
     drift: measure::Drift,
     idle: idle::Idle,
+    pages: pages::Pages,
     holdings: holdings::Holdings,
     waiting: Arc<Places>,
 }
@@ -72,8 +74,21 @@ impl Api {
         let idle = idle::Idle::new(feed.clone(), watcher);
         let drift = measure::Drift::new();
         let holdings = holdings::Holdings::new(&config, pool.clone());
+        let pages = pages::Pages::new(config.pull_cache_bytes_max);
         let waiting = Places::new(config.pulls_waiting_max as usize);
-        Self { config, pool, feed, entrance, archive, shutdown, drift, idle, holdings, waiting }
+        Self {
+            config,
+            pool,
+            feed,
+            entrance,
+            archive,
+            shutdown,
+            drift,
+            idle,
+            pages,
+            holdings,
+            waiting,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use http::StatusCode;
 use model::{Cursor, ScopeKind};
 
 const PULL_LATENCY: &str = "context_sync_pull_latency";
+const PAGES_SHARED: &str = "context_sync_pages_shared_total";
 const PULLS_WAITING: &str = "context_sync_pulls_waiting";
 const CURSOR_DRIFT: &str = "context_cursor_drift";
 
@@ -18,6 +19,8 @@ pub(crate) fn describe() {
         metrics::Unit::Seconds,
         "Time to answer a pull, without waiting for news"
     );
+    metrics::describe_counter!(PAGES_SHARED, "Pages that were answered as another pull got them");
+    metrics::counter!(PAGES_SHARED).increment(0);
     metrics::describe_gauge!(PULLS_WAITING, "Pulls that wait for news");
     metrics::gauge!(PULLS_WAITING).increment(0.0);
     metrics::describe_gauge!(
@@ -30,6 +33,11 @@ pub(crate) fn describe() {
 /// Notes how long a pull took, refused ones included.
 pub(crate) fn pull_latency(kind: ScopeKind, status: StatusCode, took: Duration) {
     latency(PULL_LATENCY, kind, status, took);
+}
+
+/// Counts a page that nobody asked Postgres for.
+pub(crate) fn page_shared() {
+    metrics::counter!(PAGES_SHARED).increment(1);
 }
 
 /// Counts a pull that waits for news, for as long as it does.

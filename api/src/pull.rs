@@ -1,7 +1,7 @@
 //! `GET {scope}/pull`: a page of what changed after a cursor, at once or as soon as there is any.
 
 use std::{
-    fmt::Write as _,
+    io::Write as _,
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
     measure,
+    pages::PagePlace,
     places::Place,
     query::Query,
 };
@@ -126,7 +127,7 @@ async fn look(
     permit_asking(scope)?;
     let page = match api.idle.glance(scope, &caller.user, asked.cursor).await {
         Ok(Some(glance)) => Ok(Page::empty(glance)),
-        Ok(None) => page(api, caller, scope, asked).await,
+        Ok(None) => shared(api, caller, scope, asked).await,
         Err(error) => Err(problems::of_read_model(&error)),
     }?;
     permit_pull(caller, scope, &page.glance())?;
@@ -136,6 +137,45 @@ async fn look(
         api.drift.note(page.summary.head, asked.cursor);
     }
     Ok((page, kept))
+}
+
+/// The page as another pull got it, if nothing has happened since; else as Postgres has it. Of those who ask for one at
+/// the same time the first asks Postgres: a push wakes all devices of a team.
+async fn shared(
+    api: &Api,
+    caller: &Caller,
+    scope: &ScopeKey,
+    asked: &Asked,
+) -> Result<Page, Problem> {
+    if !api.pages.keep_any() {
+        return page(api, caller, scope, asked).await;
+    }
+    let place = PagePlace { scope: scope.reference(), after: asked.cursor, limit: asked.limit };
+    if let Some(page) = known(api, caller, scope, &place).await? {
+        return Ok(page);
+    }
+    let turn = api.pages.turn(place).await;
+    if turn.is_none()
+        && let Some(page) = known(api, caller, scope, &place).await?
+    {
+        return Ok(page);
+    }
+    let page = page(api, caller, scope, asked).await?;
+    api.pages.keep(place, &page);
+    Ok(page)
+}
+
+/// The page that is kept, if it is what the scope is now.
+async fn known(
+    api: &Api,
+    caller: &Caller,
+    scope: &ScopeKey,
+    place: &PagePlace,
+) -> Result<Option<Page>, Problem> {
+    let Some(kept) = api.pages.kept(place) else { return Ok(None) };
+    let now = api.idle.now(scope, &caller.user, &kept.summary).await;
+    let now = now.map_err(|error| problems::of_read_model(&error))?;
+    Ok(now.map(|glance| kept.of(glance)))
 }
 
 /// Asks Postgres for the page.
@@ -202,14 +242,14 @@ fn answer(page: &Page, base: Option<Cursor>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-fn body(page: &Page, base: Option<Cursor>) -> String {
+fn body(page: &Page, base: Option<Cursor>) -> Vec<u8> {
     let summary = &page.summary;
     let head = summary.head;
     let cursor = page.last.filter(|_| page.has_more).unwrap_or(head);
-    let mut body = String::with_capacity(page.messages.len() + 320);
-    body.push_str("{\"messages\":[");
-    body.push_str(&page.messages);
-    // Writing into a String cannot fail.
+    let mut body = Vec::with_capacity(page.messages.len() + 320);
+    body.extend_from_slice(b"{\"messages\":[");
+    body.extend_from_slice(&page.messages);
+    // Writing into memory cannot fail.
     let _ = write!(
         body,
         "],\"cursor\":{cursor},\"has_more\":{},\"head\":{head},\"floor\":{},\"count\":{},\
@@ -219,7 +259,7 @@ fn body(page: &Page, base: Option<Cursor>) -> String {
     if let Some(base) = base {
         let _ = write!(body, ",\"base\":{base}");
     }
-    body.push('}');
+    body.push(b'}');
     body
 }
 

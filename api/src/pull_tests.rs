@@ -25,7 +25,7 @@ fn page(head: u64, messages: &str, last: Option<u64>, has_more: bool) -> Page {
             digest: Digest::EMPTY,
             epoch: Epoch(EPOCH.parse().unwrap()),
         },
-        messages: messages.to_owned(),
+        messages: messages.to_owned().into(),
         last: last.map(cursor),
         has_more,
     }
@@ -78,15 +78,16 @@ fn what_is_out_of_range_is_refused_never_clamped() {
 
 #[test]
 fn a_page_is_followed_by_the_next_one_or_by_the_head() {
-    let more: Value = serde_json::from_str(&body(&page(9, "{},{}", Some(4), true), None)).unwrap();
+    let more: Value =
+        serde_json::from_slice(&body(&page(9, "{},{}", Some(4), true), None)).unwrap();
     assert_eq!(
         more,
         json!({"messages": [{}, {}], "cursor": 4, "has_more": true, "head": 9, "floor": 1,
             "count": 2, "digest": "0".repeat(64), "epoch": EPOCH})
     );
-    let last: Value = serde_json::from_str(&body(&page(9, "{}", Some(8), false), None)).unwrap();
+    let last: Value = serde_json::from_slice(&body(&page(9, "{}", Some(8), false), None)).unwrap();
     assert_eq!((&last["cursor"], &last["has_more"]), (&9.into(), &false.into()));
-    let none: Value = serde_json::from_str(&body(&page(0, "", None, false), None)).unwrap();
+    let none: Value = serde_json::from_slice(&body(&page(0, "", None, false), None)).unwrap();
     assert_eq!((&none["messages"], &none["cursor"]), (&json!([]), &0.into()));
 }
 
@@ -94,7 +95,7 @@ fn a_page_is_followed_by_the_next_one_or_by_the_head() {
 fn the_base_stands_beside_another_epoch_alone() {
     assert_eq!((Kept::ALL.base(), Kept::NOTHING.base()), (None, Some(Cursor::ZERO)));
     let page: Value =
-        serde_json::from_str(&body(&page(0, "", None, false), Kept::NOTHING.base())).unwrap();
+        serde_json::from_slice(&body(&page(0, "", None, false), Kept::NOTHING.base())).unwrap();
     assert_eq!(page["base"], 0);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use model::{Cursor, Digest, Epoch, Role, ScopeKey, ScopeRef, TenantId, UserId};
 use sqlx::{Row, postgres::PgRow};
 
@@ -40,7 +41,7 @@ pub struct Page {
     pub member: Option<Option<Role>>,
     pub summary: Summary,
     /// The messages' JSON, joined by commas; empty if there are none.
-    pub messages: String,
+    pub messages: Bytes,
     /// The cursor of the last message in the page.
     pub last: Option<Cursor>,
     /// A message lies beyond the page.
@@ -51,7 +52,7 @@ impl Page {
     /// The page of one who has everything.
     pub fn empty(glance: Glance) -> Self {
         let Glance { exists, member, summary } = glance;
-        let messages = String::new();
+        let messages = Bytes::new();
         Self { exists, member, summary, messages, last: None, has_more: false }
     }
 
@@ -158,16 +159,17 @@ pub async fn glances(pool: &Pool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, 
 }
 
 fn page(glance: Glance, rows: &[PgRow]) -> Result<Page, ReadModelError> {
-    let mut page = Page::empty(glance);
+    let mut messages = String::new();
     for (place, row) in rows.iter().enumerate() {
         let message: &str = row.try_get(MESSAGE)?;
         if place == 0 {
-            page.messages.reserve((message.len() + message.len() / 8) * rows.len());
+            messages.reserve((message.len() + message.len() / 8) * rows.len());
         } else {
-            page.messages.push(',');
+            messages.push(',');
         }
-        page.messages.push_str(message);
+        messages.push_str(message);
     }
+    let mut page = Page { messages: Bytes::from(messages), ..Page::empty(glance) };
     if let Some(last) = rows.last() {
         let last = Cursor::from_i64(last.try_get(MESSAGE_CURSOR)?);
         page.last = Some(last);

@@ -52,6 +52,7 @@ mod recovered;
 mod recovering;
 mod repair;
 mod restores;
+mod shared_pages;
 mod simulated;
 mod stores;
 mod tenants;

@@ -26,7 +26,8 @@ async fn page(pool: &Pool, name: &str, after: i64, limit: u32, bytes: u64) -> Pa
 }
 
 fn messages(page: &Page) -> Vec<Value> {
-    serde_json::from_str(&format!("[{}]", page.messages)).unwrap()
+    let json = [&b"["[..], &page.messages, b"]"].concat();
+    serde_json::from_slice(&json).unwrap()
 }
 
 fn cursors(page: &Page) -> Vec<u64> {
