@@ -236,6 +236,7 @@ mod tests {
             count: all.len() as u64,
             digest: digest(all),
             epoch: Epoch(Uuid::nil()),
+            rebuilds: 0,
         };
         let deleted = deleted.iter().map(|id| MessageId(Uuid::from_u128(*id))).collect();
         let glance = Glance { exists: true, member: None, summary };

@@ -146,7 +146,8 @@ mod tests {
     fn page(epoch: u128, head: u64) -> Page {
         let head = Cursor::new(head).unwrap();
         let epoch = Epoch(uuid::Uuid::from_u128(epoch));
-        let summary = Summary { head, floor: Cursor::ZERO, count: 0, digest: Digest::EMPTY, epoch };
+        let (floor, digest) = (Cursor::ZERO, Digest::EMPTY);
+        let summary = Summary { head, floor, count: 0, digest, epoch, rebuilds: 0 };
         Page::empty(Glance { exists: true, member: None, summary })
     }
 

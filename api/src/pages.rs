@@ -19,8 +19,11 @@ use tokio::sync::watch;
 
 use crate::measure;
 
-/// How long a page is kept: what was erased is not in memory for longer.
+/// How long a page is given to others.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// How long others' answers are waited for. Beyond that the database has worse to do than to answer twice: whoever has no
+/// place at it is to be told so soon.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// What a page takes beside its messages, in bytes.
 const PAGE_BYTES: usize = 256;
 
@@ -104,7 +107,8 @@ impl Pages {
         kept.insert(place, KeptPage { summary, messages: messages.clone(), last, has_more });
     }
 
-    /// The turn to ask for a page; where another asks for it already, `None` once that one has, or has given up.
+    /// The turn to ask for a page; where another asks for it already, `None` once that one has, or has given up, or
+    /// takes long.
     pub(crate) async fn turn(&self, place: PagePlace) -> Option<Turn<'_>> {
         let mut others = {
             let mut asked = self.asked();
@@ -118,7 +122,7 @@ impl Pages {
             }
         };
         // Nothing is ever sent: it ends with the sender.
-        let _ = others.changed().await;
+        let _ = tokio::time::timeout(PATIENCE, others.changed()).await;
         None
     }
 

@@ -17,7 +17,7 @@ fn place(after: u64) -> PagePlace {
 fn page(head: u64, messages: &'static str) -> Page {
     let epoch = Epoch(Uuid::from_u128(1));
     let (floor, digest) = (Cursor::ZERO, Digest::EMPTY);
-    let summary = Summary { head: cursor(head), floor, count: 1, digest, epoch };
+    let summary = Summary { head: cursor(head), floor, count: 1, digest, epoch, rebuilds: 0 };
     let glance = Glance { exists: true, member: None, summary };
     let messages = Bytes::from_static(messages.as_bytes());
     Page { messages, last: Some(cursor(head)), has_more: true, ..Page::empty(glance) }
@@ -52,8 +52,8 @@ fn nothing_is_kept_where_there_is_no_room() {
     assert!(pages.kept(&place(0)).is_none());
 }
 
-#[test]
-fn one_asks_and_the_others_wait_for_that() {
+#[tokio::test]
+async fn one_asks_and_the_others_wait_for_that() {
     let pages = Pages::new(1 << 20);
     let mut context = Context::from_waker(Waker::noop());
     let mut first = Box::pin(pages.turn(place(0)));

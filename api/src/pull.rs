@@ -26,7 +26,7 @@ use crate::{
     asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
     measure,
-    pages::PagePlace,
+    pages::{PATIENCE, PagePlace},
     places::Place,
     query::Query,
 };
@@ -151,12 +151,12 @@ async fn shared(
         return page(api, caller, scope, asked).await;
     }
     let place = PagePlace { scope: scope.reference(), after: asked.cursor, limit: asked.limit };
-    if let Some(page) = known(api, caller, scope, &place).await? {
+    if let Some(page) = known(api, caller, scope, &place).await {
         return Ok(page);
     }
     let turn = api.pages.turn(place).await;
     if turn.is_none()
-        && let Some(page) = known(api, caller, scope, &place).await?
+        && let Some(page) = known(api, caller, scope, &place).await
     {
         return Ok(page);
     }
@@ -165,17 +165,13 @@ async fn shared(
     Ok(page)
 }
 
-/// The page that is kept, if it is what the scope is now.
-async fn known(
-    api: &Api,
-    caller: &Caller,
-    scope: &ScopeKey,
-    place: &PagePlace,
-) -> Result<Option<Page>, Problem> {
-    let Some(kept) = api.pages.kept(place) else { return Ok(None) };
-    let now = api.idle.now(scope, &caller.user, &kept.summary).await;
-    let now = now.map_err(|error| problems::of_read_model(&error))?;
-    Ok(now.map(|glance| kept.of(glance)))
+/// The page that is kept, if it is found soon to be what the scope is now.
+async fn known(api: &Api, caller: &Caller, scope: &ScopeKey, place: &PagePlace) -> Option<Page> {
+    let kept = api.pages.kept(place)?;
+    let glancing = api.idle.now(scope, &caller.user, &kept.summary);
+    // Without an answer the page is asked for, as if none were kept.
+    let now = tokio::time::timeout(PATIENCE, glancing).await.ok()?.ok()??;
+    Some(kept.of(now))
 }
 
 /// Asks Postgres for the page.

@@ -24,6 +24,7 @@ fn page(head: u64, messages: &str, last: Option<u64>, has_more: bool) -> Page {
             count: 2,
             digest: Digest::EMPTY,
             epoch: Epoch(EPOCH.parse().unwrap()),
+            rebuilds: 0,
         },
         messages: messages.to_owned().into(),
         last: last.map(cursor),

@@ -73,7 +73,7 @@ pub(crate) async fn answer(
 
 impl Answer {
     fn new(asked: &Asked, summary: &Summary, base: Option<Cursor>) -> Self {
-        let Summary { head, floor, count, digest, epoch } = *summary;
+        let Summary { head, floor, count, digest, epoch, .. } = *summary;
         let sums = ScopeSums { head, floor, count, digest };
         let Reconciled { status, action, cursor } = reconcile(&asked.claim, base, &sums);
         Self { status, action, cursor, head, floor, count, digest, epoch, base }

@@ -77,11 +77,14 @@ async fn unpark(mut unparking: Unparking<'_>, feed: Option<&Feed>) -> Result<(),
     // That they are parked is what ends here.
     loaded.parked.clear();
     let Folded { writes, committed, .. } = batch.fold(loaded);
-    unparking.commit(&writes).await?;
+    let done = unparking.commit(&writes).await;
     if let Some(feed) = feed {
-        feed.unparked(&committed);
+        match &done {
+            Ok(()) => feed.unparked(&committed),
+            Err(_) => feed.perhaps_unparked(&committed),
+        }
     }
-    Ok(())
+    done
 }
 
 fn decoded(event: ParkedEvent) -> (Decoded, model::Timestamp) {

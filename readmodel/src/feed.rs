@@ -148,6 +148,14 @@ impl Feed {
         self.tell_all(committed);
     }
 
+    /// Parked events may have been folded: the answer to their commit was lost.
+    pub fn perhaps_unparked(&self, committed: &Committed) {
+        if let Some(memory) = &self.memory {
+            memory.forget_scopes(committed);
+        }
+        self.doubt_heads();
+    }
+
     fn tell_all(&self, committed: &Committed) {
         for (id, outcome) in &committed.outcomes {
             self.tell(*id, Some(outcome));

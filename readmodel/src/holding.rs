@@ -29,16 +29,17 @@ pub struct Holding {
 const CALLER: &str = "
 with caller as materialized (
     select s.scope is not null as known, r.user_id is not null as membership, r.role,
-        s.head, s.floor, s.live_count, s.digest, source.epoch
+        s.head, s.floor, s.live_count, s.digest, source.epoch,
+        (select sum(p.rebuilds)::bigint from positions p) as rebuilds
     from source
         left join scopes s on s.scope = $2 and s.tenant_id = $1
         left join members r on r.scope = $2 and r.tenant_id = $1 and r.user_id = $3
 )
-select known, membership, role, head, floor, live_count, digest, epoch,
+select known, membership, role, head, floor, live_count, digest, epoch, rebuilds,
     null::uuid as id, null::bigint as updated_at_us, null::bytea as body_hash, null::boolean as live, null::text as json
 from caller
 union all
-select null, null, null, null, null, null, null, null,
+select null, null, null, null, null, null, null, null, null,
     m.id, m.updated_at_us, m.body_hash, m.deleted_at_us is null, ";
 
 /// From 0 on the live messages are enough: who has none need not be told of deletions.

@@ -158,7 +158,7 @@ fn summarised(old: Summary, heading: &Heading) -> Summary {
         floor: heading.floor,
         count: heading.count,
         digest: heading.digest,
-        epoch: old.epoch,
+        ..old
     }
 }
 

@@ -12,7 +12,8 @@ fn ann() -> UserId {
 fn at(head: u64) -> Glance {
     let head = Cursor::new(head).unwrap();
     let epoch = Epoch(Uuid::nil());
-    let summary = Summary { head, floor: Cursor::ZERO, count: 0, digest: Digest::EMPTY, epoch };
+    let (floor, digest) = (Cursor::ZERO, Digest::EMPTY);
+    let summary = Summary { head, floor, count: 0, digest, epoch, rebuilds: 0 };
     Glance { exists: true, member: Some(Some(Role::Member)), summary }
 }
 

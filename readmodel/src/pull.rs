@@ -20,6 +20,8 @@ pub struct Summary {
     pub count: u64,
     pub digest: Digest,
     pub epoch: Epoch,
+    /// How often rows were replaced by rebuilt ones. No answer says it: what is the same but for this may have been mended.
+    pub rebuilds: u64,
 }
 
 /// What a pull needs to know of the caller and the scope when there is nothing to send.
@@ -77,7 +79,7 @@ pub struct PullQuery<'a> {
 pub async fn pull(pool: &Pool, query: &PullQuery<'_>) -> Result<Page, ReadModelError> {
     let rows = query
         .asker
-        .bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, $6, $7)"))
+        .bind(sqlx::query("select * from page($1, $2, $3, $4, $5, $6, $7)"))
         .bind(query.after.as_i64())
         .bind(query.limit as i32)
         .bind(query.bytes.min(i64::MAX as u64) as i64)
@@ -116,7 +118,7 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArgume
 /// What there is to know of the caller and the scope, without messages: one statement, one snapshot.
 pub async fn summary(pool: &Pool, asker: &Asker<'_>) -> Result<Glance, ReadModelError> {
     // Nothing is beyond the greatest cursor.
-    let query = asker.bind(sqlx::query("select * from pull($1, $2, $3, $4, $5, 1, 1)"));
+    let query = asker.bind(sqlx::query("select * from page($1, $2, $3, $4, $5, 1, 1)"));
     let row = query.bind(i64::MAX).fetch_optional(pool).await?;
     glance(&row.ok_or(ReadModelError::NotMigrated)?)
 }
@@ -145,7 +147,7 @@ pub async fn glances(pool: &Pool, asked: &[GlanceQuery]) -> Result<Vec<Glance>, 
     let scopes: Vec<uuid::Uuid> = distinct.iter().map(|query| query.scope.0).collect();
     let tenants: Vec<&str> = distinct.iter().map(|query| query.tenant.as_str()).collect();
     let users: Vec<&str> = distinct.iter().map(|query| query.user.as_str()).collect();
-    let rows = sqlx::query("select * from glance($1, $2, $3)")
+    let rows = sqlx::query("select * from glances($1, $2, $3)")
         .bind(scopes)
         .bind(tenants)
         .bind(users)
@@ -198,6 +200,7 @@ pub(crate) fn glance(row: &PgRow) -> Result<Glance, ReadModelError> {
             count: number("live_count")?.unsigned_abs(),
             digest,
             epoch: Epoch(row.try_get("epoch")?),
+            rebuilds: number("rebuilds")?.unsigned_abs(),
         },
     })
 }

@@ -241,8 +241,11 @@ impl<'a> Work<'a> {
             }
             self.rebuild.look_again(differing).await?;
             let epoch = self.rebuild.epoch(differing);
-            if self.rebuild.swap(epoch.as_ref(), tries < OLDER_TRIES).await? {
-                self.of.feed.begin_anew();
+            let swapped = self.rebuild.swap(epoch.as_ref(), tries < OLDER_TRIES).await;
+            if !matches!(swapped, Ok(false)) {
+                self.of.feed.begin_anew(); // also where the answer was lost
+            }
+            if swapped? {
                 self.keep_epoch().await;
                 return Ok(epoch.map(|new| new.epoch.to_string()));
             }

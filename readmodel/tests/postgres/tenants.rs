@@ -87,7 +87,7 @@ async fn another_tenants_scope_pulls_as_if_it_were_not_there() {
     // One row: a message would be a second one.
     let row = sqlx::query(
         "select known, membership, head, count(*) over () as rows
-         from pull('acme', $1, 'bob', true, 0, 100, 1000000)",
+         from page('acme', $1, 'bob', true, 0, 100, 1000000)",
     )
     .bind(scope("globex/team/web").reference().0)
     .fetch_one(&api)
@@ -144,7 +144,7 @@ async fn the_ingest_role_reads_no_content_and_writes_nothing() {
     for statement in [
         "select * from messages",
         "select json from messages",
-        "select * from pull('acme', gen_random_uuid(), 'ann', true, 0, 10, 1000)",
+        "select * from page('acme', gen_random_uuid(), 'ann', true, 0, 10, 1000)",
         "select * from moved(array[]::uuid[], array[]::bigint[])",
         "delete from outcomes",
         "update members set role = 'owner'",
