@@ -72,10 +72,23 @@ async fn all_is_well(load: Load, log: &dyn EventLog, pool: &Pool, api: Option<&C
     told.is_in(&fold);
     assert!(fold.dead_letters.is_empty());
     if let Some(api) = api {
-        let mut replica = Replica::default();
-        replica.catch_up(&ann(api), USER, 100).await;
+        let replica = caught_up(&ann(api)).await;
         replica.assert_is(&fold, &"acme/user/ann".parse().unwrap());
     }
+}
+
+/// A device that pulls everything. That a restart of Postgres broke a connection is found by whoever uses it next, who is told to come
+/// back.
+async fn caught_up(device: &Device) -> Replica {
+    equation::eventually("pulls are answered", async || {
+        let reply = device.pull(USER, "limit=1").await;
+        assert!([200, 503].contains(&reply.status), "{}", reply.status);
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    let mut replica = Replica::default();
+    replica.catch_up(device, USER, 100).await;
+    replica
 }
 
 pub(super) async fn open(flags: &[String], dir: &Path) -> std::sync::Arc<dyn EventLog> {
@@ -166,8 +179,7 @@ async fn one_process_on_the_embedded_log_is_killed_and_postgres_restarted() {
         load.goes_on(20).await;
     }
     let told = load.stop().await;
-    let mut replica = Replica::default();
-    replica.catch_up(&ann(&node), USER, 100).await;
+    let replica = caught_up(&ann(&node)).await;
     // The log has one process: it ends before the test reads it.
     node.signal("TERM");
     assert!(node.exit().await.success(), "{}", node.said());
