@@ -21,15 +21,14 @@ use crate::measure;
 
 /// How long a page is given to others.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-/// How long others' answers are waited for. Beyond that the database has worse to do than to answer twice: whoever has no
-/// place at it is to be told so soon.
+/// How long to wait for what others ask, before asking for oneself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// What a page takes beside its messages, in bytes.
 const PAGE_BYTES: usize = 256;
 
 /// What a pull asks for. (Which bytes a page may have at most is the same for all.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PagePlace {
+pub(crate) struct PageKey {
     pub(crate) scope: ScopeRef,
     pub(crate) after: Cursor,
     pub(crate) limit: u32,
@@ -55,27 +54,27 @@ impl KeptPage {
 
 pub(crate) struct Pages {
     /// `None`: none is kept.
-    kept: Option<Cache<PagePlace, KeptPage>>,
+    kept: Option<Cache<PageKey, KeptPage>>,
     /// What is asked for right now; whoever asks keeps the sending half.
-    asked: Mutex<HashMap<PagePlace, watch::Receiver<()>>>,
+    asked: Mutex<HashMap<PageKey, watch::Receiver<()>>>,
 }
 
 /// The turn to ask Postgres. Whoever waits for the page is told when it is dropped.
 pub(crate) struct Turn<'a> {
     pages: &'a Pages,
-    place: PagePlace,
+    key: PageKey,
     _tell: watch::Sender<()>,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.pages.asked().remove(&self.place);
+        self.pages.asked().remove(&self.key);
     }
 }
 
 impl Pages {
     pub(crate) fn new(bytes_max: u32) -> Self {
-        let weigh = |_: &PagePlace, page: &KeptPage| {
+        let weigh = |_: &PageKey, page: &KeptPage| {
             u32::try_from(page.messages.len() + PAGE_BYTES).unwrap_or(u32::MAX)
         };
         let kept = (bytes_max > 0).then(|| {
@@ -92,32 +91,32 @@ impl Pages {
         self.kept.is_some()
     }
 
-    pub(crate) fn kept(&self, place: &PagePlace) -> Option<KeptPage> {
-        self.kept.as_ref()?.get(place)
+    pub(crate) fn kept(&self, key: &PageKey) -> Option<KeptPage> {
+        self.kept.as_ref()?.get(key)
     }
 
     /// Keeps a page in place of an earlier one.
-    pub(crate) fn keep(&self, place: PagePlace, page: &Page) {
+    pub(crate) fn keep(&self, key: PageKey, page: &Page) {
         let Some(kept) = &self.kept else { return };
         // One who may not pull was given none of the messages.
         if page.messages.is_empty() {
             return;
         }
         let Page { summary, ref messages, last, has_more, .. } = *page;
-        kept.insert(place, KeptPage { summary, messages: messages.clone(), last, has_more });
+        kept.insert(key, KeptPage { summary, messages: messages.clone(), last, has_more });
     }
 
     /// The turn to ask for a page; where another asks for it already, `None` once that one has, or has given up, or
     /// takes long.
-    pub(crate) async fn turn(&self, place: PagePlace) -> Option<Turn<'_>> {
+    pub(crate) async fn turn(&self, key: PageKey) -> Option<Turn<'_>> {
         let mut others = {
             let mut asked = self.asked();
-            match asked.get(&place) {
+            match asked.get(&key) {
                 Some(others) => others.clone(),
                 None => {
                     let (tell, told) = watch::channel(());
-                    asked.insert(place, told);
-                    return Some(Turn { pages: self, place, _tell: tell });
+                    asked.insert(key, told);
+                    return Some(Turn { pages: self, key, _tell: tell });
                 }
             }
         };
@@ -126,7 +125,7 @@ impl Pages {
         None
     }
 
-    fn asked(&self) -> MutexGuard<'_, HashMap<PagePlace, watch::Receiver<()>>> {
+    fn asked(&self) -> MutexGuard<'_, HashMap<PageKey, watch::Receiver<()>>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

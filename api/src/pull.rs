@@ -26,7 +26,7 @@ use crate::{
     asking::{asker, kept, permit_asking, permit_pull},
     idle::WentBack,
     measure,
-    pages::{PATIENCE, PagePlace},
+    pages::{PATIENCE, PageKey},
     places::Place,
     query::Query,
 };
@@ -150,24 +150,24 @@ async fn shared(
     if !api.pages.keep_any() {
         return page(api, caller, scope, asked).await;
     }
-    let place = PagePlace { scope: scope.reference(), after: asked.cursor, limit: asked.limit };
-    if let Some(page) = known(api, caller, scope, &place).await {
+    let key = PageKey { scope: scope.reference(), after: asked.cursor, limit: asked.limit };
+    if let Some(page) = known(api, caller, scope, &key).await {
         return Ok(page);
     }
-    let turn = api.pages.turn(place).await;
+    let turn = api.pages.turn(key).await;
     if turn.is_none()
-        && let Some(page) = known(api, caller, scope, &place).await
+        && let Some(page) = known(api, caller, scope, &key).await
     {
         return Ok(page);
     }
     let page = page(api, caller, scope, asked).await?;
-    api.pages.keep(place, &page);
+    api.pages.keep(key, &page);
     Ok(page)
 }
 
 /// The page that is kept, if it is found soon to be what the scope is now.
-async fn known(api: &Api, caller: &Caller, scope: &ScopeKey, place: &PagePlace) -> Option<Page> {
-    let kept = api.pages.kept(place)?;
+async fn known(api: &Api, caller: &Caller, scope: &ScopeKey, key: &PageKey) -> Option<Page> {
+    let kept = api.pages.kept(key)?;
     let glancing = api.idle.now(scope, &caller.user, &kept.summary);
     // Without an answer the page is asked for, as if none were kept.
     let now = tokio::time::timeout(PATIENCE, glancing).await.ok()?.ok()??;
