@@ -40,7 +40,10 @@ impl<'a> Inbox<'a> {
         let mut records = std::mem::take(&mut self.few);
         self.fill(&mut records)?;
         self.parts = cut(records, self.config);
-        Ok(self.parts.pop_front().unwrap_or_default())
+        let first = self.parts.pop_front().unwrap_or_default();
+        // What is left over is filled up with what is read next.
+        self.few = self.parts.pop_back().unwrap_or_default();
+        Ok(first)
     }
 
     /// As [`Inbox::next`], once there is enough to be folded beside a commit.

@@ -67,6 +67,21 @@ async fn what_is_put_back_comes_first_and_in_order() -> Result<(), LogError> {
 }
 
 #[tokio::test]
+async fn what_is_left_over_is_filled_up_with_what_is_read_next() -> Result<(), LogError> {
+    let (send, reads) = mpsc::channel(9);
+    let config = ProjectorConfig { batch_changes_max: 2_000, ..config(4, 99) };
+    let mut inbox = Inbox::new(&config, reads);
+    for read in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
+        assert!(send.send(Ok(records(&read))).await.is_ok());
+    }
+    drop(send);
+    let parts = [inbox.next().await?, inbox.next().await?, inbox.next().await?];
+    assert_eq!(sizes(parts), [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9]]);
+    assert!(matches!(inbox.next().await, Err(LogError::Closed)));
+    Ok(())
+}
+
+#[tokio::test]
 async fn few_records_wait_for_the_commit_and_come_with_what_was_read_meanwhile()
 -> Result<(), LogError> {
     let (send, reads) = mpsc::channel(9);

@@ -31,6 +31,9 @@ use crate::{
 const READ_WAIT: Duration = Duration::from_millis(500);
 /// Read and decoded ahead of the batches under way, in reads.
 const READ_AHEAD: usize = 2;
+/// Bytes of one read, at most (but one record at least): about what a batch of pushes of 100 messages has. Decoded,
+/// they take three times as much.
+const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -348,7 +351,7 @@ impl Session<'_> {
         let mut reader = self.log.reader(&projecting.next_offsets())?;
         let limit = ReadLimit {
             records_max: self.config.batch_records_max as usize,
-            bytes_max: usize::try_from(self.config.batch_bytes_max).unwrap_or(usize::MAX),
+            bytes_max: self.config.batch_bytes_max.min(READ_BYTES_MAX) as usize,
         };
         let until = projecting.until().cloned();
         let scope = self.aim.as_ref().and_then(|aim| aim.scope).map(ToString::to_string);

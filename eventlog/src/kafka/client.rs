@@ -12,9 +12,9 @@ use crate::{KafkaProperty, LogConfig, LogError, OpenError};
 /// The `max.message.bytes` of the events topic, and the largest request to match: 8 MiB.
 pub(super) const MESSAGE_BYTES_MAX: u32 = 8 * 1024 * 1024;
 /// What a reader fetches ahead, in KiB. (One more fetch may be on its way.)
-const READER_QUEUE_KIB_MAX: u32 = 16 * 1024;
+const READER_QUEUE_KIB_MAX: u32 = 4 * 1024;
 /// What one partition gives in one fetch, in bytes (a larger record comes alone).
-const PARTITION_FETCH_BYTES: u32 = 1024 * 1024;
+const PARTITION_FETCH_BYTES: u32 = 256 * 1024;
 /// How long a broker keeps a fetch open that has nothing to return, in milliseconds.
 const FETCH_WAIT_MS: u32 = 100;
 /// How soon a full reader looks whether it may fetch again, in milliseconds (librdkafka: 1000).
