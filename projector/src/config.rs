@@ -19,6 +19,11 @@ pub struct ProjectorConfig {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch_changes_max: u32,
 
+    /// Batches that are folded and committed at once, each of partitions of its own.
+    #[arg(long, env = "CONTEXT_SYNC_PROJECTOR_WORKERS", default_value_t = 2, value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub projector_workers: u32,
+
     /// Days that versions of messages are kept after they were replaced, or had to give way, by the log's time; 0 keeps
     /// them for ever.
     #[arg(long, env = "CONTEXT_SYNC_HISTORY_DAYS", default_value_t = 90, value_name = "DAYS")]

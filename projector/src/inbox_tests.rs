@@ -24,6 +24,7 @@ fn config(records: u32, bytes: u64) -> ProjectorConfig {
     ProjectorConfig {
         batch_records_max: records,
         batch_bytes_max: bytes,
+        projector_workers: 2,
         history_days: 90,
         batch_changes_max: 1,
         partitions: Vec::new(),

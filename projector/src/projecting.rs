@@ -1,7 +1,7 @@
-//! The loop of a session: load, fold, commit. While one batch commits, the next one is loaded, what the
+//! The loop of a worker of a session: load, fold, commit. While one batch commits, the next one is loaded, what the
 //! first one changes is laid over it, and it is folded.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventlog::LogError;
 use model::{Offset, Partition};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{Batch, Folded, Parts},
+    course::Course,
     inbox::Inbox,
     measure::{COMMIT_SECONDS, DEAD_LETTERS, OUTCOMES},
     session::{ProjectorError, Session},
@@ -29,14 +30,13 @@ const EXPIRE_MORE: Duration = Duration::from_millis(200);
 /// How often it is asked whether other projectors have filled their partitions.
 const FILLED_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
 
-/// A session that has its positions.
+/// A worker of a session: it has the positions of its own partitions.
 pub(crate) struct Projecting<'a> {
     session: &'a Session<'a>,
+    course: Arc<Course>,
     projection: Projection,
     loader: Loader,
     positions: BTreeMap<Partition, Position>,
-    /// Where the log ended when the session began: ready once the positions are there.
-    behind: BTreeMap<Partition, Offset>,
     /// Where folding ends, if it does.
     until: Option<Ends>,
     next_expiry: Instant,
@@ -54,19 +54,20 @@ type Ahead = (Batch, Result<Folded, ReadModelError>);
 impl<'a> Projecting<'a> {
     pub(crate) fn new(
         session: &'a Session<'a>,
+        course: Arc<Course>,
         projection: Projection,
         loader: Loader,
         positions: BTreeMap<Partition, Position>,
-        behind: BTreeMap<Partition, Offset>,
-        until: Option<Ends>,
+        until: Option<&Ends>,
     ) -> Self {
+        let own = |until: &Ends| {
+            let is_own =
+                |(partition, _): &(&Partition, &Offset)| positions.contains_key(*partition);
+            until.iter().filter(is_own).map(|(partition, until)| (*partition, *until)).collect()
+        };
+        let until = until.map(own);
         let next_expiry = Instant::now();
-        Self { session, projection, loader, positions, behind, until, next_expiry }
-    }
-
-    /// Where folding ends, of each partition, if it does.
-    pub(crate) fn until(&self) -> Option<&Ends> {
-        self.until.as_ref()
+        Self { session, course, projection, loader, positions, until, next_expiry }
     }
 
     /// Whether a read model that was lost is filled: nobody is answered from it yet.
@@ -94,8 +95,8 @@ impl<'a> Projecting<'a> {
     }
 
     /// The offset to fold next, of each partition.
-    pub(crate) fn next_offsets(&self) -> Vec<(Partition, Offset)> {
-        self.positions.values().map(|p| (p.partition, p.next_offset)).collect()
+    pub(crate) fn next_offsets(&self) -> impl Iterator<Item = (Partition, Offset)> {
+        self.positions.values().map(|p| (p.partition, p.next_offset))
     }
 
     pub(crate) async fn run(
@@ -105,10 +106,10 @@ impl<'a> Projecting<'a> {
     ) -> Result<(), ProjectorError> {
         let mut ahead: Option<Prepared> = None;
         while !shutdown.is_cancelled() {
+            self.say_how_far();
             if ahead.is_none() && self.is_there() {
                 break;
             }
-            self.say_if_ready();
             self.expire().await?;
             let prepared = match ahead.take() {
                 Some(prepared) => prepared,
@@ -228,6 +229,7 @@ impl<'a> Projecting<'a> {
                 tracing::error!(place = %record.place, reason, "parking an event");
             }
             let Folded { writes, committed, .. } = batch.park(reason);
+            self.session.feed.committing(&committed);
             commit(self.session, &mut self.projection, &batch, &writes, &committed).await?;
             self.advance(&batch);
         }
@@ -250,21 +252,18 @@ impl<'a> Projecting<'a> {
 
     /// Whether it is where it was to come.
     fn is_there(&self) -> bool {
-        if let Some(aim) = &self.session.aim {
-            aim.tell(&self.positions);
-        }
         let is_reached = |(partition, until): (&Partition, &Offset)| {
             self.positions.get(partition).is_some_and(|position| position.next_offset >= *until)
         };
         self.until.as_ref().is_some_and(|until| until.iter().all(is_reached))
     }
 
-    fn say_if_ready(&mut self) {
-        let positions = &self.positions;
-        self.behind.retain(|partition, end| {
-            positions.get(partition).is_some_and(|position| position.next_offset < *end)
-        });
-        match self.behind.keys().next() {
+    fn say_how_far(&self) {
+        self.course.advance(self.next_offsets());
+        if let Some(aim) = &self.session.aim {
+            (aim.folded)(self.course.folded());
+        }
+        match self.course.behind() {
             None => self.session.ready.set_ready(),
             Some(partition) => self
                 .session

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, ReadLimit, Record};
+use futures_util::future::try_join_all;
 use model::{Event, LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
 use readmodel::{
     DatabaseConfig, ProjectionSet, ReadModelError,
@@ -21,16 +22,16 @@ use crate::{
     ProjectorConfig,
     adopting::adopt,
     batch::record_hash,
+    course::Course,
     epochs,
     inbox::{Inbox, Read},
+    outlets::outlets,
     projecting::Projecting,
     record::Decoded,
 };
 
 /// How long a reader waits for records before it looks whether it should stop.
 const READ_WAIT: Duration = Duration::from_millis(500);
-/// Read and decoded ahead of the batches under way, in reads.
-const READ_AHEAD: usize = 2;
 /// Bytes of one read, at most (but one record at least): about what a batch of pushes of 100 messages has. Decoded,
 /// they take three times as much.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -151,6 +152,14 @@ pub(crate) struct Session<'a> {
     pub(crate) aim: Option<Aim<'a>>,
 }
 
+/// A session that has begun.
+struct Begun<'a> {
+    /// One at least.
+    workers: Vec<Projecting<'a>>,
+    /// Where folding ends, of each partition, if it does.
+    until: Option<Ends>,
+}
+
 /// What a session of a rebuild is to do.
 pub(crate) struct Aim<'a> {
     pub(crate) set: ProjectionSet,
@@ -160,14 +169,6 @@ pub(crate) struct Aim<'a> {
     pub(crate) scope: Option<&'a ScopeKey>,
     /// Told after each batch, how far it is in all partitions together.
     pub(crate) folded: &'a (dyn Fn(u64) + Send + Sync),
-}
-
-impl Aim<'_> {
-    /// Says how far it is.
-    pub(crate) fn tell(&self, positions: &BTreeMap<Partition, Position>) {
-        let own = positions.values().filter(|p| self.until.contains_key(&p.partition));
-        (self.folded)(own.map(|position| position.next_offset.get()).sum());
-    }
 }
 
 impl Session<'_> {
@@ -223,18 +224,20 @@ impl Session<'_> {
             return Ok(());
         }
         while !shutdown.is_cancelled() {
-            let mut projecting = self.begin(partitions).await?;
-            let is_filling = projecting.is_filling();
+            let Begun { mut workers, until } = self.begin(partitions).await?;
             let _keeping = self.keep_epochs();
             // However this ends, be it that the leases change, the reading ends with it.
             let stop_reading = shutdown.child_token().drop_guard();
-            let reads = self.read(&projecting, stop_reading.token().clone())?;
-            projecting.run(&mut Inbox::new(self.config, reads), shutdown).await?;
-            if !is_filling {
-                break;
+            let reads = self.read(&workers, until, stop_reading.token().clone())?;
+            let work = workers.iter_mut().zip(reads).map(|(worker, reads)| async move {
+                worker.run(&mut Inbox::new(self.config, reads), shutdown).await
+            });
+            try_join_all(work).await?;
+            match workers.first_mut().filter(|worker| worker.is_filling()) {
+                // From here on, all that comes is folded.
+                Some(worker) => worker.finish_filling(shutdown).await?,
+                None => break,
             }
-            // From here on, all that comes is folded.
-            projecting.finish_filling(shutdown).await?;
         }
         Ok(())
     }
@@ -261,8 +264,8 @@ impl Session<'_> {
     }
 
     /// Loads the positions, and makes sure that this log is the one they are of.
-    async fn begin(&self, partitions: &[Partition]) -> Result<Projecting<'_>, ProjectorError> {
-        let set = self.aim.as_ref().map_or(ProjectionSet::Live, |aim| aim.set);
+    async fn begin(&self, partitions: &[Partition]) -> Result<Begun<'_>, ProjectorError> {
+        let set = self.set();
         if let Some(archive) = self.archive {
             let only = self.aim.as_ref().and_then(|aim| aim.scope);
             adopt(self.database, set, self.log.as_ref(), archive, only).await?;
@@ -276,7 +279,6 @@ impl Session<'_> {
             }
             projection.begin(self.log.log_id(), &ends(self.log.as_ref()).await?).await?;
         }
-        let loader = Loader::connect_to(self.database, set).await?;
         let stored =
             projection.adopt_log(self.log.log_id(), self.log.partitions(), partitions).await?;
         if let Some(lost) = lost
@@ -285,21 +287,47 @@ impl Session<'_> {
             return Err(ProjectorError::BegunWithoutBase { log: self.log.log_id(), lost });
         }
         self.feed.begin_anew();
-        let mut positions = BTreeMap::new();
-        let mut behind = BTreeMap::new();
+        let (mut positions, mut course) = (Vec::new(), Vec::new());
         for partition in partitions {
             let position = *stored
                 .iter()
                 .find(|position| position.partition == *partition)
                 .ok_or(ReadModelError::NoPosition(*partition))?;
-            let end = self.check(&position).await?;
-            if position.next_offset < end {
-                behind.insert(*partition, end);
-            }
-            positions.insert(*partition, position);
+            course.push((*partition, position.next_offset, self.check(&position).await?));
+            positions.push(position);
         }
         let until = self.until(&mut projection, partitions).await?;
-        Ok(Projecting::new(self, projection, loader, positions, behind, until))
+        let course = Arc::new(Course::new(course));
+        let mut workers = Vec::new();
+        for (own, projection) in self.share_out(positions, projection).await? {
+            let loader = Loader::connect_to(self.database, set).await?;
+            let course = course.clone();
+            workers.push(Projecting::new(self, course, projection, loader, own, until.as_ref()));
+        }
+        Ok(Begun { workers, until })
+    }
+
+    /// The positions that each worker has for its own, and the connection that it commits on.
+    async fn share_out(
+        &self,
+        positions: Vec<Position>,
+        projection: Projection,
+    ) -> Result<Vec<(BTreeMap<Partition, Position>, Projection)>, ProjectorError> {
+        let mut shares = vec![(BTreeMap::new(), projection)];
+        let workers = positions.len().min(self.config.projector_workers as usize);
+        while shares.len() < workers {
+            let set = self.set();
+            shares.push((BTreeMap::new(), Projection::connect_to(self.database, set).await?));
+        }
+        for (place, position) in positions.into_iter().enumerate() {
+            let (own, _) = &mut shares[place % workers];
+            own.insert(position.partition, position);
+        }
+        Ok(shares)
+    }
+
+    fn set(&self) -> ProjectionSet {
+        self.aim.as_ref().map_or(ProjectionSet::Live, |aim| aim.set)
     }
 
     /// Where folding ends: of a rebuild, or of what fills a read model that was lost; `None`: nowhere.
@@ -342,18 +370,19 @@ impl Session<'_> {
         Ok(bounds.end)
     }
 
-    /// Reads and decodes ahead, in a task of its own.
+    /// Reads and decodes ahead, in a task of its own; each worker gets what is of its partitions.
     fn read(
         &self,
-        projecting: &Projecting<'_>,
+        workers: &[Projecting<'_>],
+        until: Option<Ends>,
         stop: CancellationToken,
-    ) -> Result<mpsc::Receiver<Read>, ProjectorError> {
-        let mut reader = self.log.reader(&projecting.next_offsets())?;
+    ) -> Result<Vec<mpsc::Receiver<Read>>, ProjectorError> {
+        let from: Vec<_> = workers.iter().flat_map(Projecting::next_offsets).collect();
+        let mut reader = self.log.reader(&from)?;
         let limit = ReadLimit {
             records_max: self.config.batch_records_max as usize,
             bytes_max: self.config.batch_bytes_max.min(READ_BYTES_MAX) as usize,
         };
-        let until = projecting.until().cloned();
         let scope = self.aim.as_ref().and_then(|aim| aim.scope).map(ToString::to_string);
         let decoded = move |record: Record| match &scope {
             Some(scope) if record.key != scope.as_bytes() => Decoded::elsewhere(record),
@@ -364,29 +393,22 @@ impl Session<'_> {
                 until.get(&record.partition).is_some_and(|until| record.offset < *until)
             })
         };
-        let (send, records) = mpsc::channel(READ_AHEAD);
+        let own = workers.iter().map(|worker| worker.next_offsets().map(|(own, _)| own).collect());
+        let (outlets, inlets) = outlets(own);
         tokio::spawn(async move {
             loop {
                 let read = tokio::select! {
                     () = stop.cancelled() => break,
                     read = reader.next(limit, READ_WAIT) => read,
                 };
-                let read = match read {
-                    Ok(records) => {
-                        Ok(records.into_iter().filter(&is_wanted).map(&decoded).collect::<Vec<_>>())
-                    }
-                    Err(error) => Err(error),
-                };
-                if read.as_ref().is_ok_and(Vec::is_empty) {
-                    continue;
-                }
-                let failed = read.is_err();
-                if send.send(read).await.is_err() || failed {
+                let read = read
+                    .map(|records| records.into_iter().filter(&is_wanted).map(&decoded).collect());
+                if outlets.give_out(read).await.is_break() {
                     break;
                 }
             }
         });
-        Ok(records)
+        Ok(inlets)
     }
 }
 

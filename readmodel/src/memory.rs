@@ -34,9 +34,9 @@ pub struct Memory {
 #[derive(Clone, Copy, Debug, Default)]
 struct Shard {
     generation: u64,
-    /// A commit is under way, or its answer was lost: what Postgres has is not known, so nothing is
+    /// Commits that are under way, or whose answer was lost: what Postgres has is not known, so nothing is
     /// answered or remembered.
-    unknown: bool,
+    unknown: u32,
 }
 
 impl Default for Memory {
@@ -51,10 +51,7 @@ impl Default for Memory {
 
 impl Memory {
     fn shard(&self, scope: ScopeRef) -> MutexGuard<'_, Shard> {
-        let mut hasher = DefaultHasher::new();
-        scope.hash(&mut hasher);
-        let place = hasher.finish() as usize % SHARDS;
-        self.shards[place].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[place(scope)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be taken before Postgres is asked what is then remembered.
@@ -65,7 +62,7 @@ impl Memory {
     /// What is remembered of a scope and one of its users, if both are.
     pub fn glance(&self, scope: ScopeRef, user: &UserId) -> Option<Glance> {
         let shard = self.shard(scope);
-        if shard.unknown {
+        if shard.unknown > 0 {
             return None;
         }
         let (exists, summary) = self.summaries.get(&scope)?;
@@ -76,7 +73,7 @@ impl Memory {
     /// Remembers what Postgres said, unless a commit came between the question and now.
     pub fn remember(&self, scope: ScopeRef, user: &UserId, asked: Generation, glance: Glance) {
         let shard = self.shard(scope);
-        if shard.generation == asked.0 && !shard.unknown {
+        if shard.generation == asked.0 && shard.unknown == 0 {
             self.summaries.insert(scope, (glance.exists, glance.summary));
             self.members.insert((scope, user.clone()), glance.member);
         }
@@ -87,7 +84,7 @@ impl Memory {
         for scope in touched(committed) {
             let mut shard = self.shard(scope);
             shard.generation += 1;
-            shard.unknown = true;
+            shard.unknown += 1;
         }
     }
 
@@ -107,14 +104,15 @@ impl Memory {
             let mut shard = self.shard(scope);
             // Also what was asked while the commit was under way is older than it.
             shard.generation += 1;
-            shard.unknown = false;
+            shard.unknown = shard.unknown.saturating_sub(1);
         }
     }
 
     /// The database refused the commit under way: all is as it was.
     pub(crate) fn refused(&self, committed: &Committed) {
         for scope in touched(committed) {
-            self.shard(scope).unknown = false;
+            let mut shard = self.shard(scope);
+            shard.unknown = shard.unknown.saturating_sub(1);
         }
     }
 
@@ -137,14 +135,21 @@ impl Memory {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.generation += 1;
-            shard.unknown = true;
+            shard.unknown = 1;
         }
         self.summaries.invalidate_all();
         self.members.invalidate_all();
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).unknown = false;
+            shard.lock().unwrap_or_else(PoisonError::into_inner).unknown = 0;
         }
     }
+}
+
+/// The shard of a scope.
+fn place(scope: ScopeRef) -> usize {
+    let mut hasher = DefaultHasher::new();
+    scope.hash(&mut hasher);
+    hasher.finish() as usize % SHARDS
 }
 
 fn touched(committed: &Committed) -> impl Iterator<Item = ScopeRef> {

@@ -45,6 +45,20 @@ fn nothing_is_answered_while_a_commit_is_under_way() {
 }
 
 #[test]
+fn of_two_commits_under_way_in_a_shard_one_is_not_the_other() {
+    let memory = remembering(1);
+    let mut others = (2..).map(|n| ScopeRef(Uuid::from_u128(n)));
+    let neighbour = others.find(|other| place(*other) == place(SCOPE)).unwrap();
+    let other = Committed { scopes: vec![(neighbour, Heading::default())], ..commit(1) };
+    memory.committing(&commit(2));
+    memory.committing(&other);
+    memory.committed(&other);
+    assert_eq!(memory.glance(SCOPE, &ann()), None, "its own commit is under way still");
+    memory.committed(&commit(2));
+    assert_eq!(memory.glance(SCOPE, &ann()), Some(at(2)));
+}
+
+#[test]
 fn a_page_from_before_or_during_a_commit_is_not_remembered_after_it() {
     let memory = Memory::default();
     let before = memory.generation(SCOPE);

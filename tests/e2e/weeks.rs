@@ -423,6 +423,7 @@ async fn rows_and_log_and_archive_agree_after_weeks_with_kills_and_restores() {
             batch_records_max: 1_000,
             batch_changes_max: 2_000,
             batch_bytes_max: 8 << 20,
+            projector_workers: 2,
             history_days: 90,
             partitions: Vec::new(),
         },

@@ -129,6 +129,7 @@ pub(crate) fn batches() -> ProjectorConfig {
         batch_records_max: 1_000,
         batch_changes_max: 2_000,
         batch_bytes_max: 8 << 20,
+        projector_workers: 2,
         history_days: 90,
         partitions: Vec::new(),
     }

@@ -219,6 +219,7 @@ async fn a_partition_that_the_log_does_not_have() {
             batch_records_max: 1,
             batch_changes_max: 5_000,
             batch_bytes_max: 1,
+            projector_workers: 2,
             history_days: 90,
             partitions: vec![Partition::new(4)],
         },

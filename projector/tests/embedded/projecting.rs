@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use eventlog::partition_of;
 use model::Role;
 use serde_json::json;
 use uuid::Uuid;
@@ -90,6 +91,34 @@ async fn two_projectors_at_once_write_no_wrong_row() {
     a_bit_of_everything(&bench, 5).await;
     bench.check().await;
     two.stop().await;
+}
+
+/// The workers of one session commit beside each other.
+#[tokio::test]
+async fn a_partition_whose_commit_waits_holds_up_no_other() {
+    let bench = Bench::new().await;
+    let scopes: Vec<String> = (0..50).map(|n| format!("acme/user/u{n}")).collect();
+    let of = |partition: u32| {
+        let own =
+            |key: &&String| partition_of(key.as_bytes(), bench.log.partitions()).get() == partition;
+        scopes.iter().find(own).unwrap()
+    };
+    let owner = |key: &str| key.rsplit('/').next().unwrap().to_owned();
+    let (held, free) = (of(0), of(1));
+    let running = bench.start();
+    running.ready().await;
+    let mut holding = bench.pool.begin().await.unwrap();
+    sqlx::query("select from positions where partition = 0 for update")
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    bench.append(&push(held, &owner(held), &[say("it waits")])).await;
+    bench.append(&push(free, &owner(free), &[say("it goes on")])).await;
+    eventually("the other one's head", async || bench.head(free).await).await;
+    assert_eq!(bench.head(held).await, None);
+    holding.commit().await.unwrap();
+    bench.check().await;
+    running.stop().await;
 }
 
 #[tokio::test]
