@@ -8,6 +8,7 @@ mod fairness;
 mod http;
 mod limits;
 mod load;
+mod main_path;
 mod peer;
 mod repairing;
 mod restoring;
@@ -29,6 +30,8 @@ use dev::{
 };
 use eventlog::{EventLog, LogAddress, LogConfig};
 use load::Measured;
+use main_path::MainPath;
+use peer::Peer;
 use readmodel::DatabaseConfig;
 use server::Server;
 use table::Line;
@@ -37,6 +40,11 @@ use table::Line;
 /// Each page is asked of Postgres: the same few are pulled again and again.
 const MAIN_PATH: [&str; 5] =
     ["serve", "--roles", "ingest,projector,api", "--pull-cache-bytes-max", "0"];
+
+/// Postgres as on a server, not as beside `context-sync dev`: what is pushed here is beyond 64 MB of buffers.
+/// The peer has a hundred connections.
+const POSTGRES: [(&str, &str); 3] =
+    [("shared_buffers", "1GB"), ("max_wal_size", "4GB"), ("max_connections", "200")];
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -103,8 +111,6 @@ enum Figure {
     Repair,
 }
 
-/// Bytes of the record that a single push makes: what the bare log appends.
-const RECORD_BYTES: usize = 750;
 /// Scopes that are pushed to once, to see whether memory grows with their number.
 const MANY_SCOPES: usize = 20_000;
 /// Rows that are inserted for the limit of inserts.
@@ -146,27 +152,28 @@ async fn run(args: Args) -> Result<(), Failure> {
 async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
     let directory = tempfile::tempdir()?;
     let progress = dev::progress::for_stderr();
-    let postgres =
-        Postgres::start(PostgresConfig::new(directory.path().join("postgres")), progress.as_ref())
-            .await?;
-    let bench = Bench {
+    let mut config = PostgresConfig::new(directory.path().join("postgres"));
+    config.settings = POSTGRES.map(|(name, value)| (name.into(), value.into())).into();
+    let postgres = Postgres::start(config, progress.as_ref()).await?;
+    let mut bench = Bench {
         time: Duration::from_secs(args.seconds.max(1)),
         only: &args.only,
         repair_messages: args.repair_messages,
         directory: directory.path(),
         postgres: &postgres,
+        peer: None,
     };
-    let peer = bench.peer().await?;
+    bench.peer = bench.start_peer().await?;
     let mut lines = Vec::new();
     let needs_server = args.only.iter().any(|figure| *figure != Figure::Archiving);
     for log in args.logs.iter().filter(|_| needs_server) {
         match log.as_str() {
-            "embedded" => bench.embedded(&mut lines, peer).await?,
+            "embedded" => bench.embedded(&mut lines).await?,
             "kafka" => {
                 let mut config = KafkaConfig::new(directory.path().join("kafka"));
                 config.full_jit = true;
                 let kafka = Kafka::start(config, progress.as_ref()).await?;
-                bench.kafka(&kafka, &mut lines, peer).await?;
+                bench.kafka(&kafka, &mut lines).await?;
                 kafka.stop().await?;
             }
             other => return Err(format!("--logs takes embedded and kafka, not {other}").into()),
@@ -179,20 +186,14 @@ async fn round(args: &Args) -> Result<Vec<Line>, Failure> {
     Ok(lines)
 }
 
-/// What the peer does, where it is installed.
-#[derive(Clone, Copy, Default)]
-struct PeerFigures {
-    single: Option<f64>,
-    hundreds: Option<f64>,
-    pull: Option<f64>,
-}
-
 struct Bench<'a> {
     time: Duration,
     only: &'a [Figure],
     repair_messages: usize,
     directory: &'a Path,
     postgres: &'a Postgres,
+    /// Where it is installed, and measured.
+    peer: Option<Peer>,
 }
 
 impl Bench<'_> {
@@ -217,25 +218,21 @@ impl Bench<'_> {
         Ok(url)
     }
 
-    async fn peer(&self) -> Result<PeerFigures, Failure> {
+    async fn start_peer(&self) -> Result<Option<Peer>, Failure> {
         if !self.measures(Figure::Peer) {
-            return Ok(PeerFigures::default());
+            return Ok(None);
         }
-        let url = self.database("atuin").await?;
-        let Some(peer) = peer::start(&url, self.directory).await? else {
+        step("the peer: atuin-server");
+        let peer = peer::start(&self.database("atuin").await?, self.directory).await?;
+        if peer.is_none() {
             eprintln!(
                 "bench: no atuin-server here; install it to measure beside it (cargo install atuin-server --locked)"
             );
-            return Ok(PeerFigures::default());
-        };
-        step("the peer: atuin-server");
-        let single = peer.push(32, 1, self.time).await?.rate;
-        let hundreds = peer.push(8, 100, self.time).await?.rate * 100.0;
-        let pull = peer.pull(16, self.time).await?.rate;
-        Ok(PeerFigures { single: Some(single), hundreds: Some(hundreds), pull: Some(pull) })
+        }
+        Ok(peer)
     }
 
-    async fn embedded(&self, lines: &mut Vec<Line>, peer: PeerFigures) -> Result<(), Failure> {
+    async fn embedded(&self, lines: &mut Vec<Line>) -> Result<(), Failure> {
         let config = LogConfig::new(LogAddress::Embedded);
         let bare = eventlog::open(&config, &self.directory.join("bare-log")).await?;
         let data = self.directory.join("embedded");
@@ -244,15 +241,19 @@ impl Bench<'_> {
         let log_dir = data.join("log").display().to_string();
         let serve = [&MAIN_PATH[..], &["--log-dir", &log_dir, "--database-url", &url]].concat();
         let server = Server::start(&server::binary()?, &serve, self.directory).await?;
-        self.figures("embedded", &server, &bare, &url, 3.0, peer, lines).await?;
+        let path = MainPath { log: "embedded", server: &server, bare: &bare, url: &url };
+        self.main_path(&path, 3.0, lines).await?;
         server.stop()?;
+        if self.measures(Figure::Pulls) {
+            let keeping = [&MAIN_PATH[..3], &serve[MAIN_PATH.len()..]].concat();
+            let server = Server::start(&server::binary()?, &keeping, self.directory).await?;
+            self.shared_pulls("embedded", &server, &url, lines).await?;
+            server.stop()?;
+        }
         let dev = ["dev", "--data-dir", &data_dir, "--database-url", &url];
         let server = Server::start(&server::binary()?, &dev, self.directory).await?;
         if self.measures(Figure::Singles) {
             self.archived("embedded", &server, lines).await?;
-        }
-        if self.measures(Figure::Pulls) {
-            self.shared_pulls("embedded", &server, &url, lines).await?;
         }
         if self.measures(Figure::Memory) {
             self.memory(&server, lines).await?;
@@ -273,26 +274,18 @@ impl Bench<'_> {
         if self.measures(Figure::Fairness) {
             let url = self.migrated("fairness").await?;
             let data = self.directory.join("fairness").display().to_string();
+            if self.measures(Figure::Pulls) {
+                let keeping = [&MAIN_PATH[..3], &serve[MAIN_PATH.len()..]].concat();
+                let server = Server::start(&server::binary()?, &keeping, self.directory).await?;
+                self.shared_pulls("embedded", &server, &url, lines).await?;
+                server.stop()?;
+            }
             let dev = ["dev", "--data-dir", &data, "--database-url", &url];
             let args = [&dev[..], &fairness::RATES].concat();
             let server = Server::start(&server::binary()?, &args, self.directory).await?;
             self.fairness("embedded", &server, lines).await?;
             server.stop()?;
         }
-        Ok(())
-    }
-
-    /// Pushes while the same process archives them.
-    async fn archived(
-        &self,
-        log: &'static str,
-        server: &Server,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        step(&format!("{log}: single pushes, beside the archiver"));
-        let pushed = scenarios::push(server, 32, 1, self.time, Duration::ZERO).await?;
-        let what = "single pushes, 32, beside the archiver";
-        lines.push(Line::new(log, what, pushed.rate, "/s").latency(pushed));
         Ok(())
     }
 
@@ -382,12 +375,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn kafka(
-        &self,
-        kafka: &Kafka,
-        lines: &mut Vec<Line>,
-        peer: PeerFigures,
-    ) -> Result<(), Failure> {
+    async fn kafka(&self, kafka: &Kafka, lines: &mut Vec<Line>) -> Result<(), Failure> {
         let address = format!("kafka://{}", kafka.bootstrap());
         let mut config = LogConfig::new(address.parse()?);
         config.log_topic_prefix = "bare".to_owned();
@@ -395,7 +383,9 @@ impl Bench<'_> {
         let url = self.migrated("kafka").await?;
         let serve = [&MAIN_PATH[..], &["--log", &address, "--database-url", &url]].concat();
         let server = Server::start(&server::binary()?, &serve, self.directory).await?;
-        self.figures("kafka", &server, &bare, &url, 1.5, peer, lines).await?;
+        let path = MainPath { log: "kafka", server: &server, bare: &bare, url: &url };
+        self.warm_up(&path).await?;
+        self.main_path(&path, 1.5, lines).await?;
         server.stop()?;
         if self.measures(Figure::Fairness) {
             let args = [&serve[..], &fairness::RATES].concat();
@@ -415,155 +405,11 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The figures that both logs have.
-    #[allow(clippy::too_many_arguments)]
-    async fn figures(
-        &self,
-        log: &'static str,
-        server: &Server,
-        bare: &Arc<dyn EventLog>,
-        url: &str,
-        peer_goal: f64,
-        peer: PeerFigures,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        if self.measures(Figure::Singles) {
-            self.singles(log, server, bare, peer_goal, peer, lines).await?;
-        }
-        if self.measures(Figure::Hundreds) {
-            self.hundreds(log, server, url, peer, lines).await?;
-        }
-        if self.measures(Figure::Pulls) {
-            self.pulls(log, server, url, peer, lines).await?;
-        }
-        Ok(())
-    }
-
-    async fn singles(
-        &self,
-        log: &'static str,
-        server: &Server,
-        bare: &Arc<dyn EventLog>,
-        peer_goal: f64,
-        peer: PeerFigures,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        let mut greatest = 0.0f64;
-        for in_flight in [1, 32, 256] {
-            step(&format!("{log}: single pushes, {in_flight} in flight"));
-            let limit = limits::append(bare, in_flight, RECORD_BYTES, self.time / 2).await?;
-            let pushed = scenarios::push(server, in_flight, 1, self.time, Duration::ZERO).await?;
-            greatest = greatest.max(pushed.rate);
-            let what = format!("single pushes, {in_flight} in flight");
-            lines.push(
-                Line::new(log, &what, pushed.rate, "/s")
-                    .latency(pushed)
-                    .beside("bare log append", Some(limit.rate)),
-            );
-            if in_flight == 32 && peer.single.is_some() {
-                lines.push(
-                    Line::new(log, what, pushed.rate, "/s")
-                        .beside("atuin-server", peer.single)
-                        .goal(peer_goal),
-                );
-            }
-        }
-        let quarter = self.at_a_quarter(log, server, greatest).await?;
-        lines.push(quarter);
-        Ok(())
-    }
-
-    /// The latency at a quarter of the greatest load.
-    async fn at_a_quarter(
-        &self,
-        log: &'static str,
-        server: &Server,
-        greatest: f64,
-    ) -> Result<Line, Failure> {
-        const WORKERS: usize = 32;
-        step(&format!("{log}: a quarter of the greatest load"));
-        let pace = Duration::from_secs_f64(WORKERS as f64 / (greatest / 4.0));
-        let pushed: Measured = scenarios::push(server, WORKERS, 1, self.time, pace).await?;
-        let what = format!("push p99 at {:.0}/s, a quarter", pushed.rate);
-        Ok(Line::new(log, what, pushed.p99_ms, "ms").latency(pushed).below(50.0))
-    }
-
     /// The limit of what inserts, measured before and after a figure: what else the machine does changes from one
     /// second to the next.
     async fn inserts(&self, into: &str, url: &str, rows_max: i64) -> Result<f64, Failure> {
         let empty = self.migrated(into).await?;
         limits::insert(url, &empty, rows_max).await
-    }
-
-    async fn hundreds(
-        &self,
-        log: &'static str,
-        server: &Server,
-        url: &str,
-        peer: PeerFigures,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        step(&format!("{log}: pushes of 100"));
-        scenarios::push(server, 8, 100, self.time / 2, Duration::ZERO).await?; // rows for the limit
-        let before = self.inserts(&format!("{log}_before_hundreds"), url, INSERT_ROWS_MAX).await?;
-        let pushed = scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?;
-        let records = pushed.rate * 100.0;
-        let after = self.inserts(&format!("{log}_after_hundreds"), url, INSERT_ROWS_MAX).await?;
-        let limit = before.midpoint(after);
-        let line = Line::new(log, "records in pushes of 100", records, "/s").latency(pushed);
-        lines.push(line.clone().beside("INSERT … SELECT UNNEST", Some(limit)).goal(0.6));
-        if peer.hundreds.is_some() {
-            lines.push(line.beside("atuin-server", peer.hundreds).goal(1.0));
-        }
-        Ok(())
-    }
-
-    async fn pulls(
-        &self,
-        log: &'static str,
-        server: &Server,
-        url: &str,
-        peer: PeerFigures,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        step(&format!("{log}: pulls"));
-        if !self.measures(Figure::Hundreds) {
-            scenarios::push(server, 8, 100, self.time, Duration::ZERO).await?; // something to pull
-        }
-        limits::settle(url).await?;
-        let select = async || limits::select(url, 16, self.time / 2, self.directory).await;
-        let before = select().await?;
-        let pulled = scenarios::pull(server, 16, self.time).await?;
-        let limit = before.zip(select().await?).map(|(before, after)| before.midpoint(after));
-        let line = Line::new(log, "pulls of 100", pulled.rate, "/s").latency(pulled);
-        lines.push(line.clone().beside("pgbench select of 100", limit).goal(0.7));
-        if peer.pull.is_some() {
-            lines.push(line.beside("atuin-server", peer.pull).goal(2.0));
-        }
-        let idle = scenarios::idle_pull(server, 16, self.time).await?;
-        let line = Line::new(log, "pulls with nothing new", idle.rate, "/s").latency(idle);
-        lines.push(match peer.pull {
-            // It has no pull with nothing new that is measured here.
-            Some(_) => line.beside("atuin-server, pull of 100", peer.pull).goal(10.0),
-            None => line,
-        });
-        Ok(())
-    }
-
-    /// Pulls of what others pull too: Postgres is asked once for each page.
-    async fn shared_pulls(
-        &self,
-        log: &'static str,
-        server: &Server,
-        url: &str,
-        lines: &mut Vec<Line>,
-    ) -> Result<(), Failure> {
-        step(&format!("{log}: pulls of what others pull too"));
-        let pulled = scenarios::pull(server, 16, self.time).await?;
-        let limit = limits::select(url, 16, self.time, self.directory).await?;
-        let line = Line::new(log, "pulls of 100, the same by all", pulled.rate, "/s");
-        lines.push(line.latency(pulled).beside("pgbench select of 100", limit));
-        Ok(())
     }
 
     /// Folds the whole log again, into an empty read model.
