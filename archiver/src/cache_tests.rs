@@ -1,3 +1,4 @@
+use model::Offset;
 use uuid::Uuid;
 
 use super::*;

@@ -8,8 +8,9 @@ use model::{
 use redb::ReadableTable;
 
 use super::{
-    CacheError, ContentKey, CursorKey, IdKey, Result, StoredCommand, Tables, bytes, cursor_key,
-    joined, record,
+    CacheError, Result, StoredCommand, Tables,
+    keys::{ContentKey, CursorKey, IdKey, bytes, cursor_key, joined},
+    record,
 };
 
 /// After all names: they are ASCII.

@@ -6,8 +6,9 @@ use model::{Cursor, Partition, ScopeKey, ScopeRef, Timestamp, limits::TOMBSTONES
 use redb::ReadableTable;
 
 use super::{
-    CursorKey, OPEN_HOUR, Result, SCOPES, TOMBSTONES, Tables, View, bytes, cursor_key, cursor_of,
-    joined, record, reference,
+    OPEN_HOUR, Result, SCOPES, TOMBSTONES, Tables, View,
+    keys::{CursorKey, bytes, cursor_key, cursor_of, joined, reference},
+    record,
 };
 
 /// Scopes with old tombstones that are looked up at once.
