@@ -1,7 +1,7 @@
 //! The projector: folds the log into the read model.
 //!
-//! [`projecting`] is the loop: take records (a [`session`] reads, [`record`] decodes them ahead), load what
-//! they touch and fold it ([`batch`], pure), commit rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and
+//! [`projecting`] is the loop, of which a session runs two (workers), each for partitions of its own: take records (a [`session`] reads, [`record`] decodes them ahead,
+//! [`outlets`] gives them out), load what they touch and fold it ([`batch`], pure), commit rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and
 //! another begins from the stored positions, for ever, with back-off. What no other session could mend
 //! ends the process. [`rebuild`] does the same beside the live rows, and puts what comes of it in their place.
 

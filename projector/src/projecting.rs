@@ -263,12 +263,15 @@ impl<'a> Projecting<'a> {
         if let Some(aim) = &self.session.aim {
             (aim.folded)(self.course.folded());
         }
+        let ready = self.session.ready;
         match self.course.behind() {
-            None => self.session.ready.set_ready(),
-            Some(partition) => self
-                .session
-                .ready
-                .set_not_ready(format!("folding the log; partition {partition} is behind")),
+            Some(partition) => {
+                ready.set_not_ready(format!("folding the log; partition {partition} is behind"));
+            }
+            None if self.is_filling() => {
+                ready.set_not_ready("the read model is being filled from the log".to_owned());
+            }
+            None => ready.set_ready(),
         }
     }
 

@@ -1,10 +1,14 @@
 //! A session: from the stored positions on, until something goes wrong or shutdown.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use archive::{Archive, ArchiveError};
 use eventlog::{EventLog, LogError, ReadLimit, Record};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
 use model::{Event, LogId, Offset, Partition, Place, ScopeKey, UnknownRules};
 use readmodel::{
     DatabaseConfig, ProjectionSet, ReadModelError,
@@ -208,7 +212,8 @@ impl Session<'_> {
         }
         match self.config.partitions.iter().find(|partition| partition.get() >= count) {
             Some(partition) => Err(ProjectorError::NoSuchPartition(*partition)),
-            None => Ok(self.config.partitions.clone()),
+            // Named twice, it is one all the same.
+            None => Ok(BTreeSet::from_iter(self.config.partitions.clone()).into_iter().collect()),
         }
     }
 
@@ -232,7 +237,7 @@ impl Session<'_> {
             let work = workers.iter_mut().zip(reads).map(|(worker, reads)| async move {
                 worker.run(&mut Inbox::new(self.config, reads), shutdown).await
             });
-            try_join_all(work).await?;
+            all(work).await?;
             match workers.first_mut().filter(|worker| worker.is_filling()) {
                 // From here on, all that comes is folded.
                 Some(worker) => worker.finish_filling(shutdown).await?,
@@ -298,32 +303,32 @@ impl Session<'_> {
         }
         let until = self.until(&mut projection, partitions).await?;
         let course = Arc::new(Course::new(course));
-        let mut workers = Vec::new();
-        for (own, projection) in self.share_out(positions, projection).await? {
-            let loader = Loader::connect_to(self.database, set).await?;
-            let course = course.clone();
-            workers.push(Projecting::new(self, course, projection, loader, own, until.as_ref()));
-        }
+        let shares = shares(positions, self.config.projector_workers as usize);
+        let connections = self.connect(projection, shares.len()).await?;
+        let worker = |(own, (projection, loader))| {
+            Projecting::new(self, course.clone(), projection, loader, own, until.as_ref())
+        };
+        let workers = shares.into_iter().zip(connections).map(worker).collect();
         Ok(Begun { workers, until })
     }
 
-    /// The positions that each worker has for its own, and the connection that it commits on.
-    async fn share_out(
+    /// What so many workers commit and load on; one of them commits on `projection`. Whoever waits for a rebuild's last
+    /// records waits for this too: all connect at the same time.
+    async fn connect(
         &self,
-        positions: Vec<Position>,
         projection: Projection,
-    ) -> Result<Vec<(BTreeMap<Partition, Position>, Projection)>, ProjectorError> {
-        let mut shares = vec![(BTreeMap::new(), projection)];
-        let workers = positions.len().min(self.config.projector_workers as usize);
-        while shares.len() < workers {
-            let set = self.set();
-            shares.push((BTreeMap::new(), Projection::connect_to(self.database, set).await?));
-        }
-        for (place, position) in positions.into_iter().enumerate() {
-            let (own, _) = &mut shares[place % workers];
-            own.insert(position.partition, position);
-        }
-        Ok(shares)
+        workers: usize,
+    ) -> Result<Vec<(Projection, Loader)>, ReadModelError> {
+        let (database, set) = (self.database, self.set());
+        let both = async |_| {
+            tokio::try_join!(
+                Projection::connect_to(database, set),
+                Loader::connect_to(database, set)
+            )
+        };
+        let others = try_join_all((1..workers).map(both));
+        let (loader, others) = tokio::try_join!(Loader::connect_to(database, set), others)?;
+        Ok([(projection, loader)].into_iter().chain(others).collect())
     }
 
     fn set(&self) -> ProjectionSet {
@@ -412,6 +417,28 @@ impl Session<'_> {
     }
 }
 
+/// Waits until all have ended, or until the first one fails. (`try_join_all` hears of a failure, if they are many, once
+/// those before it have ended.)
+async fn all<E>(
+    work: impl IntoIterator<Item = impl Future<Output = Result<(), E>>>,
+) -> Result<(), E> {
+    let mut work: FuturesUnordered<_> = work.into_iter().collect();
+    while let Some(ended) = work.next().await {
+        ended?;
+    }
+    Ok(())
+}
+
+/// What each worker has for its own: partitions in turn.
+fn shares(positions: Vec<Position>, workers: usize) -> Vec<BTreeMap<Partition, Position>> {
+    let mut shares = vec![BTreeMap::new(); workers.min(positions.len())];
+    let count = shares.len();
+    for (place, position) in positions.into_iter().enumerate() {
+        shares[place % count].insert(position.partition, position);
+    }
+    shares
+}
+
 /// Where a log ends now, in all partitions.
 pub(crate) async fn ends(log: &dyn EventLog) -> Result<Ends, LogError> {
     let mut ends = Ends::new();
@@ -437,4 +464,24 @@ fn is_blanked(record: &Record) -> bool {
     // What decodes to nothing is blanked to nothing.
     record.value.is_empty()
         || matches!(schemas::decode(&record.value), Ok(Event::Command(command)) if command.is_blanked())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::{FutureExt as _, future::BoxFuture};
+
+    use super::*;
+
+    #[test]
+    fn the_failure_of_one_of_many_is_heard_while_the_others_go_on() {
+        for many in [2, 100] {
+            let going_on = || pending::<Result<(), &str>>().boxed();
+            let failing: BoxFuture<'_, _> = ready(Err("a lock timed out")).boxed();
+            let work = (1..many).map(|_| going_on()).chain([failing]);
+            assert_eq!(all(work).now_or_never(), Some(Err("a lock timed out")));
+        }
+        assert_eq!(all([ready(Ok::<_, ()>(())), ready(Ok(()))]).now_or_never(), Some(Ok(())));
+    }
 }

@@ -63,7 +63,7 @@ pub struct Advance {
     pub to: Position,
 }
 
-/// The writer of the read model: one batch at a time.
+/// A writer of the read model: one batch at a time, of partitions of its own.
 pub struct Projection {
     connection: PgConnection,
     set: ProjectionSet,

@@ -42,13 +42,15 @@ pub(crate) async fn ends(log: &dyn EventLog) -> BTreeMap<Partition, Offset> {
     ends
 }
 
-/// Waits until the read model is where the log ends now.
+/// Waits until the read model is where the log ends now, and answers if it was being filled.
 pub(crate) async fn caught_up(log: &dyn EventLog, pool: &Pool) {
     let ends = ends(log).await;
     eventually("the projector catches up", async || {
         let positions: BTreeMap<_, _> = positions(pool).await.ok()?.into_iter().collect();
         let there = |(partition, end)| positions.get(partition).is_some_and(|next| next >= end);
-        (positions.len() == ends.len() && ends.iter().all(there)).then_some(())
+        let filled = sqlx::query_scalar("select not exists (select from filling)");
+        let is_filled: bool = filled.fetch_one(pool).await.ok()?;
+        (is_filled && positions.len() == ends.len() && ends.iter().all(there)).then_some(())
     })
     .await;
 }

@@ -25,6 +25,7 @@ mod batches;
 mod checking;
 mod conflicts;
 mod corpus;
+mod documents;
 mod drilling;
 mod epochs;
 mod erasing;

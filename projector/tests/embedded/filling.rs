@@ -108,6 +108,37 @@ async fn nobody_is_answered_before_every_partition_is_filled() {
     other.stop().await;
 }
 
+/// All is folded, but nobody is answered from it yet: it is not ready before that.
+#[tokio::test]
+async fn who_fills_is_not_ready_before_it_answers() {
+    let bench = Bench::new().await;
+    say_all(&bench, ANN, &["one", "two"]).await;
+    bench.append(&push(BOB, "bob", &[say("one")])).await;
+    let one = bench.start_on(&[partition_of(ANN.as_bytes(), 4)]);
+    one.waits("another projector's").await;
+    one.stop().await;
+    // What finishing waits for.
+    let mut holding = bench.pool.begin().await.unwrap();
+    sqlx::query("lock table context_sync.filling in row exclusive mode")
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    let all = bench.start();
+    eventually("all is folded, and finishing waits", async || {
+        let waits = "select exists (select from pg_locks where not granted
+            and relation = 'context_sync.filling'::regclass)";
+        let waits: bool = sqlx::query_scalar(waits).fetch_one(&bench.pool).await.unwrap();
+        waits.then_some(())
+    })
+    .await;
+    all.waits("being filled").await;
+    assert!(!all.readiness.is_ready());
+    holding.commit().await.unwrap();
+    all.ready().await;
+    assert!(epoch(&bench.database).await.is_some());
+    all.stop().await;
+}
+
 /// A record that this build cannot fold stands before the end: it is not passed over to be done.
 #[tokio::test]
 async fn what_cannot_be_filled_stays_unanswered() {

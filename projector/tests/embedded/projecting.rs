@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use eventlog::partition_of;
-use model::Role;
+use model::{Partition, Role};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -91,6 +91,17 @@ async fn two_projectors_at_once_write_no_wrong_row() {
     a_bit_of_everything(&bench, 5).await;
     bench.check().await;
     two.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_named_twice_is_one() {
+    let bench = Bench::new().await;
+    a_bit_of_everything(&bench, 0).await;
+    let twice: Vec<Partition> = [0, 0, 1, 2, 2, 3].map(Partition::new).into();
+    let running = bench.start_on(&twice);
+    running.ready().await;
+    bench.check().await;
+    running.stop().await;
 }
 
 /// The workers of one session commit beside each other.
