@@ -1,6 +1,6 @@
 //! What documents tell people to type, typed: every `curl` of a section in their order, and the answers that stand below them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use crate::{
 };
 
 const README: &str = include_str!("../../README.md");
+const OPENAPI: &str = include_str!("../../api/openapi.json");
 const DEVICES: &str = include_str!("../../docs/devices.md");
 /// Where documents have the server.
 const THERE: &str = "http://127.0.0.1:8080";
@@ -24,11 +25,30 @@ both_logs! {
 
 async fn the_readme_shows_what_happens(cluster: &mut Cluster) {
     let section = README.split("\n## ").find(|section| section.starts_with("Use it\n")).unwrap();
-    assert_eq!(Shell::of(cluster).follow(section).await, 2);
+    assert_eq!(Shell::of(cluster, "ann").follow(section).await, 2);
 }
 
 async fn the_page_for_devices_shows_what_happens(cluster: &mut Cluster) {
-    assert_eq!(Shell::of(cluster).follow(DEVICES).await, 10);
+    assert_eq!(Shell::of(cluster, "eve").follow(DEVICES).await, 12);
+}
+
+/// The tables of results and actions have all there are.
+#[test]
+fn the_page_for_devices_knows_every_result_and_action() {
+    let openapi: Value = serde_json::from_str(OPENAPI).unwrap();
+    let schemas = &openapi["components"]["schemas"];
+    let results = &schemas["PushStatus"]["enum"];
+    let actions = &schemas["Reconciled"]["properties"]["action"]["enum"];
+    for (heading, known) in [("status` of a result", results), ("action`", actions)] {
+        let known: BTreeSet<_> =
+            known.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let (_, table) = DEVICES.split_once(&format!("| `{heading} |")).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let firsts = rows.map(|row| row.split('|').nth(1).unwrap());
+        let named: BTreeSet<&str> =
+            firsts.flat_map(|first| first.split('`').skip(1).step_by(2)).collect();
+        assert_eq!(named, known, "{heading}");
+    }
 }
 
 /// Who types it.
@@ -44,13 +64,13 @@ struct Block<'a> {
 }
 
 impl Shell {
-    fn of(cluster: &Cluster) -> Self {
-        let device = cluster.device("ann");
+    fn of(cluster: &Cluster, user: &str) -> Self {
+        let device = cluster.device(user);
         let variables = HashMap::from([("TOKEN".to_owned(), device.token.clone())]);
         Self { device, variables }
     }
 
-    /// Types all commands. An answer that stands below them is that of one of them. How many requests were sent.
+    /// Types all commands. An answer that stands below some is that of the last one. How many requests were sent.
     async fn follow(&mut self, document: &str) -> usize {
         let (mut sent, mut answers) = (0, Vec::new());
         for block in blocks(document) {
@@ -61,8 +81,11 @@ impl Shell {
                 }
                 "json" => {
                     let shown: Value = serde_json::from_str(block.text).unwrap();
-                    let is_shown = answers.iter().any(|answer| agrees(&shown, answer));
-                    assert!(is_shown, "the document shows {shown}, the answers are {answers:?}");
+                    let answer = answers.last().unwrap();
+                    assert!(
+                        agrees(&shown, answer),
+                        "the document shows {shown}, the answer is {answer}"
+                    );
                 }
                 other => panic!("a block of {other}"),
             }
@@ -103,6 +126,9 @@ impl Shell {
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let client = reqwest::Client::new();
         let mut request = client.request(method, format!("{}{path}", self.device.url));
+        if body.is_some() {
+            request = request.header("content-type", "application/x-www-form-urlencoded"); // as curl does
+        }
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -125,6 +151,9 @@ impl Shell {
                         name.push(part);
                     }
                     word.push_str(&self.variables[&name]);
+                }
+                ('&' | '|' | ';' | '<' | '>' | '?' | '*' | '(', None) => {
+                    panic!("{next} is something else to a shell: {line}")
                 }
                 (' ', None) if word.is_empty() => {}
                 (' ', None) => words.push(String::new()),
