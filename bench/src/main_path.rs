@@ -11,7 +11,7 @@ use crate::{
 
 /// Bytes of the record that a single push makes: what the bare log appends.
 const RECORD_BYTES: usize = 750;
-/// How long a broker that has just started is pushed to before anything is measured.
+/// How long it is pushed to before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(20);
 
 /// What is measured.
@@ -25,7 +25,7 @@ pub(crate) struct MainPath<'a> {
 }
 
 impl Bench<'_> {
-    /// Pushes that are not measured: a broker compiles what it runs often, for as long as its first minutes.
+    /// Pushes that are not measured: a broker that has just started compiles what it runs often.
     pub(crate) async fn warm_up(&self, path: &MainPath<'_>) -> Result<(), Failure> {
         if self.measures(Figure::Singles) || self.measures(Figure::Hundreds) {
             step(&format!("{}: warming up", path.log));

@@ -1,21 +1,22 @@
 //! The projector: folds the log into the read model.
 //!
-//! [`projecting`] is the loop, of which a session runs two (workers), each for partitions of its own: take records (a [`session`] reads, [`record`] decodes them ahead,
-//! [`outlets`] gives them out), load what they touch and fold it ([`batch`], pure), commit rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and
-//! another begins from the stored positions, for ever, with back-off. What no other session could mend
-//! ends the process. [`rebuild`] does the same beside the live rows, and puts what comes of it in their place.
+//! A [`session`] reads, [`record`] decodes ahead, and [`outlets`] gives each of its workers what is of that one's
+//! partitions. [`projecting`] is a worker's loop: take records, load what they touch and fold it ([`batch`], pure), commit
+//! rows and positions together, tell those who wait. When Postgres or the log fails, the session ends and another begins
+//! from the stored positions, for ever, with back-off. What no other session could mend ends the process. [`rebuild`] does
+//! the same beside the live rows, and puts what comes of it in their place.
 
 mod adopting;
 pub mod batch;
 mod catalogue;
 mod config;
-mod course;
 mod epochs;
 mod inbox;
 mod lag;
 mod measure;
 mod outlets;
 pub mod parked;
+mod progress;
 mod projecting;
 mod rebuild;
 pub mod record;

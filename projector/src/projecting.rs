@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{Batch, Folded, Parts},
-    course::Course,
     inbox::Inbox,
     measure::{COMMIT_SECONDS, DEAD_LETTERS, OUTCOMES},
+    progress::Progress,
     session::{ProjectorError, Session},
 };
 
@@ -33,7 +33,7 @@ const FILLED_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
 /// A worker of a session: it has the positions of its own partitions.
 pub(crate) struct Projecting<'a> {
     session: &'a Session<'a>,
-    course: Arc<Course>,
+    progress: Arc<Progress>,
     projection: Projection,
     loader: Loader,
     positions: BTreeMap<Partition, Position>,
@@ -54,7 +54,7 @@ type Ahead = (Batch, Result<Folded, ReadModelError>);
 impl<'a> Projecting<'a> {
     pub(crate) fn new(
         session: &'a Session<'a>,
-        course: Arc<Course>,
+        progress: Arc<Progress>,
         projection: Projection,
         loader: Loader,
         positions: BTreeMap<Partition, Position>,
@@ -67,7 +67,7 @@ impl<'a> Projecting<'a> {
         };
         let until = until.map(own);
         let next_expiry = Instant::now();
-        Self { session, course, projection, loader, positions, until, next_expiry }
+        Self { session, progress, projection, loader, positions, until, next_expiry }
     }
 
     /// Whether a read model that was lost is filled: nobody is answered from it yet.
@@ -259,12 +259,12 @@ impl<'a> Projecting<'a> {
     }
 
     fn say_how_far(&self) {
-        self.course.advance(self.next_offsets());
+        self.progress.advance(self.next_offsets());
         if let Some(aim) = &self.session.aim {
-            (aim.folded)(self.course.folded());
+            (aim.folded)(self.progress.folded());
         }
         let ready = self.session.ready;
-        match self.course.behind() {
+        match self.progress.behind() {
             Some(partition) => {
                 ready.set_not_ready(format!("folding the log; partition {partition} is behind"));
             }

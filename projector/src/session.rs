@@ -26,10 +26,10 @@ use crate::{
     ProjectorConfig,
     adopting::adopt,
     batch::record_hash,
-    course::Course,
     epochs,
     inbox::{Inbox, Read},
     outlets::outlets,
+    progress::Progress,
     projecting::Projecting,
     record::Decoded,
 };
@@ -292,21 +292,21 @@ impl Session<'_> {
             return Err(ProjectorError::BegunWithoutBase { log: self.log.log_id(), lost });
         }
         self.feed.begin_anew();
-        let (mut positions, mut course) = (Vec::new(), Vec::new());
+        let (mut positions, mut progress) = (Vec::new(), Vec::new());
         for partition in partitions {
             let position = *stored
                 .iter()
                 .find(|position| position.partition == *partition)
                 .ok_or(ReadModelError::NoPosition(*partition))?;
-            course.push((*partition, position.next_offset, self.check(&position).await?));
+            progress.push((*partition, position.next_offset, self.check(&position).await?));
             positions.push(position);
         }
         let until = self.until(&mut projection, partitions).await?;
-        let course = Arc::new(Course::new(course));
+        let progress = Arc::new(Progress::new(progress));
         let shares = shares(positions, self.config.projector_workers as usize);
         let connections = self.connect(projection, shares.len()).await?;
         let worker = |(own, (projection, loader))| {
-            Projecting::new(self, course.clone(), projection, loader, own, until.as_ref())
+            Projecting::new(self, progress.clone(), projection, loader, own, until.as_ref())
         };
         let workers = shares.into_iter().zip(connections).map(worker).collect();
         Ok(Begun { workers, until })

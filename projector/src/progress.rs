@@ -8,24 +8,25 @@ use std::{
 use model::{Offset, Partition};
 
 /// Shared by the workers of a session, each of which has partitions of its own.
-pub(crate) struct Course {
-    partitions: Mutex<BTreeMap<Partition, Stretch>>,
+pub(crate) struct Progress {
+    partitions: Mutex<BTreeMap<Partition, PartitionProgress>>,
 }
 
 #[derive(Clone, Copy)]
-struct Stretch {
+struct PartitionProgress {
     next_offset: Offset,
     /// Where the log ended when the session began.
     end: Offset,
 }
 
-impl Course {
+impl Progress {
     pub(crate) fn new(partitions: impl IntoIterator<Item = (Partition, Offset, Offset)>) -> Self {
-        let stretch = |(partition, next_offset, end)| (partition, Stretch { next_offset, end });
-        Self { partitions: Mutex::new(partitions.into_iter().map(stretch).collect()) }
+        let own =
+            |(partition, next_offset, end)| (partition, PartitionProgress { next_offset, end });
+        Self { partitions: Mutex::new(partitions.into_iter().map(own).collect()) }
     }
 
-    fn partitions(&self) -> MutexGuard<'_, BTreeMap<Partition, Stretch>> {
+    fn partitions(&self) -> MutexGuard<'_, BTreeMap<Partition, PartitionProgress>> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -33,20 +34,20 @@ impl Course {
     pub(crate) fn advance(&self, offsets: impl IntoIterator<Item = (Partition, Offset)>) {
         let mut partitions = self.partitions();
         for (partition, next_offset) in offsets {
-            if let Some(stretch) = partitions.get_mut(&partition) {
-                stretch.next_offset = next_offset;
+            if let Some(own) = partitions.get_mut(&partition) {
+                own.next_offset = next_offset;
             }
         }
     }
 
     /// A partition that is not yet where the log ended when the session began.
     pub(crate) fn behind(&self) -> Option<Partition> {
-        let is_behind = |stretch: &Stretch| stretch.next_offset < stretch.end;
-        self.partitions().iter().find(|(_, stretch)| is_behind(stretch)).map(|(own, _)| *own)
+        let is_behind = |own: &PartitionProgress| own.next_offset < own.end;
+        self.partitions().iter().find(|(_, own)| is_behind(own)).map(|(own, _)| *own)
     }
 
     /// The records before the offsets of all partitions, together.
     pub(crate) fn folded(&self) -> u64 {
-        self.partitions().values().map(|stretch| stretch.next_offset.get()).sum()
+        self.partitions().values().map(|own| own.next_offset.get()).sum()
     }
 }
