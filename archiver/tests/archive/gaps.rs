@@ -53,6 +53,7 @@ impl Setting {
     /// As [`Self::project`], with the log as something else shows it.
     pub(crate) async fn project_with(&self, log: Arc<dyn EventLog>) {
         let shutdown = CancellationToken::new();
+        let readiness = Readiness::new();
         let projector = Projector {
             config: batches(),
             database: self.database.config.clone(),
@@ -60,7 +61,7 @@ impl Setting {
             facts: None,
             archive: None,
             feed: Feed::new(true),
-            ready: Readiness::new().component("projector"),
+            ready: readiness.component("projector"),
         };
         let running = tokio::spawn(projector.run(shutdown.clone()));
         let pool = self.database.role(DatabaseRole::Projector);
@@ -72,7 +73,8 @@ impl Setting {
                     let end = self.bench.log.bounds(*partition).await.unwrap().end;
                     behind += usize::from(*next < end);
                 }
-                positions.len() == 2 && behind == 0
+                // The rows answer only once all that fills them has ended, which comes after the last position.
+                positions.len() == 2 && behind == 0 && readiness.is_ready()
             })
             .await;
         shutdown.cancel();
