@@ -114,9 +114,15 @@ impl Delivered {
     fn of(batch: &[Outgoing], answer: PushAnswer) -> Self {
         let mut delivered = Self { messages: batch.len() as u64, ..Self::default() };
         for result in &answer.results {
-            let Some(code) = result.code else { continue };
             let place = result.index as usize;
             let origin = batch.get(place).map_or("?", |m| m.origin.as_str());
+            if is_of_forgotten(result) {
+                delivered.rejected.push(place);
+                delivered.rejections.push(format!(
+                    "{origin}: what it edits was deleted, so long ago that nothing keeps the edit either"
+                ));
+            }
+            let Some(code) = result.code else { continue };
             let why = format!("{origin}: {code}: {}", result.detail.as_deref().unwrap_or_default());
             if code == InvalidCode::QuotaExceeded {
                 delivered.over_quota.push(place);
@@ -136,15 +142,22 @@ impl Delivered {
     }
 }
 
+/// An edit that lost to a deletion that is forgotten: it is in no history, so that only its writer has it.
+fn is_of_forgotten(result: &PushResult) -> bool {
+    result.status == Status::Stale && result.cursor.is_none()
+}
+
 impl Tally {
     /// Adds what one push came to.
     pub fn count(&mut self, answer: &PushAnswer) {
         self.synced += u64::from(answer.synced);
-        self.skipped += u64::from(answer.skipped);
+        let forgotten =
+            answer.results.iter().filter(|result| is_of_forgotten(result)).count() as u64;
+        self.skipped += u64::from(answer.skipped).saturating_sub(forgotten);
         let is_over_quota = |result: &&PushResult| result.code == Some(InvalidCode::QuotaExceeded);
         let over_quota = answer.results.iter().filter(is_over_quota).count() as u64;
         self.over_quota += over_quota;
-        self.rejected += u64::from(answer.rejected).saturating_sub(over_quota);
+        self.rejected += u64::from(answer.rejected).saturating_sub(over_quota) + forgotten;
         self.cursor = Some(answer.cursor.get());
     }
 
@@ -163,5 +176,29 @@ impl Tally {
         let Self { pushes, synced, skipped, rejected, over_quota, cursor } = self;
         json!({ "pushes": pushes, "synced": synced, "skipped": skipped, "rejected": rejected,
                 "over_quota": over_quota, "cursor": cursor })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    /// It is in no history: it must not be passed over like an edit that a later version beat.
+    #[test]
+    fn an_edit_of_what_was_deleted_and_forgotten_is_given_back() {
+        let batch = ["first", "second"]
+            .map(|origin| Outgoing { origin: origin.to_owned(), json: RawValue::NULL.to_owned() });
+        let stale = |index: u32, cursor: Option<u64>| json!({"index": index, "status": "stale", "cursor": cursor});
+        let answer = json!({"synced": 0, "skipped": 2, "rejected": 0, "cursor": 9, "timestamp": "2025-12-30T10:00:00Z",
+            "previous_cursor": 9, "push_id": uuid::Uuid::nil(), "results": [stale(0, Some(4)), stale(1, None)]});
+        let answer: PushAnswer = serde_json::from_value(answer).unwrap();
+        let mut tally = Tally::default();
+        tally.count(&answer);
+        assert_eq!((tally.skipped, tally.rejected), (1, 1));
+        let delivered = Delivered::of(&batch, answer);
+        assert_eq!(delivered.rejected, [1]);
+        assert!(delivered.rejections[0].starts_with("second: what it edits was deleted"));
     }
 }

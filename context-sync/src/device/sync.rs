@@ -45,22 +45,18 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
     let store = Store::of(&args.store, &args.connection)?;
     let scope = &args.connection.scope;
     let _held = store.hold()?;
-    let mut replica = store.load()?;
-    let epoch = replica.epoch;
-    let (pushed, waits) = push(&client, scope, &store, epoch, &progress).await?;
-    let mut mending = Mending::new(client.in_scope(scope), &mut replica);
-    let ended = mending.run().await;
-    let Mending { mended, left, .. } = mending;
-    // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
-    if !matches!(&ended, Err(error) if is_purge(error)) {
-        if replica.epoch != epoch {
-            store.outbox.set_aside(epoch)?;
-        }
-        store.keep(&left)?;
-        store.save(&replica)?;
-    }
-    note_refused(&left, &store, &progress);
-    ended.map_err(|error| purged(error, &store))?;
+    let replica = store.load()?;
+    let mut sync = Syncing {
+        client: &client,
+        scope,
+        store: &store,
+        progress: &progress,
+        replica,
+        pushed: Tally::default(),
+        mended: Mended::default(),
+    };
+    let waits = sync.run().await?;
+    let Syncing { replica, pushed, mended, .. } = sync;
     progress.finish(format!("synced {} messages", replica.count()));
     show(&args, &replica, &pushed, &mended)?;
     if let Some(waits) = waits {
@@ -73,6 +69,80 @@ pub async fn run(args: SyncArgs) -> Result<(), Failure> {
             store.outbox.rejected().display()
         )
         .into()),
+    }
+}
+
+/// A replica and an outbox on their way to what the scope is, and what that took so far.
+struct Syncing<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    store: &'a Store,
+    progress: &'a Progress,
+    replica: Replica,
+    pushed: Tally,
+    mended: Mended,
+}
+
+impl Syncing<'_> {
+    /// Pushes, then pulls. Why some of the outbox waits on, if it does.
+    async fn run(&mut self) -> Result<Option<Waits>, Failure> {
+        if self.replica.epoch.is_none() {
+            // By its epoch it is noticed that a recovery has lost what is pushed now.
+            self.mend().await?;
+        }
+        let mut waits = self.push().await?;
+        let pushed = self.pushed.clone();
+        while self.mend().await? {
+            waits = self.push().await?;
+            // What is sent again was counted the first time.
+            self.pushed = pushed.clone();
+        }
+        Ok(waits)
+    }
+
+    /// Pulls, and mends what has drifted. Whether a recovery has lost pushes that were acknowledged: they wait again.
+    async fn mend(&mut self) -> Result<bool, Failure> {
+        let Self { client, scope, store, progress, replica, .. } = self;
+        let epoch = replica.epoch;
+        let mut mending = Mending::new(client.in_scope(scope), replica);
+        let ended = mending.run().await;
+        let Mending { mended, left, kept, .. } = mending;
+        self.mended.add(&mended);
+        let mut lost = false;
+        // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
+        if !matches!(&ended, Err(error) if is_purge(error)) {
+            if replica.epoch != epoch {
+                store.outbox.set_aside(epoch)?;
+            }
+            if let Some(kept) = kept {
+                lost = store.outbox.send_again_beyond(kept)?;
+            }
+            store.keep(&left)?;
+            store.save(replica)?;
+        }
+        note_refused(&left, store, progress);
+        if let Err(error) = ended {
+            return Err(purged(error, store));
+        }
+        store.outbox.remove_acknowledged()?;
+        Ok(lost)
+    }
+
+    /// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
+    async fn push(&mut self) -> Result<Option<Waits>, Failure> {
+        let requests = self.client.in_scope(self.scope);
+        let mut upload = Upload::new(&requests);
+        upload.tally = std::mem::take(&mut self.pushed);
+        let epoch = self.replica.epoch;
+        loop {
+            let Stopped { waits, deleted } =
+                push_all(&mut upload, self.store, epoch, self.progress).await?;
+            // What was deleted meanwhile has made room, if anything.
+            if waits.is_none() || deleted == 0 {
+                self.pushed = upload.tally;
+                return Ok(waits);
+            }
+        }
     }
 }
 
@@ -91,25 +161,6 @@ impl fmt::Display for Waits {
             Self::NotAllowed(why) => {
                 write!(f, "until you may push (a refusal may hold for up to a day): {why}")
             }
-        }
-    }
-}
-
-/// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
-async fn push(
-    client: &Client,
-    scope: &Scope,
-    store: &Store,
-    epoch: Option<Epoch>,
-    progress: &Progress,
-) -> Result<(Tally, Option<Waits>), Failure> {
-    let requests = client.in_scope(scope);
-    let mut upload = Upload::new(&requests);
-    loop {
-        let Stopped { waits, deleted } = push_all(&mut upload, store, epoch, progress).await?;
-        // What was deleted meanwhile has made room, if anything.
-        if waits.is_none() || deleted == 0 {
-            return Ok((upload.tally, waits));
         }
     }
 }
@@ -147,10 +198,8 @@ async fn push_all(
             let said = push.bad.iter().map(|bad| &bad.why).chain(&delivered.rejections);
             said.for_each(|why| progress.note(why));
             upload.tally.rejected += push.bad.len() as u64;
-            sending.acknowledged(&push, &delivered.rejected, &delivered.over_quota)?;
-        }
-        if stopped.waits.is_none() {
-            sending.end()?;
+            let head = delivered.answer.as_ref().map(|answer| answer.cursor);
+            sending.acknowledged(&push, head, &delivered.rejected, &delivered.over_quota)?;
         }
     }
     Ok(stopped)
@@ -217,7 +266,7 @@ fn purged(error: DriftError, store: &Store) -> Failure {
     if !is_purge(&error) {
         return error.into();
     }
-    match store.purge() {
+    match store.purge().and_then(|()| store.outbox.remove_acknowledged()) {
         Ok(()) => format!("{error}; what was here of the scope is deleted").into(),
         Err(failed) => {
             format!("{error}; what is here of the scope could not be deleted: {failed}").into()

@@ -210,6 +210,50 @@ async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
     cluster.finish().await;
 }
 
+/// A push is acknowledged, and before a pull has brought it, a recovery loses it: the outbox has it still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wf_cs_012_what_was_acknowledged_and_lost_before_it_was_pulled_is_pushed_again() {
+    let cluster = Cluster::start(LogKind::Embedded).await;
+    let ann = cluster.device("ann");
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let file = scratch.path().join("laptop.jsonl");
+    let flags = [
+        format!("--url={}", ann.url),
+        format!("--token={}", ann.token),
+        format!("--replica={}", file.display()),
+    ];
+    let sync = async || {
+        let ended = run(&["sync", "--json", &flags[0], &flags[1], &flags[2]]).await;
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        serde_json::from_slice::<Value>(&ended.stdout).unwrap()
+    };
+    let beside = || fs::read_dir(scratch.path()).unwrap().count();
+    ann.push(USER, &[say("one")]).await.ok();
+    let first = sync().await;
+    let (epoch, files) = (first["epoch"].as_str().unwrap(), beside());
+
+    // As an end right after the answer leaves it: the push was acknowledged, at cursor 2.
+    let acknowledged = |content: &str| {
+        let name = format!("sending-{}.{epoch}.jsonl", uuid::Uuid::now_v7());
+        let (sending, line) = (file.with_extension(name), format!("{}\n", say(content)));
+        fs::write(sending.with_extension("done"), format!("{} 1 2\n", line.len())).unwrap();
+        fs::write(sending, line).unwrap();
+    };
+    acknowledged("the scope has it, by that answer");
+    let done = sync().await;
+    assert_eq!((&done["pushed"]["pushes"], &done["count"]), (&json!(0), &json!(1)));
+    assert_eq!(beside(), files);
+
+    acknowledged("lost");
+    let replica = fs::read_to_string(&file).unwrap();
+    fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
+    let done = sync().await;
+    assert_eq!((&done["count"], &done["epoch"]), (&json!(2), &json!(epoch)));
+    assert!(fs::read_to_string(&file).unwrap().contains("lost"));
+    assert_eq!(beside(), files);
+    cluster.finish().await;
+}
+
 /// Who may only read any more still gets what others write, and what they wrote waits; whoever is no member keeps nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sync_005_what_may_not_be_pushed_waits_and_what_may_be_pulled_comes() {
