@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model::{
-    Applied, Command, CommandId, Cursor, Event, Later, MessageId, Offset, Partition,
+    Action, Applied, Command, CommandId, Cursor, Event, Later, MessageId, Offset, Partition,
     PartitionClock, RestoreId, Scope, ScopeKey, ScopeRef, Timestamp, Touched, UnknownRules, UserId,
     Verdict, history, log_fold::images,
 };
@@ -18,7 +18,7 @@ use readmodel::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::record::Decoded;
+use crate::{recent::Stood, record::Decoded};
 
 /// Records in the order of their partitions, and the positions before and after them.
 pub struct Batch {
@@ -39,6 +39,25 @@ pub struct Folded {
     pub writes: Writes,
     pub committed: Committed,
     pub changed: Parts,
+    /// How the scopes that had an event stand after it.
+    pub stood: HashMap<ScopeKey, Stood>,
+    /// Every message that it names had an id and a content that nothing has, and every command was folded the first time:
+    /// the rows that it writes are of all of them.
+    makes_all: bool,
+}
+
+impl Folded {
+    /// To be written only if there is nothing yet of what it makes; `None` if that does not show all that was taken for
+    /// new.
+    pub fn taken_for_new(mut self) -> Option<Self> {
+        self.writes.taken_for_new = true;
+        self.makes_all.then_some(self)
+    }
+
+    /// Whether events of a scope wait for an operator from here on.
+    pub fn parks(&self) -> bool {
+        self.writes.dead_letters.iter().any(|letter| letter.kind == DeadLetterKind::Parked)
+    }
 }
 
 /// SHA-256 of a record's key and value, to recognise the log by.
@@ -115,6 +134,24 @@ impl Batch {
         wanted
     }
 
+    /// What would be loaded if there were no message, content and command that the batch names, in scopes that stand as
+    /// they `stood`. `None` if one of them or of the users is not known, or if it is about what must be there.
+    pub fn nothing_but(&self, stood: impl Fn(&ScopeKey) -> Option<Stood>) -> Option<Loaded> {
+        let mut loaded = Loaded::default();
+        for command in self.commands() {
+            let Action::MessagesPushed { changes, .. } = &command.action else { return None };
+            if changes.iter().any(|pushed| pushed.change.base_cursor().is_some()) {
+                return None;
+            }
+            let (key, actor) = (&command.scope, &command.actor);
+            let known = stood(key)?;
+            let member = known.member(actor)?;
+            let scope = loaded.scopes.entry(key.clone()).or_insert_with(|| known.scope(key));
+            scope.members.extend(member.map(|member| (actor.clone(), member)));
+        }
+        Some(loaded)
+    }
+
     /// What must be loaded besides, now that the rest is: mostly nothing.
     pub fn wanted_besides(&self, loaded: &Loaded) -> Wanted {
         let written: HashSet<_> = self.commands().flat_map(Touched::written).collect();
@@ -177,14 +214,17 @@ fn advances(
 struct InScope {
     reference: ScopeRef,
     messages: Vec<MessageId>,
+    /// Those whose membership it changes.
     users: Vec<UserId>,
+    actors: HashSet<UserId>,
     commands: Vec<CommandId>,
 }
 
 impl InScope {
     fn new(key: &ScopeKey) -> Self {
         let reference = key.reference();
-        Self { reference, messages: Vec::new(), users: Vec::new(), commands: Vec::new() }
+        let (messages, users, commands) = (Vec::new(), Vec::new(), Vec::new());
+        Self { reference, messages, users, actors: HashSet::new(), commands }
     }
 }
 
@@ -210,6 +250,8 @@ struct Work {
     dead_letters: Vec<DeadLetter>,
     erased: Vec<ErasedImage>,
     committed: Committed,
+    /// Something was there before, or is written nowhere.
+    is_known: bool,
 }
 
 impl Work {
@@ -245,6 +287,10 @@ impl Work {
         in_scope.messages.extend(applied.changes.iter().map(|changed| changed.id));
         in_scope.users.extend(applied.member.clone());
         in_scope.commands.push(command.id);
+        if !in_scope.actors.contains(&command.actor) {
+            in_scope.actors.insert(command.actor.clone());
+        }
+        self.is_known |= !makes_all(command, applied);
         let reference = in_scope.reference;
         if let Verdict::ScopeErased { cursor } = applied.outcome.verdict
             && !applied.repeated
@@ -345,6 +391,7 @@ impl Work {
         kind: DeadLetterKind,
         reason: String,
     ) {
+        self.is_known = true;
         let key = std::str::from_utf8(&record.key).ok();
         let scope: Option<ScopeKey> = key.and_then(|key| key.parse().ok());
         self.dead_letters.push(DeadLetter {
@@ -364,15 +411,19 @@ impl Work {
         let Self { loaded, scopes, messages, replaced, floors, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
         let (history, mut erased) = (self.history, self.erased);
+        let makes_all = !self.is_known;
         // Of one command that was repeated after a day, the last counts.
         erased.sort_by_key(|image| (image.id, std::cmp::Reverse(image.cursor)));
         erased.dedup_by_key(|image| image.id);
         let mut committed = self.committed;
         let mut headings = Vec::with_capacity(scopes.len());
         let mut changed = HashMap::with_capacity(scopes.len());
+        let mut stood = HashMap::with_capacity(scopes.len());
         for (key, in_scope) in scopes {
             let Some(scope) = loaded.scopes.get(&key) else { continue };
-            let InScope { reference, messages, users, commands } = in_scope;
+            let InScope { reference, messages, users, actors, commands } = in_scope;
+            let touched = users.iter().cloned().chain(actors);
+            stood.insert(key.clone(), Stood::of(scope, touched));
             changed.insert(key.clone(), scope.later(messages, users, commands));
             // A team that was never created has no row, whoever asked something of it.
             if scope.heading.exists {
@@ -396,7 +447,16 @@ impl Work {
             restores: restores.into_values().collect(),
             dead_letters,
             erased,
+            taken_for_new: false,
         };
-        Folded { writes, committed, changed }
+        Folded { writes, committed, changed, stood, makes_all }
     }
+}
+
+/// Whether a push was folded the first time, and has made every message that it names.
+fn makes_all(command: &Command, applied: &Applied) -> bool {
+    let Action::MessagesPushed { changes, .. } = &command.action else { return false };
+    !applied.repeated
+        && applied.changes.len() == changes.len()
+        && applied.changes.iter().all(|changed| changed.is_new)
 }

@@ -11,6 +11,7 @@ pub mod batch;
 mod catalogue;
 mod config;
 mod epochs;
+mod folding;
 mod inbox;
 mod lag;
 mod measure;
@@ -19,6 +20,7 @@ pub mod parked;
 mod progress;
 mod projecting;
 mod rebuild;
+pub mod recent;
 pub mod record;
 mod session;
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{Batch, Folded, Parts},
+    folding::Folding,
     inbox::Inbox,
     measure::{COMMIT_SECONDS, DEAD_LETTERS, OUTCOMES},
     progress::Progress,
@@ -35,7 +36,7 @@ pub(crate) struct Projecting<'a> {
     session: &'a Session<'a>,
     progress: Arc<Progress>,
     projection: Projection,
-    loader: Loader,
+    folding: Folding,
     positions: BTreeMap<Partition, Position>,
     /// Where folding ends, if it does.
     until: Option<Ends>,
@@ -67,7 +68,8 @@ impl<'a> Projecting<'a> {
         };
         let until = until.map(own);
         let next_expiry = Instant::now();
-        Self { session, progress, projection, loader, positions, until, next_expiry }
+        let folding = Folding::new(loader);
+        Self { session, progress, projection, folding, positions, until, next_expiry }
     }
 
     /// Whether a read model that was lost is filled: nobody is answered from it yet.
@@ -121,7 +123,7 @@ impl<'a> Projecting<'a> {
                         () = tokio::time::sleep_until(self.next_expiry) => continue,
                     };
                     let batch = Batch::new(records, &self.positions);
-                    let folded = fold(&mut self.loader, &batch, &Parts::default()).await;
+                    let folded = self.folding.fold(&batch, &Parts::default()).await;
                     match self.prepared(batch, folded, inbox).await? {
                         Some(prepared) => prepared,
                         None => continue,
@@ -166,14 +168,19 @@ impl<'a> Projecting<'a> {
         self.session.feed.committing(committed);
         let (done, next) = self.commit_and_look_ahead(&batch, &folded, inbox).await;
         match done {
-            Ok(()) => {}
-            Err(ReadModelError::Refused(error)) => {
+            Ok(()) => self.folding.committed(folded),
+            Err(error @ (ReadModelError::Refused(_) | ReadModelError::NotNew)) => {
                 self.session.feed.refused(committed);
                 self.positions = before;
                 if let Some((next, _)) = next.transpose()? {
                     inbox.put_back(next.into_records());
                 }
-                self.refused(batch, &error.to_string(), inbox).await?;
+                if folded.writes.taken_for_new {
+                    self.folding.was_not_new();
+                    inbox.put_back(batch.into_records());
+                } else {
+                    self.refused(batch, &error.to_string(), inbox).await?;
+                }
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -194,7 +201,7 @@ impl<'a> Projecting<'a> {
         folded: &Folded,
         inbox: &mut Inbox<'_>,
     ) -> (Result<(), ReadModelError>, Option<Result<Ahead, LogError>>) {
-        let Folded { writes, committed, changed } = folded;
+        let Folded { writes, committed, changed, .. } = folded;
         // Told at once: who waits for this batch does not wait for the next one to be folded.
         let commit = commit(self.session, &mut self.projection, batch, writes, committed);
         tokio::pin!(commit);
@@ -208,7 +215,7 @@ impl<'a> Projecting<'a> {
                 Err(error) => (commit.await, Some(Err(error))),
                 Ok(records) => {
                     let next = Batch::new(records, &self.positions);
-                    let folding = fold(&mut self.loader, &next, changed);
+                    let folding = self.folding.fold(&next, changed);
                     let (done, folded) = tokio::join!(commit, folding);
                     (done, Some(Ok((next, folded))))
                 }
@@ -228,9 +235,11 @@ impl<'a> Projecting<'a> {
             if let [record] = batch.folded() {
                 tracing::error!(place = %record.place, reason, "parking an event");
             }
-            let Folded { writes, committed, .. } = batch.park(reason);
-            self.session.feed.committing(&committed);
-            commit(self.session, &mut self.projection, &batch, &writes, &committed).await?;
+            let parked = batch.park(reason);
+            let Folded { writes, committed, .. } = &parked;
+            self.session.feed.committing(committed);
+            commit(self.session, &mut self.projection, &batch, writes, committed).await?;
+            self.folding.committed(parked);
             self.advance(&batch);
         }
         let (folded, mut records) = (batch.len(), batch.into_records());
@@ -336,21 +345,4 @@ async fn commit(
     let dead = writes.dead_letters.len() as u64;
     metrics::counter!(DEAD_LETTERS).increment(dead);
     Ok(())
-}
-
-/// Loads what a batch touches and folds it; `changed` is what the batch before it changes, whose commit
-/// is under way.
-async fn fold(
-    loader: &mut Loader,
-    batch: &Batch,
-    changed: &Parts,
-) -> Result<Folded, ReadModelError> {
-    let mut loaded = loader.load(&batch.wanted()).await?;
-    loaded.overlay(changed);
-    let besides = batch.wanted_besides(&loaded);
-    if !besides.is_empty() {
-        loaded.add_messages(loader.load(&besides).await?);
-        loaded.overlay(changed);
-    }
-    Ok(batch.fold(loaded))
 }

@@ -31,6 +31,10 @@ pub enum ReadModelError {
     #[error("a partition's position is not the expected one: another projector moved it")]
     PositionMoved,
 
+    /// Some of what a batch takes to be new is there already: load what it touches, and fold it again.
+    #[error("what was taken to be new is there already")]
+    NotNew,
+
     /// Tables that were being filled from the archive are of a log by now: begin again with what they have.
     #[error("another projector has begun the read model meanwhile")]
     BegunElsewhere,

@@ -35,6 +35,9 @@ pub struct Writes {
     pub restores: Vec<RestoreImage>,
     pub dead_letters: Vec<DeadLetter>,
     pub erased: Vec<ErasedImage>,
+    /// Nobody has looked for the messages, contents and commands that these rows are of: they are written only if
+    /// none of them is there.
+    pub taken_for_new: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -103,6 +106,13 @@ with standing as materialized (
     for update of p
 ), fence as materialized (
     select count(*) = cardinality($1) as holds from standing
+), there as materialized (
+    select $47 and (
+        exists (select from outcomes where command_id = any($22::uuid[]))
+        or exists (select from messages where id_key = any($11::uuid[]))
+        or exists (select from messages where content_key = any($12::uuid[]))) as already
+), gate as materialized (
+    select holds and not already as is_open from fence, there
 ), position as (
     update positions p
     set next_offset = a.next_offset, time_us = a.time_us, rules = a.rules,
@@ -110,7 +120,7 @@ with standing as materialized (
     from (select unnest($1::int[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::int[]),
             unnest($6::bigint[]), unnest($7::bytea[]))
         as a (partition, next_offset, time_us, rules, last_offset, last_hash)
-    where (select holds from fence) and p.partition = a.partition
+    where (select is_open from gate) and p.partition = a.partition
 ), message as (
     insert into messages (scope, cursor, id, id_key, content_key, tenant_id, content_hash, body_hash,
         updated_at_us, created_at_us, deleted_at_us, bytes, json_bytes, json, restore_id)
@@ -118,12 +128,12 @@ with standing as materialized (
         unnest($12::uuid[]), unnest($13::text[]), unnest($14::bytea[]), unnest($15::bytea[]),
         unnest($16::bigint[]), unnest($17::bigint[]), unnest($18::bigint[]), unnest($19::bigint[]),
         unnest($20::int[]), unnest($21::text[]), unnest($43::uuid[])
-    where (select holds from fence)
+    where (select is_open from gate)
 ), outcome as (
     insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
     select unnest($22::uuid[]), unnest($23::uuid[]), unnest($24::text[]), unnest($25::text[]),
         unnest($26::int[]), unnest($27::bigint[]), unnest($28::bigint[]), unnest($29::text[])
-    where (select holds from fence)
+    where (select is_open from gate)
     on conflict (command_id) do update
     set actor = excluded.actor, partition = excluded.partition, record_offset = excluded.record_offset,
         folded_at_us = excluded.folded_at_us, body = excluded.body
@@ -134,7 +144,7 @@ with standing as materialized (
         unnest($34::bigint[]), unnest($35::bigint[]), unnest($36::bigint[]), unnest($37::bigint[]),
         unnest($38::bigint[]), unnest($39::bytea[]), unnest($40::int[]), unnest($41::int[]),
         unnest($44::text[]), unnest($46::bigint[])
-    where (select holds from fence)
+    where (select is_open from gate)
     on conflict (scope) do update
     set head = excluded.head, floor = excluded.floor, clock_us = excluded.clock_us,
         live_count = excluded.live_count, live_bytes = excluded.live_bytes, digest = excluded.digest,
@@ -146,7 +156,7 @@ with standing as materialized (
     from (select unnest($30::uuid[]), unnest($31::text[]), unnest($37::bigint[]), unnest($38::bigint[]))
             as n (scope, tenant_id, live_count, live_bytes)
         left join scopes s on s.scope = n.scope -- as it was before this statement
-    where (select holds from fence)
+    where (select is_open from gate)
     group by n.tenant_id
 ), usage as (
     insert into tenant_usage (tenant_id, partition, live_count, live_bytes)
@@ -159,7 +169,8 @@ with standing as materialized (
     set live_count = tenant_usage.live_count + excluded.live_count,
         live_bytes = tenant_usage.live_bytes + excluded.live_bytes
 )
-select holds, case when holds and $42 then pg_notify('context_sync', '')::text end from fence";
+select holds, already, case when is_open and $42 then pg_notify('context_sync', '')::text end
+from fence, there, gate";
 
 impl Writes {
     /// Writes all of it and advances the positions, or does nothing. `notify`: tells other processes
@@ -241,8 +252,9 @@ impl Writes {
         let query = bind_scopes(query, &self.scopes, &self.json_bytes_max()).bind(notify);
         let query = bind_restores(query, self)?.bind(rebuilds(advances));
         let query = query.bind(each(&self.scopes, |(_, heading)| heading.erased.as_i64()));
-        let row = query.fetch_one(connection).await?;
-        held(row.try_get("holds")?)
+        let row = query.bind(self.taken_for_new).fetch_one(connection).await?;
+        held(row.try_get("holds")?)?;
+        if row.try_get("already")? { Err(ReadModelError::NotNew) } else { Ok(()) }
     }
 
     /// The longest JSON that the batch writes into each scope.

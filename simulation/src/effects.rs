@@ -20,6 +20,10 @@ pub enum Effect {
     Kill,
     /// It brought back or deleted something.
     Restore,
+    /// A batch was taken for new.
+    TakenForNew,
+    /// And some of it was there.
+    NotNew,
     /// There was something to fold.
     Rebuild,
     /// A device held what was lost.
@@ -35,12 +39,14 @@ pub enum Effect {
 }
 
 impl Effect {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Sync,
         Self::Repair,
         Self::BroughtBack,
         Self::Kill,
         Self::Restore,
+        Self::TakenForNew,
+        Self::NotNew,
         Self::Rebuild,
         Self::Recovery,
         Self::Expiry,
@@ -70,7 +76,12 @@ impl Effects {
         }
     }
 
+    pub(crate) fn was_not_new(&mut self) {
+        self.count(Effect::NotNew, true);
+    }
+
     pub(crate) fn committed(&mut self, writes: &Writes, gone: &Gone) {
+        self.count(Effect::TakenForNew, writes.taken_for_new);
         let has_changed = |record: &RestoreRecord| {
             let counts = record.restore.counts;
             matches!(record.status, RestoreStatus::Completed { .. })

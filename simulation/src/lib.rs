@@ -18,6 +18,7 @@ pub mod line;
 pub mod log;
 pub mod machine;
 pub mod plan;
+mod projecting;
 pub mod random;
 pub mod recovery;
 pub mod restoring;
@@ -42,6 +43,8 @@ impl std::fmt::Display for Violation {
 pub enum Mistake {
     /// The projector does not load which commands it has folded before.
     ForgetsCommands,
+    /// What is taken for new is written, whether or not it is there.
+    TakesAllForNew,
     /// After a crash the last batch is folded once more.
     FoldsTwice,
     /// Cursors of an earlier epoch are taken as good.
@@ -79,8 +82,9 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ForgetsCommands,
+        Self::TakesAllForNew,
         Self::FoldsTwice,
         Self::IgnoresBase,
         Self::ReportsNoLoss,

@@ -34,6 +34,15 @@ pub struct Rows {
     mistake: Option<Mistake>,
 }
 
+/// What became of a commit.
+pub enum Committed {
+    Done(Gone),
+    /// The positions stand elsewhere; nothing was written.
+    Moved,
+    /// Some of what was taken for new is there; nothing was written.
+    NotNew,
+}
+
 /// What a commit has taken away for good.
 #[derive(Default)]
 pub struct Gone {
@@ -149,7 +158,7 @@ impl Rows {
         Standing::of(scope, user, OrgRole::Member, exists, member.map(|member| member.role))
     }
 
-    /// Writes a batch, if the positions stand where it began; `None` if they do not.
+    /// Writes a batch, if the positions stand where it began, and if all is new that it takes for new.
     ///
     /// # Errors
     /// A constraint does not hold.
@@ -158,13 +167,19 @@ impl Rows {
         writes: &Writes,
         advances: &[Advance],
         fenced: bool,
-    ) -> Result<Option<Gone>, Violation> {
+    ) -> Result<Committed, Violation> {
         let stands = |advance: &Advance| {
             let position = &self.positions[&advance.partition];
             position.next_offset == advance.from && position.rebuilds == advance.to.rebuilds
         };
         if fenced && !advances.iter().all(stands) {
-            return Ok(None);
+            return Ok(Committed::Moved);
+        }
+        if writes.taken_for_new
+            && self.is_there(writes)
+            && self.mistake != Some(Mistake::TakesAllForNew)
+        {
+            return Ok(Committed::NotNew);
         }
         if !writes.dead_letters.is_empty() {
             return Err(Violation(format!("a dead letter: {:?}", writes.dead_letters)));
@@ -210,7 +225,19 @@ impl Rows {
         for advance in advances {
             self.positions.insert(advance.partition, advance.to);
         }
-        Ok(Some(gone))
+        Ok(Committed::Done(gone))
+    }
+
+    /// Whether a message, a content or a command that is to be written is there already.
+    fn is_there(&self, writes: &Writes) -> bool {
+        let same = |own: &MessageImage, other: &MessageImage| {
+            let content =
+                |image: &MessageImage| image.entry.is_live().then_some(image.entry.content_hash);
+            own.id == other.id || content(own).is_some() && content(own) == content(other)
+        };
+        let has = |image: &MessageImage| self.of(image.scope).any(|other| same(image, other));
+        writes.messages.iter().any(has)
+            || writes.outcomes.iter().any(|image| self.outcomes.contains_key(&image.id))
     }
 
     fn expire(&mut self, scope: ScopeRef, floor: Cursor) {

@@ -1,9 +1,6 @@
 //! The servers: one log, one read model, one bucket, and the processes that come and go around them.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use device::{
     problem::{ClientError, Problem},
@@ -16,11 +13,7 @@ use model::{
     draft::{Invalid, parse_change},
     reconcile::{Claim, ScopeSums, is_good, reconcile},
 };
-use projector::{
-    batch::{Batch, Folded, Parts},
-    record::Decoded,
-};
-use readmodel::{projection::Advance, write::Writes};
+use projector::{batch::Batch, record::Decoded};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -30,6 +23,7 @@ use crate::{
     cast::{self, Seat},
     effects::{Effect, Effects},
     log::{Log, home, partitions},
+    projecting::Projecting,
     random::Random,
     recovery, restoring,
     rows::Rows,
@@ -37,9 +31,7 @@ use crate::{
 };
 
 /// Records of a batch, at most.
-const BATCH: usize = 6;
-/// Batches that are folded before the first of them is committed, at most.
-const FLYING: usize = 2;
+pub(crate) const BATCH: usize = 6;
 const FRAME_BYTES: u32 = repair::FRAME_BYTES_MIN;
 /// 2025-12-30T10:00:00Z.
 const BEGIN: i64 = 1_767_088_800_000_000;
@@ -54,7 +46,7 @@ pub struct World {
     /// It, and those that it was recovered from, the oldest first.
     pub logs: Vec<LogId>,
     pub rows: Rows,
-    flying: VecDeque<Flying>,
+    pub(crate) projecting: Projecting,
     pub bucket: Bucket,
     pub cache: Cache,
     /// Pushes that come once more, when nobody waits for them any longer.
@@ -68,17 +60,10 @@ pub struct World {
     pub violation: Option<Violation>,
     pub mistake: Option<Mistake>,
     /// Before the last commit; only some mistakes need it.
-    before: Option<Rows>,
+    pub(crate) before: Option<Rows>,
     /// Chunks of restores that an executor that was thought dead still sends.
     stale: Vec<Command>,
     serial: u128,
-}
-
-/// A batch that is folded, and not committed yet.
-struct Flying {
-    writes: Writes,
-    advances: Vec<Advance>,
-    changed: Parts,
 }
 
 /// A push as a device sends it.
@@ -134,7 +119,7 @@ impl World {
             log: Log::new(id),
             logs: vec![id],
             rows: Rows::new(id, mistake),
-            flying: VecDeque::new(),
+            projecting: Projecting::default(),
             cache: recovery::cache(&mut bucket, id)?,
             bucket,
             late: Vec::new(),
@@ -249,7 +234,7 @@ impl World {
     /// All processes end at once; what they had in memory is gone.
     pub fn crash(&mut self) -> Result<(), Violation> {
         self.life += 1;
-        self.flying.clear();
+        self.projecting = Projecting::default();
         if let Some(before) = self.before.take() {
             match self.mistake {
                 Some(Mistake::FoldsTwice) => self.rows.positions = before.positions,
@@ -310,65 +295,6 @@ impl World {
         }
     }
 
-    /// The projector folds a batch, or commits one.
-    fn project(&mut self) -> Result<(), Violation> {
-        let full = self.flying.len() >= FLYING;
-        if full || (!self.flying.is_empty() && self.random.chance(60)) {
-            return self.commit();
-        }
-        let mut positions = self.rows.positions.clone();
-        for advance in self.flying.iter().flat_map(|flying| &flying.advances) {
-            positions.insert(advance.partition, advance.to);
-        }
-        let mut records = Vec::new();
-        let mut most = 1 + self.random.below(BATCH);
-        for partition in partitions() {
-            let from = positions[&partition].next_offset;
-            let taken = self.log.from(partition, from);
-            let taken = &taken[..taken.len().min(most)];
-            most -= taken.len();
-            records.extend(taken.iter().cloned().map(Decoded::new));
-        }
-        if records.is_empty() {
-            return if self.flying.is_empty() { Ok(()) } else { self.commit() };
-        }
-        let batch = Batch::new(records, &positions);
-        let folded = self.fold(&batch);
-        let Folded { writes, changed, .. } = folded;
-        self.flying.push_back(Flying { writes, advances: batch.advances, changed });
-        Ok(())
-    }
-
-    /// As the projector does: what is loaded is brought up to the batches that fly.
-    fn fold(&self, batch: &Batch) -> Folded {
-        let with_commands = self.mistake != Some(Mistake::ForgetsCommands);
-        let mut loaded = self.rows.load(&batch.wanted(), with_commands);
-        let changed: Vec<&Parts> = self.flying.iter().map(|flying| &flying.changed).collect();
-        changed.iter().for_each(|parts| loaded.overlay(parts));
-        let besides = batch.wanted_besides(&loaded);
-        if !besides.is_empty() {
-            loaded.add_messages(self.rows.load(&besides, with_commands));
-            changed.iter().for_each(|parts| loaded.overlay(parts));
-        }
-        batch.fold(loaded)
-    }
-
-    fn commit(&mut self) -> Result<(), Violation> {
-        let Some(flying) = self.flying.pop_front() else { return Ok(()) };
-        if matches!(self.mistake, Some(Mistake::FoldsTwice | Mistake::AnswersEarly)) {
-            self.before = Some(self.rows.clone());
-        }
-        match self.rows.commit(&flying.writes, &flying.advances, true)? {
-            Some(gone) => {
-                self.effects.committed(&flying.writes, &gone);
-                self.witness.committed(&flying.writes, gone)?;
-            }
-            // Somebody else was there: a new session goes on from where they are.
-            None => self.flying.clear(),
-        }
-        Ok(())
-    }
-
     /// The archiver folds a record of each partition.
     fn archive(&mut self) -> Result<(), Violation> {
         for partition in partitions() {
@@ -427,7 +353,7 @@ impl World {
             }
             let is_projected =
                 |partition| self.rows.positions[&partition].next_offset >= self.log.end(partition);
-            if !self.flying.is_empty() || !partitions().all(is_projected) {
+            if !self.projecting.is_idle() || !partitions().all(is_projected) {
                 self.project()?;
             } else if !partitions().all(|partition| self.is_current(partition)) {
                 self.archive()?;
@@ -452,6 +378,7 @@ impl World {
         }
         self.rows = shadow;
         self.before = None;
+        self.projecting.forget();
         Ok(())
     }
 

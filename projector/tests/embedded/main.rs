@@ -23,5 +23,6 @@ mod other_logs;
 mod parked;
 mod projecting;
 mod rebuilding;
+mod taken_for_new;
 mod teeth;
 mod tombstones;

@@ -11,14 +11,14 @@ use crate::{
 
 const ANN: &str = "acme/user/ann";
 /// On the same partition of four as [`ANN`]: found by the test.
-fn neighbour() -> String {
+pub(crate) fn neighbour() -> String {
     let partition =
         |key: &str| eventlog::partition_of(key.as_bytes(), eventlog::EMBEDDED_PARTITIONS);
     let names = (0..).map(|n| format!("acme/user/u{n}"));
     names.into_iter().find(|key| partition(key) == partition(ANN)).unwrap()
 }
 
-async fn forbid(bench: &Bench, content: &str) {
+pub(crate) async fn forbid(bench: &Bench, content: &str) {
     let constraint = sqlx::AssertSqlSafe(format!(
         "alter table messages add constraint bug check (json not like '%{content}%')"
     ));
@@ -99,7 +99,7 @@ async fn a_parked_scope_stays_parked_after_a_restart() {
     running.stop().await;
 }
 
-async fn allow(bench: &Bench) {
+pub(crate) async fn allow(bench: &Bench) {
     sqlx::query("alter table messages drop constraint bug").execute(&bench.pool).await.unwrap();
 }
 

@@ -118,6 +118,7 @@ impl Writer {
             backups: Vec::new(),
             restores: Vec::new(),
             dead_letters: Vec::new(),
+            taken_for_new: false,
             erased: erased.into_iter().collect(),
         }
     }
