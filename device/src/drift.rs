@@ -84,16 +84,13 @@ pub struct Mending<'a, R> {
     requests: R,
     replica: &'a mut Replica,
     pub mended: Mended,
-    /// The last cursor that a recovery kept, if the replica was of an epoch from before one: what this device pushed, and had a
-    /// later cursor, is lost.
-    pub kept: Option<Cursor>,
     /// To be kept, however [`Mending::run`] ended.
     pub left: Left,
 }
 
 impl<'a, R: Requests> Mending<'a, R> {
     pub fn new(requests: R, replica: &'a mut Replica) -> Self {
-        Self { requests, replica, mended: Mended::default(), kept: None, left: Left::default() }
+        Self { requests, replica, mended: Mended::default(), left: Left::default() }
     }
 
     /// Pulls, and mends what then differs, until count and digest are the scope's.
@@ -126,7 +123,6 @@ impl<'a, R: Requests> Mending<'a, R> {
             self.mended.pulled += page.messages.len() as u64;
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
             if let Some(base) = page.base {
-                self.note_kept(base);
                 // A repair that was not finished fetched beyond the cursor; what was kept ends before that.
                 let lost = self.replica.remove(|message| message.cursor > base);
                 self.let_go(lost, base, page.floor)?;
@@ -143,16 +139,11 @@ impl<'a, R: Requests> Mending<'a, R> {
         }
     }
 
-    fn note_kept(&mut self, base: Cursor) {
-        self.kept = Some(self.kept.map_or(base, |kept| kept.min(base)));
-    }
-
     /// Does what the API says; but one who pulled and saw that it `differs` repairs, also where others have pushed
     /// since.
     async fn mend(&mut self, differs: bool) -> Result<(), DriftError> {
         let claim = self.replica.claim();
         let told = self.requests.reconcile(&claim, self.replica.epoch).await?;
-        told.base.into_iter().for_each(|base| self.note_kept(base));
         match told.action {
             Remedy::Resync => self.resync(&told).await,
             Remedy::Repair => self.repair(&told).await,

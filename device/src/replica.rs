@@ -9,7 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::{Cursor, Digest, Epoch, MessageId, reconcile::Claim};
+use model::{
+    ContentHash, Cursor, Digest, Epoch, MessageId, PushResult, Status, UserId, reconcile::Claim,
+};
 use repair::{Held, Items};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -27,7 +29,7 @@ pub struct Replica {
     messages: HashMap<MessageId, Message>,
 }
 
-/// A live message that was pulled.
+/// A live message that was pulled, or pushed and acknowledged.
 #[derive(Clone)]
 pub struct Message {
     pub held: Held,
@@ -121,6 +123,20 @@ impl Replica {
         Ok(held)
     }
 
+    /// Takes what a push came to ([`acknowledged`]), which a pull has not brought yet. Until it does, a recovery that has lost it
+    /// finds it here.
+    ///
+    /// # Errors
+    /// It is no message.
+    pub fn acknowledge(&mut self, json: Box<RawValue>) -> Result<(), ReplicaError> {
+        let pulled: Pulled = serde_json::from_str(json.get()).map_err(ReplicaError::Message)?;
+        let held = self.messages.get(&pulled.id).map(|held| held.cursor);
+        if pulled.cursor > held.unwrap_or_default().max(self.cursor) {
+            self.apply(json)?;
+        }
+        Ok(())
+    }
+
     /// The messages, in the order of their cursors.
     pub fn messages(&self) -> Vec<&Message> {
         let mut messages: Vec<&Message> = self.messages.values().collect();
@@ -166,6 +182,46 @@ impl Replica {
     pub fn claim(&self) -> Claim {
         Claim { cursor: self.cursor, count: Some(self.count()), digest: Some(self.digest()) }
     }
+}
+
+/// A message as a pull will give it, by the answer to its push; `None` if it made nothing of the scope.
+///
+/// # Errors
+/// It is no message.
+pub fn acknowledged(
+    pushed: &RawValue,
+    result: &PushResult,
+    user: &UserId,
+) -> Result<Option<Box<RawValue>>, ReplicaError> {
+    #[derive(Deserialize)]
+    struct Pushed {
+        #[serde(rename = "type")]
+        message_type: Option<String>,
+        content: Option<String>,
+        metadata: Option<serde_json::Value>,
+    }
+    let is_live = match result.status {
+        Status::Created | Status::Updated | Status::Revived | Status::Duplicate => true,
+        Status::Deleted => false,
+        Status::Stale | Status::Superseded | Status::Absent | Status::Invalid => return Ok(None),
+    };
+    let PushResult { id: Some(id), cursor: Some(cursor), updated_at: Some(updated_at), .. } =
+        result
+    else {
+        return Ok(None);
+    };
+    let pushed: Pushed = serde_json::from_str(pushed.get()).map_err(ReplicaError::Message)?;
+    let content = pushed.content.filter(|_| is_live);
+    // Only of one that is new it is known when that was.
+    let created_at = (result.status == Status::Created).then_some(updated_at);
+    let message = json!({
+        "id": id, "type": pushed.message_type.filter(|_| is_live),
+        "content_hash": content.as_deref().map(ContentHash::of), "content": content,
+        "metadata": is_live.then(|| pushed.metadata.unwrap_or_else(|| json!({}))),
+        "created_at": created_at, "updated_at": updated_at, "contributed_by": user, "device_id": null,
+        "cursor": cursor, "deleted": !is_live,
+    });
+    serde_json::value::to_raw_value(&message).map(Some).map_err(ReplicaError::Message)
 }
 
 fn in_order(messages: impl Iterator<Item = Message>) -> Vec<Message> {
@@ -233,6 +289,44 @@ mod tests {
         let loaded = Replica::load(&path).unwrap();
         assert_eq!((loaded.claim(), loaded.epoch), (replica.claim(), replica.epoch));
         assert_eq!((loaded.count(), fs::read_dir(path.parent().unwrap()).unwrap().count()), (2, 1));
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_held_until_a_pull_brings_it() {
+        let pushed = json!({"type": "decision", "content": "x", "base_cursor": 2});
+        let pushed = serde_json::value::to_raw_value(&pushed).unwrap();
+        let user = UserId::new("ann").unwrap();
+        let result = |status: Status, cursor: u64| PushResult {
+            index: 0,
+            status,
+            id: Some(MessageId(uuid::Uuid::from_u128(7))),
+            cursor: Cursor::new(cursor).ok(),
+            updated_at: Some(model::Timestamp::from_micros(5)),
+            code: None,
+            detail: None,
+        };
+        let held = |result: &PushResult| acknowledged(&pushed, result, &user).unwrap();
+        let mut replica = replica();
+        // A pull has passed it: what it gave stands.
+        replica.acknowledge(held(&result(Status::Created, 3)).unwrap()).unwrap();
+        assert_eq!(replica.count(), 2);
+        replica.acknowledge(held(&result(Status::Updated, 5)).unwrap()).unwrap();
+        replica.acknowledge(held(&result(Status::Deleted, 4)).unwrap()).unwrap();
+        assert_eq!((replica.count(), replica.cursor.get()), (3, 3));
+        let lost = replica.remove(|message| message.cursor.get() > 3);
+        let again: serde_json::Value =
+            serde_json::from_str(lost[0].to_push().unwrap().get()).unwrap();
+        assert_eq!(
+            again,
+            json!({"id": uuid::Uuid::from_u128(7), "type": "decision", "content": "x", "metadata": {},
+                "updated_at": "1970-01-01T00:00:00.000005Z"})
+        );
+        replica.acknowledge(held(&result(Status::Created, 6)).unwrap()).unwrap();
+        replica.acknowledge(held(&result(Status::Deleted, 7)).unwrap()).unwrap();
+        assert_eq!(replica.count(), 2);
+        for status in [Status::Stale, Status::Superseded, Status::Absent, Status::Invalid] {
+            assert!(held(&result(status, 9)).is_none());
+        }
     }
 
     #[test]

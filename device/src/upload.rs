@@ -1,12 +1,13 @@
 //! Many messages on their way to one scope.
 
-use model::{Epoch, InvalidCode, PushAnswer, PushResult, Status};
-use serde_json::json;
+use model::{Epoch, InvalidCode, PushAnswer, PushResult, Status, UserId};
+use serde_json::{json, value::RawValue};
 
 use crate::{
     Requests,
     batches::{Batches, Outgoing},
     problem::ClientError,
+    replica::{ReplicaError, acknowledged},
 };
 
 /// What became of messages.
@@ -135,6 +136,23 @@ impl Delivered {
         Self { answer: Some(answer), ..delivered }
     }
 
+    /// What it has made of the scope, as pulls will give it ([`acknowledged`]); `batch`: what was pushed.
+    ///
+    /// # Errors
+    /// A message is none.
+    pub fn acknowledged(
+        &self,
+        batch: &[Outgoing],
+        user: &UserId,
+    ) -> Result<Vec<Box<RawValue>>, ReplicaError> {
+        let results = self.answer.iter().flat_map(|answer| &answer.results);
+        let message = |result: &PushResult| {
+            let pushed = batch.get(result.index as usize)?;
+            acknowledged(&pushed.json, result, user).transpose()
+        };
+        results.filter_map(message).collect()
+    }
+
     /// How many messages it deleted.
     pub fn deleted(&self) -> u64 {
         let results = self.answer.iter().flat_map(|answer| &answer.results);
@@ -181,8 +199,6 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
-
     use super::*;
 
     /// It is in no history: it must not be passed over like an edit that a later version beat.

@@ -31,6 +31,9 @@ pub struct Batch {
     pub unknown_rules: Option<UnknownRules>,
 }
 
+/// Changes that are folded in one go: a fraction of a millisecond.
+const CHANGES_AT_ONCE: usize = 128;
+
 /// Scopes that a batch changed: their headings after it, and what it changed in them.
 pub type Parts = HashMap<ScopeKey, Later>;
 
@@ -41,19 +44,9 @@ pub struct Folded {
     pub changed: Parts,
     /// How the scopes that had an event stand after it.
     pub stood: HashMap<ScopeKey, Stood>,
-    /// Every message that it names had an id and a content that nothing has, and every command was folded the first time:
-    /// the rows that it writes are of all of them.
-    makes_all: bool,
 }
 
 impl Folded {
-    /// To be written only if there is nothing yet of what it makes; `None` if that does not show all that was taken for
-    /// new.
-    pub fn taken_for_new(mut self) -> Option<Self> {
-        self.writes.taken_for_new = true;
-        self.makes_all.then_some(self)
-    }
-
     /// Whether events of a scope wait for an operator from here on.
     pub fn parks(&self) -> bool {
         self.writes.dead_letters.iter().any(|letter| letter.kind == DeadLetterKind::Parked)
@@ -139,8 +132,7 @@ impl Batch {
     pub fn nothing_but(&self, stood: impl Fn(&ScopeKey) -> Option<Stood>) -> Option<Loaded> {
         let mut loaded = Loaded::default();
         for command in self.commands() {
-            let Action::MessagesPushed { changes, .. } = &command.action else { return None };
-            if changes.iter().any(|pushed| pushed.change.base_cursor().is_some()) {
+            if !may_be_new(&command.action) {
                 return None;
             }
             let (key, actor) = (&command.scope, &command.actor);
@@ -169,11 +161,14 @@ impl Batch {
 
     /// Folds the batch into what was loaded.
     pub fn fold(&self, loaded: Loaded) -> Folded {
-        let mut work = Work { loaded, ..Work::default() };
-        for (record, time) in self.folded().iter().zip(&self.times) {
-            work.fold(record, *time);
-        }
-        work.finish(&self.advances)
+        let mut steps = self.steps(loaded);
+        while steps.go_on() {}
+        steps.finish()
+    }
+
+    /// As [`Self::fold`], some records at a time.
+    pub fn steps(&self, loaded: Loaded) -> Steps<'_> {
+        Steps { batch: self, next: 0, work: Work { loaded, ..Work::default() } }
     }
 
     /// The database refuses this one record: it waits for an operator, and its scope with it.
@@ -208,6 +203,41 @@ fn advances(
         Advance { partition, from, to }
     };
     last.into_iter().map(advance).collect()
+}
+
+/// A batch that is folded some records at a time: meanwhile others have their turn.
+pub struct Steps<'b> {
+    batch: &'b Batch,
+    next: usize,
+    work: Work,
+}
+
+impl Steps<'_> {
+    /// Folds some records. Whether there are more.
+    pub fn go_on(&mut self) -> bool {
+        let mut changes = 0;
+        let rest = self.batch.folded().iter().zip(&self.batch.times).skip(self.next);
+        for (record, time) in rest {
+            if changes >= CHANGES_AT_ONCE {
+                return true;
+            }
+            self.work.fold(record, *time);
+            self.next += 1;
+            changes += 1 + record.changes();
+        }
+        false
+    }
+
+    /// Whether every message that was named so far had an id and a content that nothing has, and every command was folded the
+    /// first time: then the rows that come of them are of all of them.
+    pub fn makes_all(&self) -> bool {
+        !self.work.is_known
+    }
+
+    /// What it came to.
+    pub fn finish(self) -> Folded {
+        self.work.finish(&self.batch.advances)
+    }
 }
 
 /// What a batch changes in one scope.
@@ -411,7 +441,6 @@ impl Work {
         let Self { loaded, scopes, messages, replaced, floors, members, outcomes, .. } = self;
         let (backups, restores, dead_letters) = (self.backups, self.restores, self.dead_letters);
         let (history, mut erased) = (self.history, self.erased);
-        let makes_all = !self.is_known;
         // Of one command that was repeated after a day, the last counts.
         erased.sort_by_key(|image| (image.id, std::cmp::Reverse(image.cursor)));
         erased.dedup_by_key(|image| image.id);
@@ -449,14 +478,29 @@ impl Work {
             erased,
             taken_for_new: false,
         };
-        Folded { writes, committed, changed, stood, makes_all }
+        Folded { writes, committed, changed, stood }
     }
 }
 
-/// Whether a push was folded the first time, and has made every message that it names.
+/// Whether nothing says that a message which it names is there.
+fn may_be_new(action: &Action) -> bool {
+    match action {
+        Action::MessagesPushed { changes, .. } => {
+            changes.iter().all(|pushed| pushed.change.base_cursor().is_none())
+        }
+        Action::RestoreChunk(chunk) => chunk.deletes.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a command was folded the first time, and has made every message that it names.
 fn makes_all(command: &Command, applied: &Applied) -> bool {
-    let Action::MessagesPushed { changes, .. } = &command.action else { return false };
+    let named = match &command.action {
+        Action::MessagesPushed { changes, .. } => changes.len(),
+        Action::RestoreChunk(chunk) => chunk.deletes.len() + chunk.puts.len(),
+        _ => return false,
+    };
     !applied.repeated
-        && applied.changes.len() == changes.len()
+        && applied.changes.len() == named
         && applied.changes.iter().all(|changed| changed.is_new)
 }

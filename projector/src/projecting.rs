@@ -176,7 +176,8 @@ impl<'a> Projecting<'a> {
                     inbox.put_back(next.into_records());
                 }
                 if folded.writes.taken_for_new {
-                    self.folding.was_not_new();
+                    tracing::debug!(%error, "a batch that was taken for new is loaded");
+                    self.folding.not_written();
                     inbox.put_back(batch.into_records());
                 } else {
                     self.refused(batch, &error.to_string(), inbox).await?;

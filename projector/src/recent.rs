@@ -11,12 +11,13 @@ use std::{collections::HashMap, sync::Arc};
 use model::{Heading, Member, Scope, ScopeKey, UserId};
 use moka::sync::Cache;
 
-use crate::batch::{Batch, Folded, Parts};
+use crate::batch::{Batch, Folded, Parts, Steps};
 
-/// Scopes kept at once, of each worker. The rest is loaded.
-const SCOPES_MAX: u64 = 8_192;
+/// What one worker keeps at once, as [`Stood::weight`] has it: some 4 MB, of 6,500 scopes with one user each, say. The
+/// rest is loaded.
+const WEIGHT_MAX: u64 = 32_768;
 /// Users kept of a scope.
-const USERS_MAX: usize = 64;
+const USERS_MAX: usize = 256;
 
 pub struct Recent {
     scopes: Cache<ScopeKey, Stood>,
@@ -34,25 +35,22 @@ type Users = HashMap<UserId, Option<Member>>;
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { scopes: Cache::new(SCOPES_MAX) }
+        let weigher = |_: &ScopeKey, stood: &Stood| stood.weight();
+        Self { scopes: Cache::builder().max_capacity(WEIGHT_MAX).weigher(weigher).build() }
     }
 }
 
 impl Recent {
-    /// Folds a batch as if there were no message, content and command that it names, but for what `changed` by batches whose
-    /// commits are under way. What comes of it is written only if that is so. `None` if more must be known to fold
-    /// it, or if the commit would not show that all of it was new.
-    pub fn fold_as_new<'c>(
+    /// The batch, to be folded as if there were no message, content and command that it names, but for what `changed` by
+    /// batches whose commits are under way. `None` if more must be known.
+    pub fn as_new<'b, 'c>(
         &self,
-        batch: &Batch,
+        batch: &'b Batch,
         changed: impl IntoIterator<Item = &'c Parts>,
-    ) -> Option<Folded> {
+    ) -> Option<Steps<'b>> {
         let mut loaded = batch.nothing_but(|key| self.scopes.get(key))?;
         changed.into_iter().for_each(|parts| loaded.overlay(parts));
-        if !batch.wanted_besides(&loaded).is_empty() {
-            return None;
-        }
-        batch.fold(loaded).taken_for_new()
+        batch.wanted_besides(&loaded).is_empty().then(|| batch.steps(loaded))
     }
 
     /// Takes over what was committed.
@@ -62,9 +60,8 @@ impl Recent {
             return;
         }
         for (key, mut stood) in folded.stood {
-            if let Some(before) = self.scopes.get(&key) {
-                stood.users = with(before.users, stood.users);
-            }
+            let before = self.scopes.get(&key).map(|before| before.users);
+            stood.users = with(before.unwrap_or_default(), stood.users);
             self.scopes.insert(key, stood);
         }
     }
@@ -88,21 +85,22 @@ impl Stood {
         scope
     }
 
+    fn weight(&self) -> u32 {
+        4 + self.users.len() as u32
+    }
+
     /// Whether this user is a member, or was; `None`: not known.
     pub(crate) fn member(&self, user: &UserId) -> Option<Option<Member>> {
         self.users.get(user).copied()
     }
 }
 
-/// Users as they were before, and as they are now.
+/// Users as they were before, and as they are now; some of them, where they are too many.
 fn with(before: Arc<Users>, now: Arc<Users>) -> Arc<Users> {
     if now.iter().all(|(user, member)| before.get(user) == Some(member)) {
         return before;
     }
-    if before.len() + now.len() > USERS_MAX {
-        return now;
-    }
-    let mut users = Users::clone(&before);
-    users.extend(now.iter().map(|(user, member)| (user.clone(), *member)));
-    Arc::new(users)
+    let older = before.iter().filter(|(user, _)| !now.contains_key(*user));
+    let users = now.iter().chain(older).take(USERS_MAX);
+    Arc::new(users.map(|(user, member)| (user.clone(), *member)).collect())
 }

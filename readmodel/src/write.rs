@@ -198,9 +198,17 @@ impl Writes {
         if deletes || !self.history.is_empty() {
             fence(&mut transaction, advances).await?;
         }
-        self.commit_in(&mut transaction, advances, notify).await?;
-        transaction.commit().await?;
-        Ok(())
+        match self.commit_in(&mut transaction, advances, notify).await {
+            // The positions must not stay locked while it is folded again.
+            Err(ReadModelError::NotNew) => {
+                transaction.rollback().await?;
+                Err(ReadModelError::NotNew)
+            }
+            done => {
+                done?;
+                Ok(transaction.commit().await?)
+            }
+        }
     }
 
     /// Writes all of it in a transaction that has looked at the positions.

@@ -44,6 +44,15 @@ impl Projecting {
         self.recent = Recent::default();
     }
 
+    fn fold_as_new(&self, batch: &Batch) -> Option<Folded> {
+        let mut steps = self.recent.as_new(batch, self.changed())?;
+        while steps.go_on() {}
+        let makes_all = steps.makes_all();
+        let mut folded = steps.finish();
+        folded.writes.taken_for_new = true;
+        makes_all.then_some(folded)
+    }
+
     fn changed(&self) -> impl Iterator<Item = &Parts> {
         self.flying.iter().map(|flying| &flying.folded.changed)
     }
@@ -82,8 +91,7 @@ impl World {
     /// As the projector does: what is known or loaded is brought up to the batches that fly.
     fn fold(&mut self, batch: &Batch) -> Folded {
         let loads = std::mem::take(&mut self.projecting.loads);
-        let as_new = || self.projecting.recent.fold_as_new(batch, self.projecting.changed());
-        if let Some(folded) = (!loads).then(as_new).flatten() {
+        if let Some(folded) = (!loads).then(|| self.projecting.fold_as_new(batch)).flatten() {
             return folded;
         }
         let with_commands = self.mistake != Some(Mistake::ForgetsCommands);

@@ -5,8 +5,7 @@
 //! is repeated, so that it does not undo what others wrote meanwhile. The new name says of which epoch its base cursors
 //! are: that of the replica that the tools looked at, whatever the replica's has become until they are pushed.
 //!
-//! What was acknowledged stays until a pull came after it: a server that lost it meanwhile, and recovered the rest, says in
-//! that pull what it kept, and the replica does not have it yet.
+//! What was acknowledged is written down as the message that a pull will give, until the replica is saved with it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +14,7 @@ use std::{
 };
 
 use device::batches::{BATCH_BYTES, BATCH_MESSAGES, Outgoing};
-use model::{Cursor, Epoch};
+use model::Epoch;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -39,8 +38,6 @@ pub struct Sending {
     read: Place,
     /// Up to where it was cut into pushes.
     cut: Place,
-    /// The scope's head after what was acknowledged of it.
-    head: Cursor,
     /// Lines from before `cut` for which there was no room.
     held: Vec<String>,
 }
@@ -66,8 +63,6 @@ pub struct BadLine {
 #[derive(Default)]
 struct Done {
     up_to: Place,
-    /// The scope's head after the last of it.
-    head: Cursor,
     /// But for these lines, which come before all others.
     held: Vec<String>,
 }
@@ -99,11 +94,32 @@ impl Outbox {
         self.replica.with_extension("rejected.jsonl")
     }
 
+    /// What was acknowledged since the replica was saved.
+    fn acknowledged(&self) -> PathBuf {
+        self.replica.with_extension("acknowledged.jsonl")
+    }
+
+    /// Writes down what was acknowledged, as pulls will give it: from here on it is not sent again.
+    pub fn note(&self, acknowledged: &[Box<RawValue>]) -> Result<(), Failure> {
+        append(&self.acknowledged(), acknowledged.iter().map(|message| message.get()))
+    }
+
+    /// What was written down so. A line that was being written when the machine went down is of a push that is sent again.
+    pub fn noted(&self) -> Result<Vec<Box<RawValue>>, Failure> {
+        let text = read(&self.acknowledged())?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// The replica has it, or is gone.
+    pub fn forget_noted(&self) -> Result<(), Failure> {
+        remove(&self.acknowledged())
+    }
+
     /// How many messages wait.
     pub fn waiting(&self) -> Result<u64, Failure> {
         let mut waiting = lines(&read(&self.path())?);
         for Taken { path, .. } in self.on_their_way()? {
-            let (text, Done { up_to, held, .. }) = (read(&path)?, done(&path)?);
+            let (text, Done { up_to, held }) = (read(&path)?, done(&path)?);
             let up_to = usize::try_from(up_to.bytes).unwrap_or(usize::MAX);
             waiting += held.len() as u64 + lines(text.get(up_to..).unwrap_or_default());
         }
@@ -157,32 +173,6 @@ impl Outbox {
         Ok(found)
     }
 
-    /// A recovery kept no cursor beyond this one: what was acknowledged at a later one waits again, in the same
-    /// pushes. Whether anything does.
-    pub fn send_again_beyond(&self, kept: Cursor) -> Result<bool, Failure> {
-        let mut lost = false;
-        for Taken { path, .. } in self.on_their_way()? {
-            if done(&path)?.head > kept {
-                remove(&mark(&path))?;
-                lost = true;
-            }
-        }
-        Ok(lost)
-    }
-
-    /// A pull has come after all that was acknowledged: it is the replica's from here on, or others have written since.
-    pub fn remove_acknowledged(&self) -> Result<(), Failure> {
-        for Taken { path, .. } in self.on_their_way()? {
-            let Done { up_to, held, .. } = done(&path)?;
-            let length = fs::metadata(&path).map_err(|error| unusable(&path, &error))?.len();
-            if held.is_empty() && up_to.bytes == length {
-                remove(&path)?;
-                remove(&mark(&path))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Adds lines that wait.
     pub fn add(&self, messages: &[Box<RawValue>]) -> Result<(), Failure> {
         append(&self.path(), messages.iter().map(|message| message.get()))
@@ -214,14 +204,14 @@ impl Taken {
 impl Sending {
     fn open(taken: Taken, rejected: PathBuf) -> Result<Self, Failure> {
         let Taken { path, id, epoch } = taken;
-        let Done { up_to: read, head, held } = done(&path)?;
+        let Done { up_to: read, held } = done(&path)?;
         let open = || {
             let mut file = File::open(&path)?;
             file.seek(SeekFrom::Start(read.bytes))?;
             Ok(BufReader::new(file))
         };
         let lines = open().map_err(|error| unusable(&path, &error))?;
-        Ok(Self { path, rejected, id, epoch, lines, ahead: None, read, cut: read, head, held })
+        Ok(Self { path, rejected, id, epoch, lines, ahead: None, read, cut: read, held })
     }
 
     /// What is to be pushed next; `None` where the file ends. Who had it open before it was taken may still add
@@ -295,12 +285,11 @@ impl Sending {
         Uuid::new_v5(&self.id, name.as_bytes()).to_string()
     }
 
-    /// All of the push has an outcome, at this `head` of the scope, if it is known; `rejected` are the places of those
-    /// messages that were not taken, `held` of those that are to be pushed again, before all others.
+    /// All of the push has an outcome; `rejected` are the places of those messages that were not taken, `held` of those
+    /// that are to be pushed again, before all others.
     pub fn acknowledged(
-        &mut self,
+        &self,
         push: &Push,
-        head: Option<Cursor>,
         rejected: &[usize],
         held: &[usize],
     ) -> Result<(), Failure> {
@@ -308,8 +297,7 @@ impl Sending {
         let bad = push.bad.iter().map(|bad| bad.text.as_str());
         append(&self.rejected, bad.chain(rejected.iter().filter_map(at)))?;
         let Place { bytes, lines } = push.end;
-        self.head = self.head.max(head.unwrap_or_default());
-        let mut text = format!("{bytes} {lines} {}\n", self.head.get());
+        let mut text = format!("{bytes} {lines}\n");
         held.iter().filter_map(at).for_each(|line| text.extend([line, "\n"]));
         let (mark, written) = (mark(&self.path), self.path.with_extension("done.new"));
         let write = || {
@@ -319,6 +307,12 @@ impl Sending {
             fs::rename(&written, &mark)
         };
         write().map_err(|error| unusable(&mark, &error))
+    }
+
+    /// All of it was acknowledged.
+    pub fn end(self) -> Result<(), Failure> {
+        remove(&self.path)?;
+        remove(&mark(&self.path))
     }
 }
 
@@ -331,13 +325,14 @@ fn mark(sending: &Path) -> PathBuf {
 fn done(sending: &Path) -> Result<Done, Failure> {
     let text = read(&mark(sending))?;
     let mut lines = text.lines();
-    let numbers = lines.next().unwrap_or_default().split(' ');
-    let numbers: Vec<u64> = numbers.map_while(|number| number.parse().ok()).collect();
-    let [bytes, count, head @ ..] = numbers.as_slice() else { return Ok(Done::default()) };
-    // One that an earlier version wrote has no head.
-    let head = head.first().and_then(|head| Cursor::new(*head).ok()).unwrap_or_default();
-    let held = lines.map(str::to_owned).collect();
-    Ok(Done { up_to: Place { bytes: *bytes, lines: *count }, head, held })
+    let mut numbers = lines.next().unwrap_or_default().split(' ').map(|number| number.parse().ok());
+    Ok(match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(bytes), Some(count)) => {
+            let held = lines.map(str::to_owned).collect();
+            Done { up_to: Place { bytes, lines: count }, held }
+        }
+        _ => Done::default(),
+    })
 }
 
 /// Those that are not empty.
@@ -414,13 +409,14 @@ mod tests {
         let (mut later, mut earlier) = (taken.pop().unwrap(), taken.pop().unwrap());
         let again = earlier.next_push().unwrap().unwrap();
         assert_eq!((texts(&again), &again.key), (texts(&first), &first.key));
-        earlier.acknowledged(&again, None, &[1], &[]).unwrap();
+        earlier.acknowledged(&again, &[1], &[]).unwrap();
         assert!(earlier.next_push().unwrap().is_none());
+        earlier.end().unwrap();
         let last = later.next_push().unwrap().unwrap();
         assert_eq!(texts(&last), ["{\"n\": 3}"]);
         assert!(last.bad[0].why.starts_with("line 2: no JSON") && last.key != first.key);
-        later.acknowledged(&last, None, &[], &[]).unwrap();
-        outbox.remove_acknowledged().unwrap();
+        later.acknowledged(&last, &[], &[]).unwrap();
+        later.end().unwrap();
         assert_eq!(rejected(&outbox), ["{\"n\": 2}", "nonsense"]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -434,7 +430,7 @@ mod tests {
         let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
         assert_eq!(first.messages.len(), BATCH_MESSAGES);
-        sending.acknowledged(&first, None, &[], &[]).unwrap();
+        sending.acknowledged(&first, &[], &[]).unwrap();
         let second = sending.next_push().unwrap().unwrap();
         drop(sending);
         assert_eq!(outbox.waiting().unwrap(), 50);
@@ -450,7 +446,7 @@ mod tests {
         fs::write(outbox.path(), "{\"n\": 1}\n{\"n\": 2}\n{\"n\": 3}\n").unwrap();
         let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
-        sending.acknowledged(&first, None, &[1], &[0, 2]).unwrap();
+        sending.acknowledged(&first, &[1], &[0, 2]).unwrap();
         assert_eq!(
             (outbox.waiting().unwrap(), rejected(&outbox)),
             (2, vec!["{\"n\": 2}".to_owned()])
@@ -468,47 +464,10 @@ mod tests {
         assert!(keys[0] != keys[1] && keys[1] == keys[2], "{keys:?}");
         let mut taken = outbox.take(None).unwrap();
         let again = taken[0].next_push().unwrap().unwrap();
-        taken[0].acknowledged(&again, None, &[], &[]).unwrap();
+        taken[0].acknowledged(&again, &[], &[]).unwrap();
         assert_eq!(outbox.waiting().unwrap(), 1);
-        outbox.remove_acknowledged().unwrap();
+        taken.remove(0).end().unwrap();
         assert_eq!(outbox.take(None).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn what_was_acknowledged_and_then_lost_is_sent_again_under_the_same_key() {
-        let directory = tempfile::tempdir().unwrap();
-        let outbox = outbox(directory.path());
-        let cursor = |n| Cursor::new(n).unwrap();
-        let mut keys = Vec::new();
-        for n in [3, 7] {
-            fs::write(outbox.path(), format!("{{\"n\": {n}}}\n")).unwrap();
-            let mut sending = outbox.take(None).unwrap().pop().unwrap();
-            let push = sending.next_push().unwrap().unwrap();
-            sending.acknowledged(&push, Some(cursor(n)), &[], &[]).unwrap();
-            keys.push(push.key);
-        }
-        assert!(!outbox.send_again_beyond(cursor(7)).unwrap());
-        assert_eq!(outbox.waiting().unwrap(), 0);
-        assert!(outbox.send_again_beyond(cursor(3)).unwrap());
-        assert_eq!(outbox.waiting().unwrap(), 1);
-        outbox.remove_acknowledged().unwrap();
-        let mut taken = outbox.take(None).unwrap();
-        assert_eq!(taken.len(), 1);
-        let again = taken[0].next_push().unwrap().unwrap();
-        assert_eq!((texts(&again), &again.key), (vec!["{\"n\": 7}"], &keys[1]));
-    }
-
-    #[test]
-    fn what_an_earlier_version_wrote_down_as_acknowledged_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let outbox = outbox(directory.path());
-        fs::write(outbox.path(), "{\"n\": 1}\n").unwrap();
-        let sending = outbox.take(None).unwrap().remove(0);
-        fs::write(mark(&sending.path), "9 1\n").unwrap();
-        assert_eq!(outbox.waiting().unwrap(), 0);
-        assert!(!outbox.send_again_beyond(Cursor::ZERO).unwrap());
-        outbox.remove_acknowledged().unwrap();
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -521,9 +480,8 @@ mod tests {
         let mut open = OpenOptions::new().append(true).open(outbox.path()).unwrap();
         let mut sending = outbox.take(None).unwrap().remove(0);
         let first = sending.next_push().unwrap().unwrap();
-        sending.acknowledged(&first, None, &[], &[]).unwrap();
+        sending.acknowledged(&first, &[], &[]).unwrap();
         open.write_all(b"{\"n\": 2}\n").unwrap();
-        outbox.remove_acknowledged().unwrap();
         assert_eq!(texts(&sending.next_push().unwrap().unwrap()), ["{\"n\": 2}"]);
     }
 
@@ -546,7 +504,7 @@ mod tests {
         let epochs: Vec<_> = pushes.iter().map(|push| push.epoch).collect();
         assert_eq!(epochs, [older, older, newer]);
         assert_eq!((&pushes[0].key, texts(&pushes[0])), (&first.key, texts(&first)));
-        taken[0].acknowledged(&pushes[0], None, &[], &[0]).unwrap();
+        taken[0].acknowledged(&pushes[0], &[], &[0]).unwrap();
         let held = outbox.take(newer).unwrap().remove(0).next_push().unwrap().unwrap();
         assert_eq!((held.epoch, outbox.waiting().unwrap()), (older, 3));
     }

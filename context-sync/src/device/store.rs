@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use device::{drift::Left, replica::Replica};
+use model::UserId;
 
 use super::{connection::ConnectionArgs, outbox::Outbox, scope::Scope};
 use crate::Failure;
@@ -26,6 +27,7 @@ pub struct StoreArgs {
 pub struct Store {
     pub replica: PathBuf,
     pub outbox: Outbox,
+    pub user: UserId,
     /// Of which user and scope the messages are.
     whose: String,
 }
@@ -47,13 +49,12 @@ impl Store {
             Some(path) => path.clone(),
             None => {
                 let device = connection.device()?;
-                let user =
-                    connection.data_dir.join("devices").join(tenant.as_str()).join(user.as_str());
-                user.join(device.as_str()).join(file_name(&connection.scope))
+                let users = connection.data_dir.join("devices").join(tenant.as_str());
+                users.join(user.as_str()).join(device.as_str()).join(file_name(&connection.scope))
             }
         };
         let whose = format!("{tenant}/{user} {}", connection.scope);
-        Ok(Self { outbox: Outbox::beside(&replica), replica, whose })
+        Ok(Self { outbox: Outbox::beside(&replica), replica, user, whose })
     }
 
     /// Keeps other processes from the files.
@@ -93,12 +94,22 @@ impl Store {
             .into());
         }
         replica.whose.clone_from(&self.whose);
+        self.take_noted(&mut replica)?;
         Ok(replica)
+    }
+
+    /// Takes what was acknowledged into the replica: a recovery may lose it before a pull brings it.
+    pub fn take_noted(&self, replica: &mut Replica) -> Result<(), Failure> {
+        for message in self.outbox.noted()? {
+            replica.acknowledge(message)?;
+        }
+        Ok(())
     }
 
     /// Writes the replica.
     pub fn save(&self, replica: &Replica) -> Result<(), Failure> {
-        Ok(replica.save(&self.replica)?)
+        replica.save(&self.replica)?;
+        self.outbox.forget_noted()
     }
 
     /// Keeps what a mending left: what is owed waits to be pushed, what was refused is for somebody to look at.
@@ -109,6 +120,7 @@ impl Store {
 
     /// Forgets the messages: the user is no member any more.
     pub fn purge(&self) -> Result<(), Failure> {
+        self.outbox.forget_noted()?;
         match fs::remove_file(&self.replica) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(format!("{} cannot be deleted: {error}", self.replica.display()).into())
@@ -133,7 +145,8 @@ mod tests {
 
     fn store(directory: &Path, whose: &str) -> Store {
         let replica = directory.join("user.jsonl");
-        Store { outbox: Outbox::beside(&replica), replica, whose: whose.to_owned() }
+        let (outbox, user) = (Outbox::beside(&replica), UserId::new("ann").unwrap());
+        Store { outbox, replica, user, whose: whose.to_owned() }
     }
 
     #[test]

@@ -90,42 +90,32 @@ impl Syncing<'_> {
             // By its epoch it is noticed that a recovery has lost what is pushed now.
             self.mend().await?;
         }
-        let mut waits = self.push().await?;
-        let pushed = self.pushed.clone();
-        while self.mend().await? {
-            waits = self.push().await?;
-            // What is sent again was counted the first time.
-            self.pushed = pushed.clone();
-        }
+        let pushed = self.push().await;
+        // Also where a later push failed.
+        self.store.take_noted(&mut self.replica)?;
+        let waits = pushed?;
+        self.mend().await?;
         Ok(waits)
     }
 
-    /// Pulls, and mends what has drifted. Whether a recovery has lost pushes that were acknowledged: they wait again.
-    async fn mend(&mut self) -> Result<bool, Failure> {
+    /// Pulls, and mends what has drifted.
+    async fn mend(&mut self) -> Result<(), Failure> {
         let Self { client, scope, store, progress, replica, .. } = self;
         let epoch = replica.epoch;
         let mut mending = Mending::new(client.in_scope(scope), replica);
         let ended = mending.run().await;
-        let Mending { mended, left, kept, .. } = mending;
+        let Mending { mended, left, .. } = mending;
         self.mended.add(&mended);
-        let mut lost = false;
         // Whatever was reached: the next one goes on from there. What left the replica is written down before it is saved.
         if !matches!(&ended, Err(error) if is_purge(error)) {
             if replica.epoch != epoch {
                 store.outbox.set_aside(epoch)?;
             }
-            if let Some(kept) = kept {
-                lost = store.outbox.send_again_beyond(kept)?;
-            }
             store.keep(&left)?;
             store.save(replica)?;
         }
         note_refused(&left, store, progress);
-        if let Err(error) = ended {
-            return Err(purged(error, store));
-        }
-        store.outbox.remove_acknowledged()?;
-        Ok(lost)
+        ended.map_err(|error| purged(error, store))
     }
 
     /// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
@@ -198,8 +188,11 @@ async fn push_all(
             let said = push.bad.iter().map(|bad| &bad.why).chain(&delivered.rejections);
             said.for_each(|why| progress.note(why));
             upload.tally.rejected += push.bad.len() as u64;
-            let head = delivered.answer.as_ref().map(|answer| answer.cursor);
-            sending.acknowledged(&push, head, &delivered.rejected, &delivered.over_quota)?;
+            store.outbox.note(&delivered.acknowledged(&push.messages, &store.user)?)?;
+            sending.acknowledged(&push, &delivered.rejected, &delivered.over_quota)?;
+        }
+        if stopped.waits.is_none() {
+            sending.end()?;
         }
     }
     Ok(stopped)
@@ -266,7 +259,7 @@ fn purged(error: DriftError, store: &Store) -> Failure {
     if !is_purge(&error) {
         return error.into();
     }
-    match store.purge().and_then(|()| store.outbox.remove_acknowledged()) {
+    match store.purge() {
         Ok(()) => format!("{error}; what was here of the scope is deleted").into(),
         Err(failed) => {
             format!("{error}; what is here of the scope could not be deleted: {failed}").into()

@@ -232,22 +232,17 @@ async fn wf_cs_012_what_was_acknowledged_and_lost_before_it_was_pulled_is_pushed
     let first = sync().await;
     let (epoch, files) = (first["epoch"].as_str().unwrap(), beside());
 
-    // As an end right after the answer leaves it: the push was acknowledged, at cursor 2.
-    let acknowledged = |content: &str| {
-        let name = format!("sending-{}.{epoch}.jsonl", uuid::Uuid::now_v7());
-        let (sending, line) = (file.with_extension(name), format!("{}\n", say(content)));
-        fs::write(sending.with_extension("done"), format!("{} 1 2\n", line.len())).unwrap();
-        fs::write(sending, line).unwrap();
+    // As an end right after the answer leaves it: pushes were acknowledged, and no pull came.
+    let message = |content: &str, cursor: u64| {
+        json!({"id": uuid::Uuid::new_v4(), "type": "decision", "content": content, "metadata": {}, "cursor": cursor,
+            "updated_at": "2025-12-30T10:00:00Z", "contributed_by": "ann", "deleted": false})
     };
-    acknowledged("the scope has it, by that answer");
-    let done = sync().await;
-    assert_eq!((&done["pushed"]["pushes"], &done["count"]), (&json!(0), &json!(1)));
-    assert_eq!(beside(), files);
-
-    acknowledged("lost");
+    let lines = format!("\n{}\n\n{}\n\n{{\"id\": \"torn", message("passed by a pull", 1), message("lost", 2));
+    fs::write(file.with_extension("acknowledged.jsonl"), &lines).unwrap();
     let replica = fs::read_to_string(&file).unwrap();
     fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
     let done = sync().await;
+    assert_eq!(done["mended"]["pushed_again"], 1, "{done}");
     assert_eq!((&done["count"], &done["epoch"]), (&json!(2), &json!(epoch)));
     assert!(fs::read_to_string(&file).unwrap().contains("lost"));
     assert_eq!(beside(), files);
