@@ -59,11 +59,15 @@ impl Recent {
             *self = Self::default();
             return;
         }
-        for (key, mut stood) in folded.stood {
-            let before = self.scopes.get(&key).map(|before| before.users);
-            stood.users = with(before.unwrap_or_default(), stood.users);
-            self.scopes.insert(key, stood);
+        for (key, stood) in folded.stood {
+            self.keep(key, stood);
         }
+    }
+
+    fn keep(&mut self, key: ScopeKey, mut stood: Stood) {
+        let before = self.scopes.get(&key).map(|before| before.users);
+        stood.users = with(before.unwrap_or_default(), stood.users);
+        self.scopes.insert(key, stood);
     }
 }
 
@@ -103,4 +107,44 @@ fn with(before: Arc<Users>, now: Arc<Users>) -> Arc<Users> {
     let older = before.iter().filter(|(user, _)| !now.contains_key(*user));
     let users = now.iter().chain(older).take(USERS_MAX);
     Arc::new(users.map(|(user, member)| (user.clone(), *member)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(numbers: std::ops::Range<usize>) -> Arc<Users> {
+        let user = |n| (UserId::new(&format!("u{n}")).unwrap(), None);
+        Arc::new(numbers.map(user).collect())
+    }
+
+    #[test]
+    fn those_who_came_last_are_kept_and_no_more_than_there_is_room_for() {
+        let before = users(0..USERS_MAX);
+        assert!(Arc::ptr_eq(&before, &with(before.clone(), users(3..9))), "nothing is new");
+        let last = users(USERS_MAX..USERS_MAX + 9);
+        let kept = with(before, last.clone());
+        assert_eq!(kept.len(), USERS_MAX);
+        assert!(last.keys().all(|user| kept.contains_key(user)));
+        assert_eq!(with(Arc::default(), users(0..1_000)).len(), USERS_MAX);
+    }
+
+    #[test]
+    fn how_a_member_stands_now_counts() {
+        let key: ScopeKey = "acme/team/web".parse().unwrap();
+        let ann = UserId::new("ann").unwrap();
+        let stood = |role: Option<Option<model::Role>>| {
+            let mut scope = Scope::new(key.clone());
+            let member = role.map(|role| Member { role, since: model::Timestamp::EPOCH });
+            scope.members.extend(member.map(|member| (ann.clone(), member)));
+            Stood::of(&scope, [ann.clone()])
+        };
+        let mut recent = Recent::default();
+        let [never, owner, removed] = [None, Some(Some(model::Role::Owner)), Some(None)].map(stood);
+        for now in [never, owner, removed] {
+            let expected = now.member(&ann);
+            recent.keep(key.clone(), now);
+            assert_eq!(recent.scopes.get(&key).unwrap().member(&ann), expected);
+        }
+    }
 }

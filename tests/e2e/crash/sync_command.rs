@@ -237,7 +237,11 @@ async fn wf_cs_012_what_was_acknowledged_and_lost_before_it_was_pulled_is_pushed
         json!({"id": uuid::Uuid::new_v4(), "type": "decision", "content": content, "metadata": {}, "cursor": cursor,
             "updated_at": "2025-12-30T10:00:00Z", "contributed_by": "ann", "deleted": false})
     };
-    let lines = format!("\n{}\n\n{}\n\n{{\"id\": \"torn", message("passed by a pull", 1), message("lost", 2));
+    let lines = format!(
+        "\n{}\n\n{}\n\n{{\"id\": \"torn",
+        message("passed by a pull", 1),
+        message("lost", 2)
+    );
     fs::write(file.with_extension("acknowledged.jsonl"), &lines).unwrap();
     let replica = fs::read_to_string(&file).unwrap();
     fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
