@@ -79,6 +79,9 @@ pub struct Left {
     pub refused: Vec<Box<RawValue>>,
 }
 
+/// Messages, up to which cursor their scope was kept, and its floor.
+type Lost = (Vec<Message>, Cursor, Cursor);
+
 /// A replica on its way to what its scope is.
 pub struct Mending<'a, R> {
     requests: R,
@@ -86,17 +89,27 @@ pub struct Mending<'a, R> {
     pub mended: Mended,
     /// To be kept, however [`Mending::run`] ended.
     pub left: Left,
+    /// In which epoch what is owed was pushed again, if it was: until a pull has brought it, it is owed.
+    pushed_again_in: Option<Epoch>,
 }
 
 impl<'a, R: Requests> Mending<'a, R> {
     pub fn new(requests: R, replica: &'a mut Replica) -> Self {
-        Self { requests, replica, mended: Mended::default(), left: Left::default() }
+        let (mended, left) = (Mended::default(), Left::default());
+        Self { requests, replica, mended, left, pushed_again_in: None }
     }
 
     /// Pulls, and mends what then differs, until count and digest are the scope's.
     pub async fn run(&mut self) -> Result<(), DriftError> {
         for _ in 0..=REPAIRS_MAX {
-            match self.pull().await {
+            let pulled = self.pull().await;
+            if pulled.is_ok()
+                && let Some(epoch) = self.pushed_again_in.take()
+                && self.replica.epoch == Some(epoch)
+            {
+                self.left.owed.clear();
+            }
+            match pulled {
                 Ok(_) if !self.left.owed.is_empty() => self.push_again().await?,
                 Ok(sums) if sums == (self.replica.count(), self.replica.digest()) => return Ok(()),
                 Ok(_) => self.mend(true).await?,
@@ -112,6 +125,19 @@ impl<'a, R: Requests> Mending<'a, R> {
 
     /// Pulls to the head; the scope's count and digest there.
     async fn pull(&mut self) -> Result<(u64, Digest), DriftError> {
+        let mut lost = Vec::new();
+        let sums = self.pull_pages(&mut lost).await;
+        for (messages, kept, floor) in lost {
+            // What was pushed since the recovery has a later cursor too, and came with the pages.
+            let is_gone = |message: &Message| !self.replica.holds(&message.held);
+            let gone = messages.into_iter().filter(is_gone).collect();
+            self.let_go(gone, kept, floor)?;
+        }
+        sums
+    }
+
+    /// `lost`: what recoveries have not kept, as far as is known, with what they kept, and the floor.
+    async fn pull_pages(&mut self, lost: &mut Vec<Lost>) -> Result<(u64, Digest), DriftError> {
         loop {
             let from = PullFrom {
                 cursor: self.replica.cursor.get(),
@@ -123,9 +149,9 @@ impl<'a, R: Requests> Mending<'a, R> {
             self.mended.pulled += page.messages.len() as u64;
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
             if let Some(base) = page.base {
-                // A repair that was not finished fetched beyond the cursor; what was kept ends before that.
-                let lost = self.replica.remove(|message| message.cursor > base);
-                self.let_go(lost, base, page.floor)?;
+                // A repair that was not finished, and pushes, are held beyond the cursor; what was kept ends before that.
+                let beyond = self.replica.remove(|message| message.cursor > base);
+                lost.push((beyond, base, page.floor));
             }
             for message in messages {
                 self.replica.apply(message)?;
@@ -240,7 +266,7 @@ impl<'a, R: Requests> Mending<'a, R> {
         let Tally { synced, rejected, .. } = upload.tally;
         self.mended.pushed_again += synced;
         match pushed {
-            Ok(()) if rejected == 0 => self.left.owed.clear(),
+            Ok(()) if rejected == 0 => self.pushed_again_in = self.replica.epoch,
             // One who may not push can only let it go; and which of them were rejected, the push does not say by id.
             Ok(()) => self.left.refused.append(&mut self.left.owed),
             Err(ClientError::Problem(problem)) if problem.is_not_allowed() => {

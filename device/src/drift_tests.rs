@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use futures_util::FutureExt;
 use model::{PushAnswer, reconcile::Claim};
@@ -21,6 +21,8 @@ struct Recovered {
     epoch: Epoch,
     held: RefCell<Replica>,
     floor: u64,
+    /// So many pulls are answered.
+    pulls: Cell<u32>,
 }
 
 impl Requests for Recovered {
@@ -44,6 +46,11 @@ impl Requests for Recovered {
     }
 
     async fn pull(&self, from: PullFrom) -> Result<PullPage, ClientError> {
+        let Some(left) = self.pulls.get().checked_sub(1) else {
+            let (url, cause) = (String::new(), "no answer".to_owned());
+            return Err(ClientError::Unreachable { url, cause });
+        };
+        self.pulls.set(left);
         let held = self.held.borrow();
         let is_new = |message: &&Message| message.cursor.get() > from.cursor;
         let messages = held.messages().into_iter().filter(is_new);
@@ -85,7 +92,7 @@ fn torn(floor: u64) -> (Replica, Recovered) {
         replica.apply(message(id, cursor)).unwrap();
     }
     let epoch = Epoch(Uuid::from_u128(2));
-    (replica, Recovered { epoch, held: RefCell::new(held), floor })
+    (replica, Recovered { epoch, held: RefCell::new(held), floor, pulls: Cell::new(u32::MAX) })
 }
 
 #[test]
@@ -106,4 +113,27 @@ fn where_deletions_were_forgotten_since_somebody_looks_at_it() {
     let mut mending = Mending::new(scope, &mut replica);
     mending.run().now_or_never().unwrap().unwrap();
     assert_eq!((mending.mended.pushed_again, mending.left.refused.len()), (0, 1));
+}
+
+/// The recovery came before the push: its cursor is beyond what was kept, and yet it is there.
+#[test]
+fn what_was_pushed_after_the_recovery_is_not_pushed_again() {
+    for floor in [0, 5] {
+        let (mut replica, scope) = torn(floor);
+        replica.remove(|message| message.held.id.0 == LOST);
+        replica.acknowledge(message(Uuid::from_u128(108), 8)).unwrap();
+        let mut mending = Mending::new(scope, &mut replica);
+        mending.run().now_or_never().unwrap().unwrap();
+        assert_eq!((mending.mended.pushed_again, mending.left.refused.len()), (0, 0));
+        assert_eq!(replica.count(), 12);
+    }
+}
+
+#[test]
+fn what_was_pushed_again_is_owed_until_a_pull_has_brought_it() {
+    let (mut replica, scope) = torn(0);
+    scope.pulls.set(1);
+    let mut mending = Mending::new(scope, &mut replica);
+    mending.run().now_or_never().unwrap().unwrap_err();
+    assert_eq!((mending.mended.pushed_again, mending.left.owed.len()), (1, 1));
 }

@@ -14,7 +14,7 @@ use model::{
 };
 use repair::{Held, Items};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::wire::Pulled;
 
@@ -137,6 +137,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether it holds this version.
+    pub fn holds(&self, held: &Held) -> bool {
+        self.messages.get(&held.id).is_some_and(|message| message.held == *held)
+    }
+
     /// The messages, in the order of their cursors.
     pub fn messages(&self) -> Vec<&Message> {
         let mut messages: Vec<&Message> = self.messages.values().collect();
@@ -184,44 +189,38 @@ impl Replica {
     }
 }
 
-/// A message as a pull will give it, by the answer to its push; `None` if it made nothing of the scope.
-///
-/// # Errors
-/// It is no message.
+/// A message as a pull will give it, by the answer to its push; `None` if that does not say what is there now: a later version
+/// stands, say, or somebody else's message has the content.
 pub fn acknowledged(
     pushed: &RawValue,
     result: &PushResult,
     user: &UserId,
-) -> Result<Option<Box<RawValue>>, ReplicaError> {
-    #[derive(Deserialize)]
-    struct Pushed {
-        #[serde(rename = "type")]
-        message_type: Option<String>,
-        content: Option<String>,
-        metadata: Option<serde_json::Value>,
-    }
+) -> Option<Box<RawValue>> {
+    let (id, cursor, updated_at) = (result.id?, result.cursor?, result.updated_at?);
+    // As ingest reads it: of two fields of one name the last one counts.
+    let pushed: Value = serde_json::from_str(pushed.get()).ok()?;
     let is_live = match result.status {
-        Status::Created | Status::Updated | Status::Revived | Status::Duplicate => true,
+        Status::Created | Status::Updated | Status::Revived => true,
+        // Of an edit: it is that version already.
+        Status::Duplicate => pushed["id"] == json!(id),
         Status::Deleted => false,
-        Status::Stale | Status::Superseded | Status::Absent | Status::Invalid => return Ok(None),
+        Status::Stale | Status::Superseded | Status::Absent | Status::Invalid => return None,
     };
-    let PushResult { id: Some(id), cursor: Some(cursor), updated_at: Some(updated_at), .. } =
-        result
-    else {
-        return Ok(None);
-    };
-    let pushed: Pushed = serde_json::from_str(pushed.get()).map_err(ReplicaError::Message)?;
-    let content = pushed.content.filter(|_| is_live);
+    if !is_live && result.status != Status::Deleted {
+        return None;
+    }
+    let content = pushed["content"].as_str().filter(|_| is_live);
+    let metadata = || Some(&pushed["metadata"]).filter(|metadata| metadata.is_object()).cloned();
     // Only of one that is new it is known when that was.
     let created_at = (result.status == Status::Created).then_some(updated_at);
     let message = json!({
-        "id": id, "type": pushed.message_type.filter(|_| is_live),
-        "content_hash": content.as_deref().map(ContentHash::of), "content": content,
-        "metadata": is_live.then(|| pushed.metadata.unwrap_or_else(|| json!({}))),
+        "id": id, "type": pushed["type"].as_str().filter(|_| is_live),
+        "content": content, "content_hash": content.map(ContentHash::of),
+        "metadata": is_live.then(|| metadata().unwrap_or_else(|| json!({}))),
         "created_at": created_at, "updated_at": updated_at, "contributed_by": user, "device_id": null,
         "cursor": cursor, "deleted": !is_live,
     });
-    serde_json::value::to_raw_value(&message).map(Some).map_err(ReplicaError::Message)
+    serde_json::value::to_raw_value(&message).ok()
 }
 
 fn in_order(messages: impl Iterator<Item = Message>) -> Vec<Message> {
@@ -305,7 +304,7 @@ mod tests {
             code: None,
             detail: None,
         };
-        let held = |result: &PushResult| acknowledged(&pushed, result, &user).unwrap();
+        let held = |result: &PushResult| acknowledged(&pushed, result, &user);
         let mut replica = replica();
         // A pull has passed it: what it gave stands.
         replica.acknowledge(held(&result(Status::Created, 3)).unwrap()).unwrap();
@@ -324,6 +323,16 @@ mod tests {
         replica.acknowledge(held(&result(Status::Created, 6)).unwrap()).unwrap();
         replica.acknowledge(held(&result(Status::Deleted, 7)).unwrap()).unwrap();
         assert_eq!(replica.count(), 2);
+        // Somebody else's, of whatever type; and one's own, of which nothing was changed.
+        assert!(held(&result(Status::Duplicate, 9)).is_none());
+        let edit = |more: &str| {
+            let id = uuid::Uuid::from_u128(7);
+            let text =
+                format!(r#"{{"id": "{id}", "type": "x", "content": "y", "content": "z"{more}}}"#);
+            let edit = RawValue::from_string(text).unwrap();
+            acknowledged(&edit, &result(Status::Duplicate, 9), &user).unwrap().get().to_owned()
+        };
+        assert!(edit("").contains(r#""content":"z""#) && edit("").contains(r#""metadata":{}"#));
         for status in [Status::Stale, Status::Superseded, Status::Absent, Status::Invalid] {
             assert!(held(&result(status, 9)).is_none());
         }

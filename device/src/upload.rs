@@ -7,7 +7,7 @@ use crate::{
     Requests,
     batches::{Batches, Outgoing},
     problem::ClientError,
-    replica::{ReplicaError, acknowledged},
+    replica::acknowledged,
 };
 
 /// What became of messages.
@@ -137,18 +137,10 @@ impl Delivered {
     }
 
     /// What it has made of the scope, as pulls will give it ([`acknowledged`]); `batch`: what was pushed.
-    ///
-    /// # Errors
-    /// A message is none.
-    pub fn acknowledged(
-        &self,
-        batch: &[Outgoing],
-        user: &UserId,
-    ) -> Result<Vec<Box<RawValue>>, ReplicaError> {
+    pub fn acknowledged(&self, batch: &[Outgoing], user: &UserId) -> Vec<Box<RawValue>> {
         let results = self.answer.iter().flat_map(|answer| &answer.results);
         let message = |result: &PushResult| {
-            let pushed = batch.get(result.index as usize)?;
-            acknowledged(&pushed.json, result, user).transpose()
+            acknowledged(&batch.get(result.index as usize)?.json, result, user)
         };
         results.filter_map(message).collect()
     }

@@ -5,7 +5,7 @@
 //! is repeated, so that it does not undo what others wrote meanwhile. The new name says of which epoch its base cursors
 //! are: that of the replica that the tools looked at, whatever the replica's has become until they are pushed.
 //!
-//! What was acknowledged is written down as the message that a pull will give, until the replica is saved with it.
+//! What was acknowledged is written down as the message that a pull will give, until one has come after it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -94,7 +94,7 @@ impl Outbox {
         self.replica.with_extension("rejected.jsonl")
     }
 
-    /// What was acknowledged since the replica was saved.
+    /// What was acknowledged since the last pull that came to its end.
     fn acknowledged(&self) -> PathBuf {
         self.replica.with_extension("acknowledged.jsonl")
     }
@@ -110,7 +110,7 @@ impl Outbox {
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
-    /// The replica has it, or is gone.
+    /// A pull has come after it, or the replica is gone.
     pub fn forget_noted(&self) -> Result<(), Failure> {
         remove(&self.acknowledged())
     }

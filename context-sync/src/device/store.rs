@@ -93,6 +93,10 @@ impl Store {
             )
             .into());
         }
+        if replica.whose.is_empty() {
+            // The file was removed, to begin anew: nobody knows whose these are.
+            self.outbox.forget_noted()?;
+        }
         replica.whose.clone_from(&self.whose);
         self.take_noted(&mut replica)?;
         Ok(replica)
@@ -108,8 +112,7 @@ impl Store {
 
     /// Writes the replica.
     pub fn save(&self, replica: &Replica) -> Result<(), Failure> {
-        replica.save(&self.replica)?;
-        self.outbox.forget_noted()
+        Ok(replica.save(&self.replica)?)
     }
 
     /// Keeps what a mending left: what is owed waits to be pushed, what was refused is for somebody to look at.

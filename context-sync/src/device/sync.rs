@@ -115,7 +115,9 @@ impl Syncing<'_> {
             store.save(replica)?;
         }
         note_refused(&left, store, progress);
-        ended.map_err(|error| purged(error, store))
+        ended.map_err(|error| purged(error, store))?;
+        // Pulls have come after all that was acknowledged.
+        store.outbox.forget_noted()
     }
 
     /// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
@@ -188,7 +190,7 @@ async fn push_all(
             let said = push.bad.iter().map(|bad| &bad.why).chain(&delivered.rejections);
             said.for_each(|why| progress.note(why));
             upload.tally.rejected += push.bad.len() as u64;
-            store.outbox.note(&delivered.acknowledged(&push.messages, &store.user)?)?;
+            store.outbox.note(&delivered.acknowledged(&push.messages, &store.user))?;
             sending.acknowledged(&push, &delivered.rejected, &delivered.over_quota)?;
         }
         if stopped.waits.is_none() {
