@@ -79,8 +79,13 @@ pub struct Left {
     pub refused: Vec<Box<RawValue>>,
 }
 
-/// Messages, up to which cursor their scope was kept, and its floor.
-type Lost = (Vec<Message>, Cursor, Cursor);
+/// What a recovery has perhaps not kept.
+struct Lost {
+    messages: Vec<Message>,
+    /// Up to which cursor it kept the scope.
+    kept: Cursor,
+    floor: Cursor,
+}
 
 /// A replica on its way to what its scope is.
 pub struct Mending<'a, R> {
@@ -127,7 +132,7 @@ impl<'a, R: Requests> Mending<'a, R> {
     async fn pull(&mut self) -> Result<(u64, Digest), DriftError> {
         let mut lost = Vec::new();
         let sums = self.pull_pages(&mut lost).await;
-        for (messages, kept, floor) in lost {
+        for Lost { messages, kept, floor } in lost {
             // What was pushed since the recovery has a later cursor too, and came with the pages.
             let is_gone = |message: &Message| !self.replica.holds(&message.held);
             let gone = messages.into_iter().filter(is_gone).collect();
@@ -136,7 +141,7 @@ impl<'a, R: Requests> Mending<'a, R> {
         sums
     }
 
-    /// `lost`: what recoveries have not kept, as far as is known, with what they kept, and the floor.
+    /// `lost`: what recoveries have perhaps not kept.
     async fn pull_pages(&mut self, lost: &mut Vec<Lost>) -> Result<(u64, Digest), DriftError> {
         loop {
             let from = PullFrom {
@@ -150,8 +155,8 @@ impl<'a, R: Requests> Mending<'a, R> {
             let PullPage { messages, cursor, has_more, count, digest, epoch, .. } = page;
             if let Some(base) = page.base {
                 // A repair that was not finished, and pushes, are held beyond the cursor; what was kept ends before that.
-                let beyond = self.replica.remove(|message| message.cursor > base);
-                lost.push((beyond, base, page.floor));
+                let messages = self.replica.remove(|message| message.cursor > base);
+                lost.push(Lost { messages, kept: base, floor: page.floor });
             }
             for message in messages {
                 self.replica.apply(message)?;

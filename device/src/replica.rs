@@ -201,14 +201,15 @@ pub fn acknowledged(
     let pushed: Value = serde_json::from_str(pushed.get()).ok()?;
     let is_live = match result.status {
         Status::Created | Status::Updated | Status::Revived => true,
-        // Of an edit: it is that version already.
-        Status::Duplicate => pushed["id"] == json!(id),
+        // An edit that changes nothing: it is that version already.
+        Status::Duplicate if pushed["id"] == json!(id) => true,
         Status::Deleted => false,
-        Status::Stale | Status::Superseded | Status::Absent | Status::Invalid => return None,
+        Status::Duplicate
+        | Status::Stale
+        | Status::Superseded
+        | Status::Absent
+        | Status::Invalid => return None,
     };
-    if !is_live && result.status != Status::Deleted {
-        return None;
-    }
     let content = pushed["content"].as_str().filter(|_| is_live);
     let metadata = || Some(&pushed["metadata"]).filter(|metadata| metadata.is_object()).cloned();
     // Only of one that is new it is known when that was.

@@ -141,9 +141,9 @@ mod tests {
         };
         let mut recent = Recent::default();
         let [never, owner, removed] = [None, Some(Some(model::Role::Owner)), Some(None)].map(stood);
-        for now in [never, owner, removed] {
-            let expected = now.member(&ann);
-            recent.keep(key.clone(), now);
+        for stood in [never, owner, removed] {
+            let expected = stood.member(&ann);
+            recent.keep(key.clone(), stood);
             assert_eq!(recent.scopes.get(&key).unwrap().member(&ann), expected);
         }
     }

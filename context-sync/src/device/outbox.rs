@@ -100,18 +100,18 @@ impl Outbox {
     }
 
     /// Writes down what was acknowledged, as pulls will give it: from here on it is not sent again.
-    pub fn note(&self, acknowledged: &[Box<RawValue>]) -> Result<(), Failure> {
+    pub fn note_acknowledged(&self, acknowledged: &[Box<RawValue>]) -> Result<(), Failure> {
         append(&self.acknowledged(), acknowledged.iter().map(|message| message.get()))
     }
 
     /// What was written down so. A line that was being written when the machine went down is of a push that is sent again.
-    pub fn noted(&self) -> Result<Vec<Box<RawValue>>, Failure> {
+    pub fn read_acknowledged(&self) -> Result<Vec<Box<RawValue>>, Failure> {
         let text = read(&self.acknowledged())?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// A pull has come after it, or the replica is gone.
-    pub fn forget_noted(&self) -> Result<(), Failure> {
+    pub fn forget_acknowledged(&self) -> Result<(), Failure> {
         remove(&self.acknowledged())
     }
 

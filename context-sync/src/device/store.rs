@@ -93,19 +93,18 @@ impl Store {
             )
             .into());
         }
-        if replica.whose.is_empty() {
-            // The file was removed, to begin anew: nobody knows whose these are.
-            self.outbox.forget_noted()?;
-        }
         replica.whose.clone_from(&self.whose);
-        self.take_noted(&mut replica)?;
+        self.take_acknowledged(&mut replica)?;
         Ok(replica)
     }
 
-    /// Takes what was acknowledged into the replica: a recovery may lose it before a pull brings it.
-    pub fn take_noted(&self, replica: &mut Replica) -> Result<(), Failure> {
-        for message in self.outbox.noted()? {
-            replica.acknowledge(message)?;
+    /// Takes what was acknowledged into the replica: a recovery may lose it before a pull brings it. One that was never
+    /// pulled to has pushed nothing: what there is is of a file that was removed, who knows whose.
+    pub fn take_acknowledged(&self, replica: &mut Replica) -> Result<(), Failure> {
+        if replica.epoch.is_some() {
+            for message in self.outbox.read_acknowledged()? {
+                replica.acknowledge(message)?;
+            }
         }
         Ok(())
     }
@@ -123,7 +122,7 @@ impl Store {
 
     /// Forgets the messages: the user is no member any more.
     pub fn purge(&self) -> Result<(), Failure> {
-        self.outbox.forget_noted()?;
+        self.outbox.forget_acknowledged()?;
         match fs::remove_file(&self.replica) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(format!("{} cannot be deleted: {error}", self.replica.display()).into())

@@ -87,12 +87,13 @@ impl Syncing<'_> {
     /// Pushes, then pulls. Why some of the outbox waits on, if it does.
     async fn run(&mut self) -> Result<Option<Waits>, Failure> {
         if self.replica.epoch.is_none() {
+            self.store.outbox.forget_acknowledged()?;
             // By its epoch it is noticed that a recovery has lost what is pushed now.
             self.mend().await?;
         }
         let pushed = self.push().await;
         // Also where a later push failed.
-        self.store.take_noted(&mut self.replica)?;
+        self.store.take_acknowledged(&mut self.replica)?;
         let waits = pushed?;
         self.mend().await?;
         Ok(waits)
@@ -117,7 +118,7 @@ impl Syncing<'_> {
         note_refused(&left, store, progress);
         ended.map_err(|error| purged(error, store))?;
         // Pulls have come after all that was acknowledged.
-        store.outbox.forget_noted()
+        store.outbox.forget_acknowledged()
     }
 
     /// Pushes what waits in the outbox. Says so if some of it was not taken, and waits on.
@@ -190,7 +191,7 @@ async fn push_all(
             let said = push.bad.iter().map(|bad| &bad.why).chain(&delivered.rejections);
             said.for_each(|why| progress.note(why));
             upload.tally.rejected += push.bad.len() as u64;
-            store.outbox.note(&delivered.acknowledged(&push.messages, &store.user))?;
+            store.outbox.note_acknowledged(&delivered.acknowledged(&push.messages, &store.user))?;
             sending.acknowledged(&push, &delivered.rejected, &delivered.over_quota)?;
         }
         if stopped.waits.is_none() {

@@ -1,6 +1,6 @@
 //! Positions fence: who began a batch elsewhere than where the read model stands writes nothing.
 
-use model::LogId;
+use model::{Cursor, LogId};
 use readmodel::{
     ReadModelError,
     projection::{Advance, Projection},
@@ -142,4 +142,31 @@ async fn messages_swap_their_contents_in_one_batch() {
             .unwrap();
     assert_eq!(rows, [(b, 4, "x".to_owned()), (a, 5, "y".to_owned())]);
     writer.write(&push("acme/user/ann", "ann", &[say("z")])).await;
+}
+
+/// One of its ids, contents or commands is enough for nothing of it to be written.
+#[tokio::test]
+async fn what_is_taken_for_new_is_written_only_if_nothing_of_it_is_there() {
+    let database = Database::migrated().await;
+    let mut writer = Writer::new(&database).await;
+    let [first, second] =
+        ["there", "new"].map(|content| push("acme/user/ann", "ann", &[say(content)]));
+    let there = writer.writes(&first);
+    writer.commit(&there).await.unwrap();
+    let new = Writes { taken_for_new: true, ..writer.writes(&second) };
+    let [mut same_id, mut same_content, mut same_command] = [(); 3].map(|()| new.clone());
+    same_id.messages[0].id = there.messages[0].id;
+    same_content.messages[0].entry.content_hash = there.messages[0].entry.content_hash;
+    same_command.outcomes[0].id = there.outcomes[0].id;
+    for writes in [same_id, same_content, same_command] {
+        let refused = writer.commit(&writes).await.unwrap_err();
+        assert!(matches!(refused, ReadModelError::NotNew), "{refused}");
+    }
+    // In a transaction of several statements too, which holds no lock afterwards.
+    let floors = vec![(there.messages[0].scope, Cursor::ZERO)];
+    let refused = writer.commit(&Writes { floors, taken_for_new: true, ..there.clone() }).await;
+    assert!(matches!(refused, Err(ReadModelError::NotNew)));
+    let mut other = Projection::connect(&database.config).await.unwrap();
+    let next = writer.next();
+    other.commit(&[advance(0, next, next + 1)], &new, false).await.unwrap();
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Child, run};
 use crate::{
-    client::{USER, project, say},
+    client::{Device, USER, project, say},
     cluster::{Cluster, LogKind},
 };
 
@@ -18,6 +18,15 @@ async fn device(command: &str, data: &str, replica: &Path) -> (Value, i32) {
     let line =
         serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{command}: {said}"));
     (line, ended.status.code().unwrap())
+}
+
+/// Syncs a file as this device, which succeeds; what it printed.
+async fn sync(device: &Device, file: &Path) -> Value {
+    let (url, token) = (format!("--url={}", device.url), format!("--token={}", device.token));
+    let replica = format!("--replica={}", file.display());
+    let ended = run(&["sync", "--json", &url, &token, &replica]).await;
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    serde_json::from_slice(&ended.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,17 +191,7 @@ async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
     let scratch = dev::scratch::Scratch::new().unwrap();
     let file = scratch.path().join("laptop.jsonl");
     let outbox = file.with_extension("outbox.jsonl");
-    let flags = [
-        format!("--url={}", ann.url),
-        format!("--token={}", ann.token),
-        format!("--replica={}", file.display()),
-    ];
-    let sync = async || {
-        let ended = run(&["sync", "--json", &flags[0], &flags[1], &flags[2]]).await;
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-        serde_json::from_slice::<Value>(&ended.stdout).unwrap()
-    };
-    let first = sync().await;
+    let first = sync(&ann, &file).await;
     assert_eq!((&first["count"], &first["cursor"]), (&json!(1), &json!(1)));
 
     // As if a recovery had lost what this device saw at cursor 1, and another message stood there.
@@ -200,12 +199,12 @@ async fn wf_cs_012_sync_says_of_which_epoch_its_base_cursors_are() {
     let replica = fs::read_to_string(&file).unwrap();
     fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
     fs::write(&outbox, &delete).unwrap();
-    let done = sync().await;
+    let done = sync(&ann, &file).await;
     assert_eq!((&done["pushed"]["skipped"], &done["pushed"]["synced"]), (&json!(1), &json!(0)));
     assert_eq!((&done["count"], &done["epoch"]), (&json!(1), &json!(epoch)));
 
     fs::write(&outbox, &delete).unwrap();
-    let done = sync().await;
+    let done = sync(&ann, &file).await;
     assert_eq!((&done["pushed"]["synced"], &done["count"]), (&json!(1), &json!(0)));
     cluster.finish().await;
 }
@@ -217,19 +216,9 @@ async fn wf_cs_012_what_was_acknowledged_and_lost_before_it_was_pulled_is_pushed
     let ann = cluster.device("ann");
     let scratch = dev::scratch::Scratch::new().unwrap();
     let file = scratch.path().join("laptop.jsonl");
-    let flags = [
-        format!("--url={}", ann.url),
-        format!("--token={}", ann.token),
-        format!("--replica={}", file.display()),
-    ];
-    let sync = async || {
-        let ended = run(&["sync", "--json", &flags[0], &flags[1], &flags[2]]).await;
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-        serde_json::from_slice::<Value>(&ended.stdout).unwrap()
-    };
     let beside = || fs::read_dir(scratch.path()).unwrap().count();
     ann.push(USER, &[say("one")]).await.ok();
-    let first = sync().await;
+    let first = sync(&ann, &file).await;
     let (epoch, files) = (first["epoch"].as_str().unwrap(), beside());
 
     // As an end right after the answer leaves it: pushes were acknowledged, and no pull came.
@@ -245,7 +234,7 @@ async fn wf_cs_012_what_was_acknowledged_and_lost_before_it_was_pulled_is_pushed
     fs::write(file.with_extension("acknowledged.jsonl"), &lines).unwrap();
     let replica = fs::read_to_string(&file).unwrap();
     fs::write(&file, replica.replacen(epoch, &uuid::Uuid::new_v4().to_string(), 1)).unwrap();
-    let done = sync().await;
+    let done = sync(&ann, &file).await;
     assert_eq!(done["mended"]["pushed_again"], 1, "{done}");
     assert_eq!((&done["count"], &done["epoch"]), (&json!(2), &json!(epoch)));
     assert!(fs::read_to_string(&file).unwrap().contains("lost"));
