@@ -35,11 +35,16 @@ use peer::Peer;
 use readmodel::DatabaseConfig;
 use server::Server;
 use table::Line;
+use tikv_jemallocator::Jemalloc;
+
+/// As the product: what is measured of it in this process is measured as it ships, and its limits too.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What a push and a pull go through: the archiver, which goes its own way behind the log, is measured by itself.
-/// Each page is asked of Postgres: the same few are pulled again and again.
-const MAIN_PATH: [&str; 5] =
-    ["serve", "--roles", "ingest,projector,api", "--pull-cache-bytes-max", "0"];
+const MAIN_PATH: [&str; 3] = ["serve", "--roles", "ingest,projector,api"];
+/// Each page is asked of Postgres, however many pull it.
+const NO_PAGES_KEPT: [&str; 2] = ["--pull-cache-bytes-max", "0"];
 
 /// Postgres as on a server, not as beside `context-sync dev`: what is pushed here is beyond 64 MB of buffers.
 /// The peer has a hundred connections.
@@ -248,12 +253,7 @@ impl Bench<'_> {
             lines.push(Line::new("embedded", what, server.resident_mb()?, "MB").below(100.0));
         }
         server.stop()?;
-        if self.measures(Figure::Pulls) {
-            let keeping = [&MAIN_PATH[..3], &serve[MAIN_PATH.len()..]].concat();
-            let server = Server::start(&server::binary()?, &keeping, self.directory).await?;
-            self.shared_pulls("embedded", &server, &url, lines).await?;
-            server.stop()?;
-        }
+        self.unkept_pulls("embedded", &serve, &url, lines).await?;
         let dev = ["dev", "--data-dir", &data_dir, "--database-url", &url];
         let server = Server::start(&server::binary()?, &dev, self.directory).await?;
         if self.measures(Figure::Singles) {
@@ -278,12 +278,6 @@ impl Bench<'_> {
         if self.measures(Figure::Fairness) {
             let url = self.migrated("fairness").await?;
             let data = self.directory.join("fairness").display().to_string();
-            if self.measures(Figure::Pulls) {
-                let keeping = [&MAIN_PATH[..3], &serve[MAIN_PATH.len()..]].concat();
-                let server = Server::start(&server::binary()?, &keeping, self.directory).await?;
-                self.shared_pulls("embedded", &server, &url, lines).await?;
-                server.stop()?;
-            }
             let dev = ["dev", "--data-dir", &data, "--database-url", &url];
             let args = [&dev[..], &fairness::RATES].concat();
             let server = Server::start(&server::binary()?, &args, self.directory).await?;
@@ -392,6 +386,7 @@ impl Bench<'_> {
         self.warm_up(&path).await?;
         self.main_path(&path, 1.5, lines).await?;
         server.stop()?;
+        self.unkept_pulls("kafka", &serve, &url, lines).await?;
         if self.measures(Figure::Fairness) {
             let args = [&serve[..], &fairness::RATES].concat();
             let server = Server::start(&server::binary()?, &args, self.directory).await?;

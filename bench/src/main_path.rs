@@ -5,8 +5,12 @@ use std::{sync::Arc, time::Duration};
 use eventlog::EventLog;
 
 use crate::{
-    Bench, Failure, Figure, INSERT_ROWS_MAX, limits, load::Measured, scenarios, server::Server,
-    step, table::Line,
+    Bench, Failure, Figure, INSERT_ROWS_MAX, NO_PAGES_KEPT, limits,
+    load::Measured,
+    scenarios,
+    server::{self, Server},
+    step,
+    table::Line,
 };
 
 /// Bytes of the record that a single push makes: what the bare log appends.
@@ -165,19 +169,31 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Pulls of what others pull too: Postgres is asked once for each page.
-    pub(crate) async fn shared_pulls(
+    /// Pulls from a server that keeps no page: each is asked of Postgres, as pages are that nobody else pulls.
+    pub(crate) async fn unkept_pulls(
         &self,
         log: &'static str,
-        server: &Server,
+        serve: &[&str],
         url: &str,
         lines: &mut Vec<Line>,
     ) -> Result<(), Failure> {
-        step(&format!("{log}: pulls of what others pull too"));
-        let pulled = scenarios::pull(server, 16, self.time).await?;
-        let limit = limits::select(url, 16, self.time, self.directory).await?;
-        let line = Line::new(log, "pulls of 100, the same by all", pulled.rate, "/s");
-        lines.push(line.latency(pulled).beside("pgbench select of 100", limit));
+        if !self.measures(Figure::Pulls) {
+            return Ok(());
+        }
+        step(&format!("{log}: pulls where no page is kept"));
+        let args = [serve, &NO_PAGES_KEPT].concat();
+        let server = Server::start(&server::binary()?, &args, self.directory).await?;
+        let select = async || limits::select(url, 16, self.time / 2, self.directory).await;
+        let (before, peer_before) = (select().await?, self.peer_pulls().await?);
+        let pulled = scenarios::pull(&server, 16, self.time).await?;
+        server.stop()?;
+        let (peer, limit) =
+            (midpoint(peer_before, self.peer_pulls().await?), midpoint(before, select().await?));
+        let line = Line::new(log, "pulls of 100, no page kept", pulled.rate, "/s").latency(pulled);
+        lines.push(line.clone().beside("pgbench select of 100", limit).goal(0.7));
+        if peer.is_some() {
+            lines.push(line.beside("atuin-server", peer).goal(2.0));
+        }
         Ok(())
     }
 

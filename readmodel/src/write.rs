@@ -94,7 +94,8 @@ pub struct RestoreImage {
 
 /// Compare-and-set of the positions, then messages, scopes, outcomes and what the tenants hold: one statement, a transaction of
 /// its own. `fence` locks the positions, and holds if they all stand where the batch began; whoever has
-/// lost a race to them finds that out before anything of theirs is inserted, and writes nothing.
+/// lost a race to them finds that out before anything of theirs is inserted, and writes nothing. `gate` is open where it
+/// holds and, of a batch that is taken for new, no unique index has refused a message or an outcome: `insert_new` has inserted them.
 ///
 /// `select unnest(…), unnest(…)`, not `from unnest(…, …)`: that stores each array before it joins them,
 /// three times the work for one row and half as much again for many.
@@ -106,13 +107,13 @@ with standing as materialized (
     for update of p
 ), fence as materialized (
     select count(*) = cardinality($1) as holds from standing
-), there as materialized (
-    select $47 and (
-        exists (select from outcomes where command_id = any($22::uuid[]))
-        or exists (select from messages where id_key = any($11::uuid[]))
-        or exists (select from messages where content_key = any($12::uuid[]))) as already
 ), gate as materialized (
-    select holds and not already as is_open from fence, there
+    select holds, case
+            when holds and $47 then context_sync.insert_new($8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                $20, $21, $43, $22, $23, $24, $25, $26, $27, $28, $29)
+            else holds
+        end as is_open
+    from fence
 ), position as (
     update positions p
     set next_offset = a.next_offset, time_us = a.time_us, rules = a.rules,
@@ -128,12 +129,12 @@ with standing as materialized (
         unnest($12::uuid[]), unnest($13::text[]), unnest($14::bytea[]), unnest($15::bytea[]),
         unnest($16::bigint[]), unnest($17::bigint[]), unnest($18::bigint[]), unnest($19::bigint[]),
         unnest($20::int[]), unnest($21::text[]), unnest($43::uuid[])
-    where (select is_open from gate)
+    where (select is_open from gate) and not $47
 ), outcome as (
     insert into outcomes (command_id, scope, tenant_id, actor, partition, record_offset, folded_at_us, body)
     select unnest($22::uuid[]), unnest($23::uuid[]), unnest($24::text[]), unnest($25::text[]),
         unnest($26::int[]), unnest($27::bigint[]), unnest($28::bigint[]), unnest($29::text[])
-    where (select is_open from gate)
+    where (select is_open from gate) and not $47
     on conflict (command_id) do update
     set actor = excluded.actor, partition = excluded.partition, record_offset = excluded.record_offset,
         folded_at_us = excluded.folded_at_us, body = excluded.body
@@ -169,8 +170,8 @@ with standing as materialized (
     set live_count = tenant_usage.live_count + excluded.live_count,
         live_bytes = tenant_usage.live_bytes + excluded.live_bytes
 )
-select holds, already, case when is_open and $42 then pg_notify('context_sync', '')::text end
-from fence, there, gate";
+select holds, is_open, case when is_open and $42 then pg_notify('context_sync', '')::text end
+from gate";
 
 impl Writes {
     /// Writes all of it and advances the positions, or does nothing. `notify`: tells other processes
@@ -262,7 +263,7 @@ impl Writes {
         let query = query.bind(each(&self.scopes, |(_, heading)| heading.erased.as_i64()));
         let row = query.bind(self.taken_for_new).fetch_one(connection).await?;
         held(row.try_get("holds")?)?;
-        if row.try_get("already")? { Err(ReadModelError::NotNew) } else { Ok(()) }
+        if row.try_get("is_open")? { Ok(()) } else { Err(ReadModelError::NotNew) }
     }
 
     /// The longest JSON that the batch writes into each scope.

@@ -41,6 +41,8 @@ impl Queued {
 struct Waiting {
     records: VecDeque<Queued>,
     bytes: usize,
+    /// The writer sleeps until it is woken: to wake one that does not costs a system call too.
+    sleeps: bool,
     closed: bool,
     /// Why the log takes no more appends.
     failed: Option<String>,
@@ -93,8 +95,11 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.records.push_back(queued);
+        let sleeps = std::mem::take(&mut waiting.sleeps);
         drop(waiting);
-        self.wake.notify_one();
+        if sleeps {
+            self.wake.notify_one();
+        }
         Ok(receiver)
     }
 
@@ -133,6 +138,7 @@ impl Queue {
             if waiting.closed || waiting.failed.is_some() {
                 return None;
             }
+            waiting.sleeps = true;
             let Some(until) = until else {
                 waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -144,6 +150,7 @@ impl Queue {
             let woken = self.wake.wait_timeout(waiting, left);
             waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        waiting.sleeps = false;
         let mut group = Vec::new();
         let mut bytes = 0;
         while let Some(next) = waiting.records.front().map(Queued::frame_bytes) {

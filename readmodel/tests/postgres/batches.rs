@@ -158,15 +158,40 @@ async fn what_is_taken_for_new_is_written_only_if_nothing_of_it_is_there() {
     same_id.messages[0].id = there.messages[0].id;
     same_content.messages[0].entry.content_hash = there.messages[0].entry.content_hash;
     same_command.outcomes[0].id = there.outcomes[0].id;
-    for writes in [same_id, same_content, same_command] {
-        let refused = writer.commit(&writes).await.unwrap_err();
+    for writes in [&same_id, &same_content, &same_command] {
+        let refused = writer.commit(writes).await.unwrap_err();
         assert!(matches!(refused, ReadModelError::NotNew), "{refused}");
     }
     // In a transaction of several statements too, which holds no lock afterwards.
     let floors = vec![(there.messages[0].scope, Cursor::ZERO)];
-    let refused = writer.commit(&Writes { floors, taken_for_new: true, ..there.clone() }).await;
-    assert!(matches!(refused, Err(ReadModelError::NotNew)));
+    let refused = writer.commit(&Writes { floors, ..same_command }).await.unwrap_err();
+    assert!(matches!(refused, ReadModelError::NotNew), "{refused}");
     let mut other = Projection::connect(&database.config).await.unwrap();
     let next = writer.next();
     other.commit(&[advance(0, next, next + 1)], &new, false).await.unwrap();
+}
+
+/// Who lost the race is told that, whatever is there; and what no fold makes is refused, not folded again as if nothing were wrong.
+#[tokio::test]
+async fn what_is_taken_for_new_is_refused_for_what_else_is_wrong_with_it() {
+    let database = Database::migrated().await;
+    let mut writer = Writer::new(&database).await;
+    let first = writer.writes(&push("acme/user/ann", "ann", &[say("there")]));
+    writer.commit(&first).await.unwrap();
+    let there = Writes { taken_for_new: true, ..first };
+    assert!(moved(writer.projection.commit(&[advance(0, 9, 10)], &there, false).await));
+    let new = writer.writes(&push("acme/user/ann", "ann", &[say("new")]));
+    let new = Writes { taken_for_new: true, ..new };
+    let mut taken_cursor = new.clone();
+    taken_cursor.messages[0].entry.cursor = there.messages[0].entry.cursor;
+    let mut no_cursor = new.clone();
+    no_cursor.messages[0].entry.cursor = Cursor::ZERO;
+    for (writes, constraint) in
+        [(taken_cursor, "messages_pkey"), (no_cursor, "messages_cursor_check")]
+    {
+        let refused = writer.commit(&writes).await.unwrap_err();
+        let is_refused = matches!(refused, ReadModelError::Refused(_));
+        assert!(is_refused && refused.to_string().contains(constraint), "{refused}");
+    }
+    writer.commit(&new).await.unwrap();
 }
