@@ -1,6 +1,8 @@
 //! Drafts: a pushed message before it is known to be valid.
 
-use serde_json::{Map, Value};
+use std::{borrow::Cow, collections::HashMap};
+
+use serde_json::{Map, Value, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +14,10 @@ use crate::{
     message::{Body, InvalidCode, MessageType, Metadata},
     time::Timestamp,
 };
+
+/// What a message may have.
+const FIELDS: [&str; 8] =
+    ["id", "base_cursor", "deleted", "type", "content", "metadata", "updated_at", "content_hash"];
 
 /// Why a message is invalid, naming the field and what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +37,7 @@ fn too_large(name: &str, max: usize, sent: usize) -> Invalid {
 
 /// Reads one message of a push: the JSON text of one element of `messages`.
 pub fn parse_change(json: &str, limits: &Limits) -> Result<Change, Invalid> {
-    let value: Value = serde_json::from_str(json).map_err(|e| invalid(json_problem(&e)))?;
+    let value: Value = serde_json::from_str(json).map_err(|e| invalid(json_problem(json, &e)))?;
     let Value::Object(mut fields) = value else {
         return Err(invalid("a message takes a JSON object"));
     };
@@ -152,9 +158,19 @@ fn check_hash(sent: Option<Value>, computed: ContentHash) -> Result<(), Invalid>
     Err(Invalid { code: InvalidCode::HashMismatch, detail })
 }
 
-/// serde_json's reason without its position, which would be the element's and mislead.
-fn json_problem(error: &serde_json::Error) -> String {
+/// The field that is no JSON, and serde_json's reason without its position, which would be the element's and mislead.
+fn json_problem(json: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
-    format!("a message takes well-formed JSON: {reason}")
+    let field = broken_field(json).unwrap_or("a message");
+    format!("{field} takes well-formed JSON: {reason}")
+}
+
+/// What is inside a string, such as a lone surrogate, shows only when the string is read.
+fn broken_field(json: &str) -> Option<&'static str> {
+    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).ok()?;
+    let is_broken = |name: &&str| {
+        fields.get(*name).is_some_and(|raw| serde_json::from_str::<Value>(raw.get()).is_err())
+    };
+    FIELDS.into_iter().find(is_broken)
 }

@@ -52,8 +52,8 @@ fn bodies() -> Vec<(Vec<u8>, u16, &'static str)> {
         (with("content", json!(["x"])), 400, "messages[0]: content takes"),
         (with("content", json!("")), 400, "messages[0]: content takes"),
         (with("content", json!("a\0b")), 400, "messages[0]: content takes no NUL"),
-        (raw(r"\ud800"), 400, "messages[0]"),
-        (raw(r"\udc00x"), 400, "messages[0]"),
+        (raw(r"\ud800"), 400, "messages[0]: content takes well-formed JSON: "),
+        (raw(r"\udc00x"), 400, "messages[0]: content takes well-formed JSON: "),
         (raw("a\nb"), 400, "messages"),
         (
             with("content", json!("x".repeat(65_537))),

@@ -323,6 +323,7 @@ async fn nothing_goes_that_no_good_full_covers() {
     std::fs::write(&full, &whole).unwrap();
     let said = running.expire(false).await;
     assert_eq!(gone(&said).len(), 1, "{said:?}");
+    bench.sealed().await;
     running.stop().await;
     assert_eq!(before.len() - backups(&bench).len(), 4);
     is_well(&bench).await;
@@ -376,6 +377,7 @@ async fn what_a_running_restore_needs_stays_until_it_has_ended() {
             incrementals(&bench).is_empty().then_some(())
         })
         .await;
+    bench.sealed().await;
     running.stop().await;
     is_well(&bench).await;
 }
@@ -409,6 +411,7 @@ async fn a_kind_of_scope_may_be_kept_for_longer_than_others() {
     assert!(!kept.is_empty() && kept.len() < all.len(), "{all:?}");
     let running = bench.start();
     running.expire(false).await;
+    bench.sealed().await;
     running.stop().await;
     assert_eq!(incrementals(&bench), kept);
     is_well(&bench).await;
@@ -466,6 +469,7 @@ async fn a_clock_that_jumps_ahead_of_the_log_expires_nothing() {
     let over = incrementals(&bench);
     let said = running.expire(false).await;
     assert!(!over.is_empty() && over.is_subset(&gone(&said)), "{said:?}");
+    bench.sealed().await; // a day that is half compacted has tables that nothing lists yet
     running.stop().await;
     is_well(&bench).await;
 }
@@ -529,6 +533,7 @@ async fn backups_on_demand_go_only_if_they_are_kept_for_a_time() {
     assert_eq!(summary(&running.expire(false).await).expired, 0);
     bench.set_time(midnight(30).plus_micros(1));
     assert_eq!(summary(&running.expire(false).await).expired, 1);
+    bench.sealed().await;
     running.stop().await;
     assert_eq!(backups(&bench), BTreeSet::new());
     is_well(&bench).await;

@@ -141,6 +141,7 @@ async fn what_is_over_its_time_is_forgotten_and_the_archive_shows_it() {
     bench.log.at(midnight(92).plus_micros(HOUR), &push(WEB, "ann", &[message(1)]));
     end_day(&bench, 93).await;
     assert_eq!(summary(&running.expire(false).await).tombstones, 0);
+    bench.sealed().await;
     running.stop().await;
     bench.check().await;
     is_well(&bench).await;

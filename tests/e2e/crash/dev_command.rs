@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Child, run};
 use crate::{
     client::{Device, USER, contents, say},
+    cluster::kafka_flags,
     equation::eventually,
 };
 
@@ -75,5 +76,29 @@ async fn dev_keeps_its_data_whatever_ends_it() {
     let page = device(&dev, data).await.pull(USER, &format!("cursor=2&epoch={epoch}")).await.ok();
     assert_eq!((contents(&page), &page["base"]), (vec!["three"], &json!(3)));
     dev.signal("TERM");
+    assert_eq!(dev.exit().await.code(), Some(0), "{}", dev.said());
+}
+
+/// The same on Apache Kafka: all roles in one process, on a log that others may use too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_on_apache_kafka_keeps_its_data() {
+    let scratch = dev::scratch::Scratch::new().unwrap();
+    let data_dir = scratch.path().join("data");
+    let (data, output) = (data_dir.to_str().unwrap(), scratch.path().join("dev.log"));
+    let kafka = kafka_flags(&dev::kafka::for_tests().await.unwrap());
+    let mut dev = Child::dev(&data_dir, &output, &kafka).await;
+    let ann = device(&dev, data).await;
+    ann.push(USER, &[say("one"), say("two")]).await.ok();
+    let before = ann.pull(USER, "").await.ok();
+    assert_eq!(contents(&before), ["one", "two"]);
+
+    dev.kill().await;
+    std::fs::remove_dir_all(data_dir.join("postgres")).unwrap();
+    let mut dev = Child::dev(&data_dir, &output, &kafka).await;
+    let after = device(&dev, data).await.pull(USER, "").await.ok();
+    let of = |page: &serde_json::Value| (page["messages"].clone(), page["digest"].clone());
+    assert_eq!(of(&after), of(&before), "filled from the log");
+    assert!(!data_dir.join("log").exists());
+    dev.signal("INT");
     assert_eq!(dev.exit().await.code(), Some(0), "{}", dev.said());
 }
