@@ -1,6 +1,6 @@
 //! Drafts: a pushed message before it is known to be valid.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, value::RawValue};
 use uuid::Uuid;
@@ -168,7 +168,7 @@ fn json_problem(json: &str, error: &serde_json::Error) -> String {
 
 /// What is inside a string, such as a lone surrogate, shows only when the string is read.
 fn broken_field(json: &str) -> Option<&'static str> {
-    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).ok()?;
+    let fields: HashMap<String, &RawValue> = serde_json::from_str(json).ok()?;
     let is_broken = |name: &&str| {
         fields.get(*name).is_some_and(|raw| serde_json::from_str::<Value>(raw.get()).is_err())
     };

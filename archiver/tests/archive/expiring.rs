@@ -73,6 +73,8 @@ pub(crate) fn summary(said: &[Expiring]) -> Summary {
     }
 }
 
+/// That an archive is well which no archiver was stopped at while it compacted a day ([`Bench::sealed`]): what it has written by
+/// then, nothing lists yet.
 pub(crate) async fn is_well(bench: &Bench) {
     let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
@@ -469,7 +471,7 @@ async fn a_clock_that_jumps_ahead_of_the_log_expires_nothing() {
     let over = incrementals(&bench);
     let said = running.expire(false).await;
     assert!(!over.is_empty() && over.is_subset(&gone(&said)), "{said:?}");
-    bench.sealed().await; // a day that is half compacted has tables that nothing lists yet
+    bench.sealed().await;
     running.stop().await;
     is_well(&bench).await;
 }

@@ -141,21 +141,24 @@ fn values_out_of_range() {
 
 #[test]
 fn texts_that_are_no_json() {
-    for message in [
-        "",
-        "{",
-        "7",
-        "null",
-        "[]",
-        r#""text""#,
-        r#"{"type":"decision","content":"\ud800"}"#,
-        r#"{"type":"decision","content":"\udc00x"}"#,
-        r#"{"type":"decision","content":"x","metadata":{"n":1e400}}"#,
-        r#"{"type":"decision","content":"x","metadata":{"n":NaN}}"#,
-        r#"{"type":"decision","content":"x"} {}"#,
-        "{\"type\":\"decision\",\"content\":\"a\nb\"}",
+    let (message, content, metadata) = ("a message takes", "content takes", "metadata takes");
+    for (text, detail) in [
+        ("", message),
+        ("{", message),
+        ("7", message),
+        ("null", message),
+        ("[]", message),
+        (r#""text""#, message),
+        (r#"{"type":"decision","content":"\ud800"}"#, content),
+        (r#"{"type":"decision","content":"\udc00x"}"#, content),
+        (r#"{"type":"decision","content":"x","metadata":{"n":1e400}}"#, metadata),
+        (r#"{"type":"decision","content":"x","metadata":{"n":["\udc00"]}}"#, metadata),
+        (r#"{"type":"decision","content":"x","metadata":{"n":NaN}}"#, message),
+        (r#"{"type":"decision","content":"x","\ud800":1}"#, message),
+        (r#"{"type":"decision","content":"x"} {}"#, message),
+        ("{\"type\":\"decision\",\"content\":\"a\nb\"}", message),
     ] {
-        refused(message, InvalidCode::InvalidRequest, "a message takes");
+        refused(text, InvalidCode::InvalidRequest, detail);
     }
     let deep = format!("{}{}", r#"{"type":"decision","content":"x","metadata":"#, "[".repeat(9999));
     refused(&deep, InvalidCode::InvalidRequest, "well-formed JSON: recursion limit exceeded");
