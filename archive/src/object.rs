@@ -214,6 +214,16 @@ impl Object {
         Ok(bytes)
     }
 
+    /// Of the lines that it unpacks to, read to the last one; none is kept in memory.
+    pub(crate) fn unpacked_sha256(&mut self, path: &str) -> Result<Sha256Hex, ArchiveError> {
+        let file = std::mem::replace(&mut self.file, Scratch::default().spool());
+        let mut lines = Lines::of(file, path.to_owned())?;
+        while lines.next_line()?.is_some() {}
+        let sum = lines.content_sha256();
+        self.file = lines.into_spool();
+        Ok(sum)
+    }
+
     /// The bytes, to be read here and there.
     pub(crate) fn contents(self) -> Contents {
         let Spool { memory, file, .. } = self.file;
@@ -223,6 +233,16 @@ impl Object {
         }
     }
 
+    /// As [`Self::contents`], of one that is used again.
+    pub(crate) fn contents_again(&self) -> Result<Contents, ArchiveError> {
+        Ok(match &self.file.file {
+            None => Contents::Memory(self.file.memory.clone().into()),
+            Some(file) => {
+                Contents::File { file: Arc::new(file.try_clone()?), size_bytes: self.size_bytes }
+            }
+        })
+    }
+
     /// Its bytes, from the first.
     pub(crate) fn into_reader(mut self) -> Result<BufReader<Spool>, ArchiveError> {
         self.file.rewind()?;
@@ -230,10 +250,8 @@ impl Object {
     }
 
     /// Unpacks it, line by line. `path` is for errors.
-    pub fn lines(mut self, path: &str) -> Result<Lines, ArchiveError> {
-        self.file.rewind()?;
-        let gzip = BufReader::new(GzDecoder::new(BufReader::new(self.file)));
-        Ok(Lines { gzip, path: path.to_owned(), line: 0, content: Sha256::new() })
+    pub fn lines(self, path: &str) -> Result<Lines, ArchiveError> {
+        Lines::of(self.file, path.to_owned())
     }
 }
 
@@ -300,6 +318,16 @@ pub struct Lines {
 }
 
 impl Lines {
+    fn of(mut file: Spool, path: String) -> Result<Self, ArchiveError> {
+        file.rewind()?;
+        let gzip = BufReader::new(GzDecoder::new(BufReader::new(file)));
+        Ok(Self { gzip, path, line: 0, content: Sha256::new() })
+    }
+
+    fn into_spool(self) -> Spool {
+        self.gzip.into_inner().into_inner().into_inner()
+    }
+
     /// The next line, without its line feed; `None` at the end.
     pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, ArchiveError> {
         let mut line = Vec::new();
@@ -335,11 +363,9 @@ impl Lines {
     }
 
     /// Reads it once more, from the first line.
-    pub fn restart(self) -> Result<Self, ArchiveError> {
-        let mut file = self.gzip.into_inner().into_inner().into_inner();
-        file.rewind()?;
-        let gzip = BufReader::new(GzDecoder::new(BufReader::new(file)));
-        Ok(Self { gzip, path: self.path, line: 0, content: Sha256::new() })
+    pub fn restart(mut self) -> Result<Self, ArchiveError> {
+        let path = std::mem::take(&mut self.path);
+        Self::of(self.into_spool(), path)
     }
 
     fn damaged(&self, damage: Damage) -> ArchiveError {

@@ -21,7 +21,7 @@ use parquet::{
     schema::types::ColumnPath,
 };
 pub use read::{EventFiles, StoredEvent, StoredEvents};
-pub(crate) use read::{check_rows, opened};
+pub(crate) use read::{check_rows, opened, same_rows};
 
 use crate::{
     error::ArchiveError,

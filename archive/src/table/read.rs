@@ -12,10 +12,14 @@ use model::{Offset, Outcome, Partition, Timestamp};
 use parquet::{
     arrow::{
         ProjectionMask,
-        arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder,
+        },
     },
     errors::ParquetError,
     file::{metadata::RowGroupMetaData, statistics::Statistics},
+    schema::types::SchemaDescriptor,
 };
 
 use super::RecordVerdict;
@@ -28,22 +32,43 @@ use crate::{
     store::Archive,
 };
 
-/// Rows read at once: fewer than are written, for a row may be large.
+/// Rows read at once, and their bytes, but for one row: fewer than are written, for they are held several times over.
 const READ_ROWS: usize = 1_024;
+const READ_BYTES: usize = 8 << 20;
 /// What is read of `events/`.
 const EVENT_COLUMNS: [&str; 8] =
     ["partition", "offset", "append_time", "log_time", "verdict", "outcome", "key", "value"];
 
-/// A file's rows, some at a time.
+/// A file's rows, some at a time. Each row group has a reader of its own: one of all goes on from group to group until it
+/// has its rows, however large they are.
 pub(crate) struct Batches {
-    reader: ParquetRecordBatchReader,
-    schema: SchemaRef,
+    file: Contents,
+    metadata: ArrowReaderMetadata,
+    columns: ProjectionMask,
+    groups: std::vec::IntoIter<usize>,
+    reader: Option<ParquetRecordBatchReader>,
     path: String,
 }
 
 impl Batches {
     pub(crate) fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        self.metadata.schema().clone()
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, ParquetError> {
+        loop {
+            if let Some(batch) = self.reader.as_mut().and_then(Iterator::next) {
+                return Ok(Some(batch?));
+            }
+            let Some(group) = self.groups.next() else { return Ok(None) };
+            let rows = rows_at_once(self.metadata.metadata().row_group(group));
+            let (file, metadata) = (self.file.clone(), self.metadata.clone());
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
+                .with_projection(self.columns.clone())
+                .with_row_groups(vec![group])
+                .with_batch_size(rows);
+            self.reader = Some(reader.build()?);
+        }
     }
 }
 
@@ -51,28 +76,62 @@ impl Iterator for Batches {
     type Item = Result<RecordBatch, ArchiveError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.reader.next()?;
+        let batch = self.next_batch().transpose()?;
         Some(batch.map_err(|error| ArchiveError::content(&self.path, error.to_string())))
     }
 }
 
-/// All rows of a file. `path` is for errors.
-pub(crate) fn opened(file: Contents, path: &str) -> Result<Batches, ArchiveError> {
-    open_with(file, path, |builder| builder)
+/// How many rows of a group come to some megabytes: they are of much the same size.
+fn rows_at_once(group: &RowGroupMetaData) -> usize {
+    let rows = usize::try_from(group.num_rows()).unwrap_or_default().max(1);
+    let bytes = usize::try_from(group.total_byte_size()).unwrap_or(usize::MAX) / rows;
+    (READ_BYTES / bytes.max(1)).clamp(1, READ_ROWS)
 }
 
-type Builder = ParquetRecordBatchReaderBuilder<Contents>;
+/// All rows of a file. `path` is for errors.
+pub(crate) fn opened(file: Contents, path: &str) -> Result<Batches, ArchiveError> {
+    open_with(file, path, |_| ProjectionMask::all(), |_| true)
+}
 
 fn open_with(
     file: Contents,
     path: &str,
-    select: impl FnOnce(Builder) -> Builder,
+    columns: impl FnOnce(&SchemaDescriptor) -> ProjectionMask,
+    wants: impl Fn(&RowGroupMetaData) -> bool,
 ) -> Result<Batches, ArchiveError> {
-    let damaged = |error: ParquetError| ArchiveError::content(path, error.to_string());
-    let builder = Builder::try_new(file).map_err(damaged)?;
-    let schema = builder.schema().clone();
-    let reader = select(builder).with_batch_size(READ_ROWS).build().map_err(damaged)?;
-    Ok(Batches { reader, schema, path: path.to_owned() })
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|error| ArchiveError::content(path, error.to_string()))?;
+    let groups = metadata.metadata().row_groups().iter().enumerate();
+    let groups: Vec<usize> =
+        groups.filter(|(_, group)| wants(group)).map(|(number, _)| number).collect();
+    let (columns, groups) = (columns(metadata.parquet_schema()), groups.into_iter());
+    Ok(Batches { file, metadata, columns, groups, reader: None, path: path.to_owned() })
+}
+
+/// Whether two files have the same rows in the same order, whatever their row groups.
+pub(crate) fn same_rows(one: Contents, other: Contents, path: &str) -> Result<bool, ArchiveError> {
+    let (mut one, mut other) = (opened(one, path)?, opened(other, path)?);
+    let [mut left, mut right] = [one.schema(), other.schema()].map(RecordBatch::new_empty);
+    loop {
+        let more = [more_of(&mut left, &mut one)?, more_of(&mut right, &mut other)?];
+        let rows = left.num_rows().min(right.num_rows());
+        if more != [true, true] || left.slice(0, rows) != right.slice(0, rows) {
+            return Ok(more == [false, false] && left.schema() == right.schema());
+        }
+        left = left.slice(rows, left.num_rows() - rows);
+        right = right.slice(rows, right.num_rows() - rows);
+    }
+}
+
+/// Reads on where nothing is left; whether there is something now.
+fn more_of(left: &mut RecordBatch, batches: &mut Batches) -> Result<bool, ArchiveError> {
+    while left.num_rows() == 0 {
+        match batches.next().transpose()? {
+            Some(batch) => *left = batch,
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// A record as the archive has it, with what became of it.
@@ -155,13 +214,8 @@ impl StoredEvents {
     }
 
     fn new(file: Contents, path: &str, offsets: Range<Offset>) -> Result<Self, ArchiveError> {
-        let batches = open_with(file, path, |builder| {
-            let groups = builder.metadata().row_groups().iter().enumerate();
-            let groups = groups.filter(|(_, group)| may_have(group, &offsets));
-            let groups = groups.map(|(number, _)| number).collect();
-            let columns = ProjectionMask::columns(builder.parquet_schema(), EVENT_COLUMNS);
-            builder.with_row_groups(groups).with_projection(columns)
-        })?;
+        let columns = |schema: &SchemaDescriptor| ProjectionMask::columns(schema, EVENT_COLUMNS);
+        let batches = open_with(file, path, columns, |group| may_have(group, &offsets))?;
         Ok(Self { batches: Some(batches), rows: Vec::new().into_iter(), offsets })
     }
 
@@ -304,3 +358,7 @@ fn parse_verdict(text: &str) -> Result<RecordVerdict, String> {
 fn parse_outcome(json: &str) -> Result<Outcome, String> {
     serde_json::from_str(json).map_err(|error| format!("an outcome is none: {error}"))
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;
