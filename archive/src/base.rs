@@ -237,15 +237,23 @@ impl StoredEpoch {
         let mut object = Object::of_bytes(archive.scratch(), &json(self)?)?;
         archive.create(&path::epoch(log, number, self.epoch), &mut object).await
     }
+
+    /// Reads what was kept under a path, which names the epoch.
+    pub(crate) fn read(mut object: Object, path: &str) -> Result<Self, ArchiveError> {
+        let read = serde_json::from_slice::<Self>(&object.bytes()?);
+        let read = read.map_err(|error| ArchiveError::content(path, error.to_string()))?;
+        if path.ends_with(&format!("-{}.json", read.epoch)) {
+            return Ok(read);
+        }
+        Err(ArchiveError::content(path, format!("it says epoch {}", read.epoch)))
+    }
 }
 
 /// The epochs that began on a log after its first one, in their order.
 pub async fn epochs(archive: &Archive, log: LogId) -> Result<Vec<StoredEpoch>, ArchiveError> {
     let mut epochs = Vec::new();
     for (path, _) in archive.list(&path::epochs(log)).await? {
-        let bytes = archive.fetch(&path).await?.bytes()?;
-        let epoch = serde_json::from_slice(&bytes);
-        epochs.push(epoch.map_err(|error| ArchiveError::content(&path, error.to_string()))?);
+        epochs.push(StoredEpoch::read(archive.fetch(&path).await?, &path)?);
     }
     Ok(epochs)
 }

@@ -13,7 +13,7 @@ use crate::{
     store::Archive,
 };
 
-const REQUEST: &str = "request.json";
+pub(crate) const REQUEST: &str = "request.json";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +65,23 @@ impl Erasure {
         Self { format, kind, log_id, partition, offset, erasure_id, scope, cursor, at }
     }
 
+    /// Reads what was kept under a path, which says of which record it is.
+    pub(crate) fn read(mut object: Object, path: &str) -> Result<Self, ArchiveError> {
+        let read = serde_json::from_slice::<Self>(&object.bytes()?);
+        let read = read.map_err(|error| ArchiveError::content(path, error.to_string()))?;
+        if read.format > FORMAT {
+            return Err(ArchiveError::content(path, format!("is of format {}", read.format)));
+        }
+        if path == read.path() {
+            return Ok(read);
+        }
+        Err(ArchiveError::content(path, format!("it says it is {}", read.path())))
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{REQUEST}", self.folder())
+    }
+
     fn folder(&self) -> String {
         path::erasure(self.log_id, self.partition, self.offset)
     }
@@ -72,7 +89,7 @@ impl Erasure {
     /// Writes down that it is to be done.
     pub async fn keep(&self, archive: &Archive) -> Result<(), ArchiveError> {
         let mut object = Object::of_bytes(archive.scratch(), &json(self)?)?;
-        archive.create(&format!("{}/{REQUEST}", self.folder()), &mut object).await
+        archive.create(&self.path(), &mut object).await
     }
 
     /// Writes down that nothing is left in a copy.
@@ -80,6 +97,22 @@ impl Erasure {
         let mut mark = Object::of_bytes(archive.scratch(), b"")?;
         archive.create(&format!("{}/{}", self.folder(), from.as_str()), &mut mark).await
     }
+}
+
+/// Takes back that nothing is left in the tables, of these erasures of a partition: it is looked for once more.
+pub async fn reopen_tables(
+    archive: &Archive,
+    log: LogId,
+    partition: Partition,
+    ids: &BTreeSet<CommandId>,
+) -> Result<(), ArchiveError> {
+    for state in list(archive, log, partition).await? {
+        if ids.contains(&state.erasure.erasure_id) && state.is_done(ErasedFrom::Tables) {
+            let mark = format!("{}/{}", state.erasure.folder(), ErasedFrom::Tables.as_str());
+            archive.delete(&mark).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The erasures of a partition, in their order.
@@ -93,11 +126,7 @@ pub async fn list(
         archive.list(&folder).await?.into_iter().map(|(path, _)| path).collect();
     let mut states = Vec::new();
     for path in paths.iter().filter(|path| path.ends_with(REQUEST)) {
-        let read = serde_json::from_slice::<Erasure>(&archive.fetch(path).await?.bytes()?);
-        let erasure = read.map_err(|error| ArchiveError::content(path, error.to_string()))?;
-        if erasure.format > FORMAT {
-            return Err(ArchiveError::content(path, format!("is of format {}", erasure.format)));
-        }
+        let erasure = Erasure::read(archive.fetch(path).await?, path)?;
         let own = erasure.folder();
         let marks = ErasedFrom::ALL.map(ErasedFrom::as_str).into_iter();
         let done = marks.filter(|mark| paths.contains(&format!("{own}/{mark}"))).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use model::{BackupId, BackupType, Cursor, Digest, LogId, Message, MessageId, Partition, ScopeKey};
+use model::{BackupId, BackupType, Cursor, LogId, Message, MessageId, Partition, ScopeKey};
 
 use crate::{
     error::ArchiveError,
@@ -13,6 +13,7 @@ use crate::{
     path,
     period::HourLength,
     store::Archive,
+    total::{Part, Total},
 };
 
 const HOUR: &str = "hour";
@@ -392,9 +393,8 @@ pub struct StateReader {
     last: HashMap<MessageId, Cursor>,
     floor: Cursor,
     /// What is to come out of it.
-    expected: (u64, Digest),
-    count: u64,
-    digest: Digest,
+    expected: Total,
+    total: Total,
     path: String,
 }
 
@@ -445,34 +445,28 @@ impl StateReader {
             reading: None,
             last,
             floor: line.floor,
-            expected: (line.count, line.digest),
-            count: 0,
-            digest: Digest::EMPTY,
+            expected: Total::said(line),
+            total: Total::default(),
             path: path.to_owned(),
         })
     }
 
-    /// The next message, tombstones included; `None` at the end, once count and digest were found to be what
+    /// The next message, tombstones included; `None` at the end, once count, bytes and digest were found to be what
     /// the manifest says.
     pub fn next_message(&mut self) -> Result<Option<Message>, ArchiveError> {
         while let Some(message) = self.next_unchecked()? {
-            if message.entry.is_live() {
-                self.count += 1;
-                self.digest.add(message.entry.version.item(message.id));
+            if let Some(part) = Part::of(&message) {
+                self.total.add(part);
                 return Ok(Some(message));
             }
             if message.entry.cursor > self.floor {
                 return Ok(Some(message));
             }
         }
-        if (self.count, self.digest) == self.expected {
-            return Ok(None);
+        match self.total.contradiction(self.expected) {
+            None => Ok(None),
+            Some(problem) => Err(ArchiveError::content(&self.path, problem)),
         }
-        let problem = format!(
-            "it comes to {} messages with digest {}, its manifest says {} with {}",
-            self.count, self.digest, self.expected.0, self.expected.1
-        );
-        Err(ArchiveError::content(&self.path, problem))
     }
 
     fn next_unchecked(&mut self) -> Result<Option<Message>, ArchiveError> {

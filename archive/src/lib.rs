@@ -24,6 +24,7 @@ pub mod segment;
 pub mod standing;
 mod store;
 pub mod table;
+mod total;
 pub mod unlisted;
 pub mod verify;
 

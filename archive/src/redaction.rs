@@ -62,6 +62,9 @@ impl Redaction {
                 "its name is not the hash of what it replaced",
             ));
         }
+        if read.old.sha256 == read.new.sha256 {
+            return Err(ArchiveError::content(path, "it replaced a table by itself"));
+        }
         if read.old.rows != read.new.rows {
             return Err(ArchiveError::content(path, "it replaced a table by one of other rows"));
         }
@@ -77,6 +80,15 @@ pub async fn find(archive: &Archive, table: &TableFile) -> Result<Option<Redacti
         Err(ArchiveError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Deletes a table that another one took the place of: whoever wrote it once more did not know.
+pub async fn delete_replaced(archive: &Archive, table: &TableFile) -> Result<(), ArchiveError> {
+    let (_, replaced) = current(archive, table).await?;
+    for old in replaced {
+        archive.delete(&old.path).await?;
+    }
+    Ok(())
 }
 
 /// The table that is to be read in the place of one, which may be itself; and those that it replaced.

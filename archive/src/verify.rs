@@ -1,6 +1,8 @@
 //! Verifying an archive end to end: the manifests and their chain, and every object that they list.
 
 mod course;
+mod epochs;
+mod erasures;
 mod expired;
 mod place;
 mod redacted;
@@ -193,12 +195,16 @@ pub async fn verify(
     verifier.read_redactions().await?;
     let total = partitions.iter().map(|(_, _, names)| names.len() as u64).sum();
     let mut done = 0;
+    let logs: BTreeSet<LogId> = partitions.iter().map(|(log, ..)| *log).collect();
     for (log, partition, names) in partitions {
         let mut progress = || {
             done += 1;
             step(done, total);
         };
         verifier.partition(log, partition, &names, &mut progress).await?;
+    }
+    for log in logs {
+        verifier.epochs(log).await?;
     }
     verifier.schemas().await?;
     Ok(verifier.finish())
@@ -257,6 +263,7 @@ struct Chain {
     /// The hours' files that are in their days'.
     compacted: HashMap<String, TableFile>,
     placed: Placed,
+    erasures: erasures::Shown,
 }
 
 impl<'a> Verifier<'a> {
@@ -329,6 +336,7 @@ impl<'a> Verifier<'a> {
         }
         self.check_placed(names, &chain.placed);
         self.check_expired(log, partition, names).await?;
+        self.check_erasures(log, partition, std::mem::take(&mut chain.erasures)).await?;
         for (path, compaction) in &compactions {
             self.compaction(path, compaction, &chain).await?;
         }
@@ -454,6 +462,7 @@ impl<'a> Verifier<'a> {
                 if path::is_taken_up(name(path)) {
                     chain.heads.insert(line.scope.clone(), line.head);
                 }
+                chain.erasures.forget(&line.scope);
                 let course = Course::of_full(path, &line, !is_new);
                 if let Some(before) = chain.courses.insert(line.scope.clone(), course) {
                     self.course(before).await?;
@@ -479,10 +488,12 @@ impl<'a> Verifier<'a> {
         chain: &mut Chain,
     ) -> Result<(), ArchiveError> {
         let before = chain.heads.get(&line.scope).copied().unwrap_or_default();
-        if line.erased > before
-            && let Some(erased) = chain.courses.remove(&line.scope)
-        {
-            self.course(erased).await?;
+        if line.erased > before {
+            let erased = chain.courses.remove(&line.scope);
+            chain.erasures.push(path, line, erased.as_ref());
+            if let Some(erased) = erased {
+                self.course(erased).await?;
+            }
         }
         chain.courses.entry(line.scope.clone()).or_default().push(path, line);
         Ok(())

@@ -1,9 +1,9 @@
-//! What a scope comes to, hour by hour: its incrementals are folded onto the full before them, and each hour's count and
-//! digest are held against what its manifest says.
+//! What a scope comes to, hour by hour: its incrementals are folded onto the full before them, and each hour's count,
+//! bytes and digest are held against what its manifest says.
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{Digest, Item, Message, MessageId};
+use model::{Message, MessageId};
 
 use crate::{
     error::ArchiveError,
@@ -11,6 +11,7 @@ use crate::{
     manifest::{BackupObject, ScopeLine},
     object::Lines,
     store::Archive,
+    total::{Part, Total},
     verify::Verifier,
 };
 
@@ -28,14 +29,13 @@ struct Shown {
     manifest: Arc<str>,
     /// What changed; none in an hour in which only members did, say.
     object: Option<BackupObject>,
-    count: u64,
-    digest: Digest,
+    total: Total,
 }
 
 impl Shown {
     fn new(manifest: &Arc<str>, line: &ScopeLine) -> Self {
-        let (count, digest) = (line.count, line.digest);
-        Self { manifest: manifest.clone(), object: line.backup.clone(), count, digest }
+        let (object, total) = (line.backup.clone(), Total::said(line));
+        Self { manifest: manifest.clone(), object, total }
     }
 
     fn path(&self) -> &str {
@@ -51,6 +51,11 @@ impl Course {
 
     pub(super) fn push(&mut self, manifest: &Arc<str>, line: &ScopeLine) {
         self.hours.push(Shown::new(manifest, line));
+    }
+
+    /// The full that it begins with.
+    pub(super) fn full(&self) -> Option<&BackupObject> {
+        self.full.as_ref()?.object.as_ref()
     }
 
     /// The object that it begins with.
@@ -77,8 +82,8 @@ impl Verifier<'_> {
         let mut wrong = Vec::new();
         let read = recompute(self.archive, course.readable(is_there), |shown, sum| {
             states += u64::from(shown.object.is_some());
-            wrong
-                .extend(sum.contradiction(shown).map(|problem| (shown.path().to_owned(), problem)));
+            let problem = sum.contradiction(shown.total);
+            wrong.extend(problem.map(|problem| (shown.path().to_owned(), problem)));
         });
         let read = read.await;
         self.report.states_read += states - u64::from(course.is_carried_on && states > 0);
@@ -100,36 +105,21 @@ impl Verifier<'_> {
 /// What lines have come to so far.
 #[derive(Default)]
 struct Sum {
-    count: u64,
-    digest: Digest,
-    /// The messages that an hour has, and what each is now, if it is live: no other one is held in memory.
-    changing: HashMap<MessageId, Option<Item>>,
+    total: Total,
+    /// The messages that an hour has, and what each adds now, if it is live: no other one is held in memory.
+    changing: HashMap<MessageId, Option<Part>>,
 }
 
 impl Sum {
     fn add(&mut self, message: &Message) {
-        let version = &message.entry.version;
-        let item = message.entry.is_live().then(|| version.item(message.id));
-        if let Some(item) = item {
-            self.count += 1;
-            self.digest.add(item);
+        let part = Part::of(message);
+        if let Some(part) = part {
+            self.total.add(part);
         }
         let before = self.changing.get_mut(&message.id);
-        if let Some(before) = before.and_then(|before| std::mem::replace(before, item)) {
-            self.count -= 1;
-            self.digest.remove(before);
+        if let Some(before) = before.and_then(|before| std::mem::replace(before, part)) {
+            self.total.remove(before);
         }
-    }
-
-    fn contradiction(&self, shown: &Shown) -> Option<String> {
-        let Self { count, digest, .. } = self;
-        let is_so = (*count, *digest) == (shown.count, shown.digest);
-        (!is_so).then(|| {
-            format!(
-                "it comes to {count} messages with digest {digest}, its manifest says {} with {}",
-                shown.count, shown.digest
-            )
-        })
     }
 }
 
@@ -137,7 +127,7 @@ impl Sum {
 async fn recompute<'s>(
     archive: &Archive,
     shown: impl Iterator<Item = &'s Shown>,
-    mut check: impl FnMut(&Shown, &Sum),
+    mut check: impl FnMut(&Shown, Total),
 ) -> Result<(), ArchiveError> {
     let shown: Vec<&Shown> = shown.collect();
     let mut sum = Sum::default();
@@ -162,7 +152,7 @@ async fn recompute<'s>(
             }
             check_content(&lines, &object.content_sha256)?;
         }
-        check(shown, &sum);
+        check(shown, sum.total);
     }
     ended
 }
@@ -171,7 +161,7 @@ async fn recompute<'s>(
 async fn open(
     archive: &Archive,
     object: Option<&BackupObject>,
-    note: Option<&mut HashMap<MessageId, Option<Item>>>,
+    note: Option<&mut HashMap<MessageId, Option<Part>>>,
 ) -> Result<Option<Lines>, ArchiveError> {
     let Some(object) = object else { return Ok(None) };
     let fetched = archive.fetch_checked(&object.path, &object.sha256).await?;

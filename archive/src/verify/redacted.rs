@@ -1,7 +1,5 @@
 //! What was erased: the tables that took others' places, and what is left of fulls.
 
-use model::Digest;
-
 use crate::{
     error::ArchiveError,
     manifest::{ScopeLine, TableFile},
@@ -9,6 +7,7 @@ use crate::{
     object::{Object, Sha256Hex},
     path,
     redaction::{self, Redaction},
+    total::{Part, Total},
     verify::Verifier,
 };
 
@@ -101,21 +100,18 @@ impl Verifier<'_> {
 
     async fn read_what_is_left(&self, full: &ScopeLine, path: &str) -> Result<(), ArchiveError> {
         let mut lines = self.archive.fetch(path).await?.lines(path)?;
-        let (mut count, mut digest) = (0, Digest::EMPTY);
+        let mut total = Total::default();
         while let Some(line) = lines.next_line()? {
             let message = message_line::read(&line).map_err(|problem| lines.problem(&problem))?;
-            if !message.entry.is_live() {
-                continue;
-            }
+            let Some(part) = Part::of(&message) else { continue };
             if line != message_line::without_content(&message).as_bytes() {
                 return Err(lines.problem("has content that was erased"));
             }
-            count += 1;
-            digest.add(message.entry.version.item(message.id));
+            total.add(part);
         }
-        if (count, digest) == (full.count, full.digest) {
-            return Ok(());
+        match total.contradiction(Total::said(full)) {
+            None => Ok(()),
+            Some(problem) => Err(ArchiveError::content(path, problem)),
         }
-        Err(ArchiveError::content(path, "it is not what the full showed"))
     }
 }
