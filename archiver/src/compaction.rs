@@ -9,8 +9,9 @@ use std::{
 };
 
 use archive::{
-    Archive, ArchiveError,
+    Archive, ArchiveError, base,
     compaction::{self, CompactedHour, Compaction},
+    erasure,
     history::Names,
     manifest::{Header, Kind, ManifestReader, Reference, TableFile},
     object::Object,
@@ -103,6 +104,12 @@ impl Compactions {
     }
 }
 
+/// A day that somebody has put together: of which of the hours' files, with or without what was erased, is not known.
+fn of_hours(compaction: Compaction) -> (Compaction, Vec<TableFile>) {
+    let files = compaction.files().cloned().collect();
+    (compaction, files)
+}
+
 /// Whether an hour's file is there, or one that took its place.
 fn is_stored(stored: &BTreeSet<String>, file: &str) -> bool {
     let stem = file.strip_suffix(".parquet").unwrap_or(file);
@@ -181,10 +188,11 @@ impl Compactor {
         hours: Vec<String>,
     ) -> Result<(), ArchiverError> {
         let path = path::compaction_manifest(self.log, partition, self.length, day);
-        let compaction = match compaction::find(&self.archive, &path).await? {
-            Some(compaction) => compaction,
+        let (compaction, read) = match compaction::find(&self.archive, &path).await? {
+            Some(compaction) => of_hours(compaction),
             None => self.put_together(&path, partition, day, hours).await?,
         };
+        self.look_again(partition, &compaction, &read).await?;
         // What is to take the hours' place is read back before they go.
         let Header { events, messages, .. } = &compaction.header;
         for file in events.iter().chain(messages) {
@@ -201,17 +209,44 @@ impl Compactor {
         Ok(())
     }
 
+    /// Another archiver may have erased meanwhile. Where it has rewritten an hour since that was read, nobody may have looked
+    /// at the day: its erasure does. Where it has rewritten the day itself, what was written here came back.
+    async fn look_again(
+        &self,
+        partition: Partition,
+        compaction: &Compaction,
+        read: &[TableFile],
+    ) -> Result<(), ArchiverError> {
+        let Header { events, messages, .. } = &compaction.header;
+        for file in events.iter().chain(messages) {
+            redaction::delete_replaced(&self.archive, file).await?;
+        }
+        let mut erased = BTreeSet::new();
+        for file in read {
+            let redaction = redaction::find(&self.archive, file).await?;
+            erased.extend(redaction.map(|redaction| redaction.erasure_id));
+        }
+        if erased.is_empty() {
+            return Ok(());
+        }
+        for log in base::lineage(&self.archive, self.log).await? {
+            erasure::reopen_tables(&self.archive, log, partition, &erased).await?;
+        }
+        Ok(())
+    }
+
+    /// The day, and the hours' files that it was read from.
     async fn put_together(
         &self,
         path: &str,
         partition: Partition,
         day: Day,
         hours: Vec<String>,
-    ) -> Result<Compaction, ArchiverError> {
+    ) -> Result<(Compaction, Vec<TableFile>), ArchiverError> {
         match self.write(path, partition, day, hours).await {
             // Another one was faster, and has deleted the hours' files.
             Err(ArchiverError::Archive(missing @ ArchiveError::NotFound { .. })) => {
-                Ok(compaction::find(&self.archive, path).await?.ok_or(missing)?)
+                Ok(of_hours(compaction::find(&self.archive, path).await?.ok_or(missing)?))
             }
             written => written,
         }
@@ -223,15 +258,15 @@ impl Compactor {
         partition: Partition,
         day: Day,
         hours: Vec<String>,
-    ) -> Result<Compaction, ArchiverError> {
+    ) -> Result<(Compaction, Vec<TableFile>), ArchiverError> {
         let scratch = self.archive.scratch();
         let mut events = Merger::new(scratch, Table::Events);
         let mut messages = Merger::new(scratch, Table::Messages);
-        let (mut compacted, mut header) = (Vec::new(), None);
+        let (mut compacted, mut header, mut read) = (Vec::new(), None, Vec::new());
         for hour in hours {
             let (manifest, hour) = self.hour(hour).await?;
-            events = self.add(events, &hour.events).await?;
-            messages = self.add(messages, &hour.messages).await?;
+            events = self.add(events, &hour.events, &mut read).await?;
+            messages = self.add(messages, &hour.messages, &mut read).await?;
             let (of_events, of_messages) = (hour.events.clone(), hour.messages.clone());
             compacted.push(CompactedHour {
                 manifest: manifest.clone(),
@@ -249,7 +284,7 @@ impl Compactor {
         header.messages = self.finish(messages, to).await?;
         let compaction = Compaction { header, hours: compacted };
         self.archive.create(path, &mut compaction.write(scratch)?).await?;
-        Ok(compaction)
+        Ok((compaction, read))
     }
 
     async fn hour(&self, path: String) -> Result<(Reference, Header), ArchiverError> {
@@ -284,12 +319,14 @@ impl Compactor {
         &self,
         mut merger: Merger,
         file: &Option<TableFile>,
+        read: &mut Vec<TableFile>,
     ) -> Result<Merger, ArchiverError> {
         let Some(file) = file else { return Ok(merger) };
         // What was erased is not to come back: where there is a record, the old file is not read any more.
         let (file, _) = redaction::current(&self.archive, file).await?;
         let path = file.path.clone();
         let object: Object = self.archive.fetch_checked(&path, &file.sha256).await?;
+        read.push(file);
         blocking(move || {
             merger.push(object, &path)?;
             Ok(merger)

@@ -14,12 +14,12 @@ use archive::{
     Archive, ArchiveError, base, compaction,
     erasure::{self, Erasure, ErasureState},
     expired::{Class, ExpiredBackup, ExpiredWriter, Header as ExpiredHeader},
-    history::Names,
+    history::{Names, newest_hour},
     manifest::{BackupObject, Header, ManifestReader, TableFile},
     message_line, path,
     period::HourLength,
     redaction::{self, Redaction},
-    segment,
+    segment::{self, SegmentName, SegmentReader},
     table::Table,
 };
 use eventlog::EventLog;
@@ -169,14 +169,33 @@ impl Eraser {
 
     async fn erase(&self, state: &ErasureState, lineage: &[LogId]) -> Result<(), ArchiverError> {
         let erasure = &state.erasure;
-        if !state.is_done(ErasedFrom::Backups) {
-            self.erase_backups(erasure, lineage).await?;
+        // What goes on from its log has nothing from before it.
+        let newer = lineage.iter().take_while(|log| **log != erasure.log_id).count();
+        let (newer, lineage) = lineage.split_at(newer);
+        let is_done = |from| state.is_done(from);
+        if is_done(ErasedFrom::Backups) && is_done(ErasedFrom::Tables) {
+            return self.erase_log(state).await;
+        }
+        // The request stands there before the hour's own tables do.
+        if !self.is_sealed(erasure).await? {
+            return Ok(());
+        }
+        if !is_done(ErasedFrom::Backups) {
+            self.erase_backups(erasure, lineage, newer).await?;
             self.done(erasure, ErasedFrom::Backups).await?;
         }
-        if !state.is_done(ErasedFrom::Tables) {
+        if !is_done(ErasedFrom::Tables) {
             self.erase_tables(erasure, lineage).await?;
             self.done(erasure, ErasedFrom::Tables).await?;
+            // A day that another archiver has put together meanwhile, of what it had read before. One that comes later takes
+            // the mark back.
+            self.erase_tables(erasure, lineage).await?;
         }
+        self.erase_log(state).await
+    }
+
+    async fn erase_log(&self, state: &ErasureState) -> Result<(), ArchiverError> {
+        let erasure = &state.erasure;
         if !state.is_done(ErasedFrom::Log) && self.is_off_log(erasure).await? {
             self.done(erasure, ErasedFrom::Log).await?;
         }
@@ -197,6 +216,12 @@ impl Eraser {
         Facts { log, archive, retention, clock }.say(fact).await
     }
 
+    /// Whether the hour in which it was asked for is sealed.
+    async fn is_sealed(&self, erasure: &Erasure) -> Result<bool, ArchiverError> {
+        let newest = newest_hour(&self.archive, erasure.log_id, erasure.partition).await?;
+        Ok(newest.is_some_and(|(_, hour)| hour.next_offset > erasure.offset))
+    }
+
     /// Whether the log has nothing from before. One that was lost has nothing at all.
     async fn is_off_log(&self, erasure: &Erasure) -> Result<bool, ArchiverError> {
         if erasure.log_id != self.log.log_id() {
@@ -211,10 +236,15 @@ impl Eraser {
         &self,
         erasure: &Erasure,
         lineage: &[LogId],
+        newer: &[LogId],
     ) -> Result<(), ArchiverError> {
         let mut names = Vec::new();
         for log in lineage {
             names.push((*log, Names::list(&self.archive, *log, erasure.partition).await?));
+        }
+        let mut others = Vec::new();
+        for log in newer {
+            others.push((*log, Names::list(&self.archive, *log, erasure.partition).await?));
         }
         let kept = newest_before(&self.archive, erasure, &names).await?;
         let mut groups: BTreeMap<(LogId, String, String), Vec<ExpiredBackup>> = BTreeMap::new();
@@ -231,6 +261,7 @@ impl Eraser {
                     groups.entry(group).or_default().push(backup);
                 }
                 Some(_) => {}
+                None if listed(&self.archive, &erasure.scope, &path, &others).await?.is_some() => {}
                 // Left by a crash, say: nobody restores it.
                 None if self.is_from_before(erasure, &path).await? => {
                     self.archive.delete(&path).await?;
@@ -323,7 +354,8 @@ impl Eraser {
         }
     }
 
-    /// The hour is sealed: its segments go by themselves.
+    /// The hour is sealed: its segments go by themselves, where segments are written. What is left is deleted here, but
+    /// for one with records that are not sealed yet.
     async fn wait_for_segments(&self, erasure: &Erasure) -> Result<(), ArchiverError> {
         let deadline = Instant::now() + SEGMENTS_GONE_WITHIN;
         let Erasure { log_id, partition, offset, .. } = *erasure;
@@ -336,10 +368,38 @@ impl Eraser {
                 return Ok(());
             };
             if Instant::now() > deadline {
-                let problem = format!("{} is still there", left.path);
+                if self.is_covered(left, &names, partition).await? {
+                    self.archive.delete(&left.path).await?;
+                    continue;
+                }
+                let problem = format!("{} is still there: its records are not sealed", left.path);
                 return Err(ArchiverError::Task(problem));
             }
             sleep(LOOK_AT_SEGMENTS_EVERY).await;
+        }
+    }
+
+    /// Whether sealed hours have all that a segment has. Of one that cannot be read nobody can tell, nor read on in it.
+    async fn is_covered(
+        &self,
+        segment: &SegmentName,
+        names: &[SegmentName],
+        partition: Partition,
+    ) -> Result<bool, ArchiverError> {
+        let newest = newest_hour(&self.archive, self.log.log_id(), partition).await?;
+        let sealed = newest.map_or(Offset::ZERO, |(_, hour)| hour.next_offset);
+        let next = names.iter().find(|name| name.first_offset > segment.first_offset);
+        if next.is_some_and(|next| next.first_offset <= sealed) {
+            return Ok(true);
+        }
+        let object = match self.archive.fetch(&segment.path).await {
+            Err(ArchiveError::NotFound { .. }) => return Ok(true),
+            fetched => fetched?,
+        };
+        match SegmentReader::new(object, &segment.path) {
+            Ok(read) => Ok(read.next_offset <= sealed),
+            Err(ArchiveError::Damaged { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 

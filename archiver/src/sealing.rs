@@ -11,6 +11,7 @@ use archive::{
     object::{LinesWriter, Object, Scratch},
     path,
     period::{Day, Hour, HourLength},
+    redaction,
 };
 use eventlog::EventLog;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -137,7 +138,12 @@ impl Sealer<'_> {
             }
         });
         let lines = stream::iter(scopes).buffered(SCOPES_AT_ONCE);
-        self.write_manifest(path, &header, lines).await
+        let manifest = self.write_manifest(path, &header, lines).await?;
+        // Another archiver may have sealed the hour long ago, and erased something in it.
+        for file in [&header.events, &header.messages].into_iter().flatten() {
+            redaction::delete_replaced(self.archive, file).await?;
+        }
+        Ok(manifest)
     }
 
     /// Writes the full backups of a partition as of the end of its open day, if anything happened in it.
