@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use archive::{
     Archive, ArchiveError, history,
-    segment::{self, SegmentReader, SegmentWriter},
+    segment::{self, SegmentName, SegmentReader, SegmentWriter},
 };
 use eventlog::{EventLog, LogReader, ReadLimit, Record};
 use model::{Event, Offset, Partition, Timestamp};
@@ -110,13 +110,42 @@ impl Segments {
         let sealed = newest.map_or(Offset::ZERO, |(_, header)| header.next_offset);
         let mut end = sealed;
         if let Some(last) = segment::list(&self.archive, log, partition).await?.last() {
-            end = end.max(self.adopt(partition, &last.path).await?);
+            match self.adopt(partition, &last.path).await {
+                Ok(adopted) => end = end.max(adopted),
+                // Sealed hours have what it had, or the log has it still, and it goes up once more.
+                Err(error) if self.is_given_up(last, &error, sealed, start).await? => {
+                    tracing::warn!(%partition, path = last.path, %error, "a segment is given up");
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.delete_covered(partition, sealed, end).await?;
         if end < start {
             tracing::warn!(%partition, from = %end, to = %start, "no segment has these records: retention was faster");
         }
         Ok(end.max(start))
+    }
+
+    /// Whether nothing is lost with a segment that cannot be taken as it is. One that says otherwise than the log may have what
+    /// the log has lost: it stays, unless it ends within sealed hours.
+    async fn is_given_up(
+        &self,
+        last: &SegmentName,
+        error: &ArchiverError,
+        sealed: Offset,
+        start: Offset,
+    ) -> Result<bool, ArchiverError> {
+        if last.first_offset >= sealed {
+            return Ok(false);
+        }
+        match error {
+            ArchiverError::Archive(ArchiveError::Damaged { .. }) => Ok(start <= sealed),
+            ArchiverError::Archive(ArchiveError::OtherContent { .. }) => {
+                let object = self.archive.fetch(&last.path).await?;
+                Ok(SegmentReader::new(object, &last.path)?.next_offset <= sealed)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Takes a segment as it is, if its records are the log's, as far as the log still has them. Returns its end.
