@@ -22,7 +22,7 @@ use model::{
 use readmodel::{
     Pool,
     access::AccessQuery,
-    restores::{self, RestoreRow, RestoreState, RestoredBackup},
+    restores::{self, Restorable, RestoreRow, RestoreState, RestoredBackup},
 };
 use serde::Serialize;
 use service::{Problem, http::read_body};
@@ -85,7 +85,7 @@ pub(crate) async fn request(
         return answer(&ingest.pool, &scope, restore, wait).await;
     }
     let restore = RestoreId(today(id));
-    let backup = find(ingest, &source, body.which).await?;
+    let Restorable { backup, messages_max } = find(ingest, &source, body.which).await?;
     if body.dry_run {
         let counts = rehearse(ingest, &scope, &source, body.mode, &backup, &caller).await?;
         return Ok(Json(Restore::dry_run(body.mode, counts, &backup)).into_response());
@@ -98,7 +98,7 @@ pub(crate) async fn request(
         return Err(another_runs(other));
     }
     if source != scope {
-        check_room(ingest, caller.access(&scope), &backup).await?;
+        check_room(ingest, caller.access(&scope), messages_max).await?;
     }
     let source = Box::new(source);
     let command = Command {
@@ -122,18 +122,13 @@ fn restore_wait(ingest: &Ingest, headers: &http::HeaderMap) -> Duration {
 }
 
 /// A scope's own backup brings back what was there, and passes. Another's is a copy, as a push would be: of as
-/// many messages as it has, and of how many bytes its reading tells; so many at least.
-async fn check_room(
-    ingest: &Ingest,
-    access: AccessQuery,
-    backup: &RestoredBackup,
-) -> Result<(), Problem> {
-    let messages = backup.record_count.unwrap_or_default();
+/// many messages as it may have, and of how many bytes its reading tells; so many at least.
+async fn check_room(ingest: &Ingest, access: AccessQuery, messages: u64) -> Result<(), Problem> {
     let added = Added { messages, bytes: messages.saturating_mul(MESSAGE_BYTES_MIN) };
     ingest.gate.room(access, added, None).await
 }
 
-async fn find(ingest: &Ingest, source: &ScopeKey, which: Which) -> Result<RestoredBackup, Problem> {
+async fn find(ingest: &Ingest, source: &ScopeKey, which: Which) -> Result<Restorable, Problem> {
     let found = match which {
         Which::Backup(id) => restores::restorable(&ingest.pool, source, id).await,
         Which::AsOf(moment) => restores::restorable_as_of(&ingest.pool, source, moment).await,

@@ -25,6 +25,15 @@ pub struct RestoredBackup {
     pub record_count: Option<u64>,
 }
 
+/// A backup that may be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restorable {
+    pub backup: RestoredBackup,
+    /// Live messages in the state that it shows, at most: all that the objects have which it is made of. Of an
+    /// incremental `record_count` is those that changed.
+    pub messages_max: u64,
+}
+
 /// How a restore stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreRow {
@@ -57,7 +66,7 @@ pub async fn restorable(
     pool: &Pool,
     source: &ScopeKey,
     id: BackupId,
-) -> Result<Option<RestoredBackup>, ReadModelError> {
+) -> Result<Option<Restorable>, ReadModelError> {
     first_restorable(pool, source, "b.id = $3", Target::Backup(id)).await
 }
 
@@ -67,7 +76,7 @@ pub async fn restorable_as_of(
     pool: &Pool,
     source: &ScopeKey,
     moment: Timestamp,
-) -> Result<Option<RestoredBackup>, ReadModelError> {
+) -> Result<Option<Restorable>, ReadModelError> {
     let is = "b.backup_type <> 'on_demand' and b.created_at <= to_timestamp($3 / 1e6)";
     first_restorable(pool, source, is, Target::AsOf(moment)).await
 }
@@ -86,7 +95,7 @@ async fn first_restorable(
     source: &ScopeKey,
     is: &str,
     target: Target,
-) -> Result<Option<RestoredBackup>, ReadModelError> {
+) -> Result<Option<Restorable>, ReadModelError> {
     let query = sqlx::AssertSqlSafe(format!(
         "with b as (
              select b.* from context_backups b
@@ -98,7 +107,14 @@ async fn first_restorable(
              from context_backups f, b
              where f.scope = $1 and f.backup_type = 'full' and f.status = 'completed' and f.created_at <= b.created_at
          )
-         select b.id, (extract(epoch from b.created_at) * 1000000)::bigint as created, b.record_count
+         select b.id, (extract(epoch from b.created_at) * 1000000)::bigint as created, b.record_count,
+             case b.backup_type when 'incremental' then (
+                 select coalesce(sum(part.record_count), 0)::bigint from context_backups part
+                 where part.scope = $1 and part.status = 'completed'
+                     and (part.backup_type = 'full' and part.created_at = base.created_at
+                         or part.backup_type = 'incremental' and part.created_at > base.created_at
+                             and part.created_at <= b.created_at)
+             ) else b.record_count end as messages_max
          from b, base
          where b.expired_at is null and (b.backup_type <> 'incremental' or not exists (
              select from context_backups part
@@ -110,7 +126,7 @@ async fn first_restorable(
                      or part.backup_type = 'incremental' and part.created_at > base.created_at
                          and part.created_at <= b.created_at)))"
     ));
-    let query = sqlx::query_as::<_, (Uuid, i64, i64)>(query)
+    let query = sqlx::query_as::<_, (Uuid, i64, i64, i64)>(query)
         .bind(source.reference().0)
         .bind(source.tenant.as_str());
     let query = match target {
@@ -118,7 +134,10 @@ async fn first_restorable(
         Target::AsOf(moment) => query.bind(moment.as_micros()),
     };
     let row = query.fetch_optional(pool).await?;
-    Ok(row.map(|(id, created, count)| restored_backup(id, Some(created), Some(count))))
+    Ok(row.map(|(id, created, count, messages_max)| Restorable {
+        backup: restored_backup(id, Some(created), Some(count)),
+        messages_max: messages_max.unsigned_abs(),
+    }))
 }
 
 fn restored_backup(id: Uuid, created: Option<i64>, record_count: Option<i64>) -> RestoredBackup {

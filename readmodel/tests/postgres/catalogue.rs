@@ -8,7 +8,7 @@ use readmodel::{
     DatabaseRole, Pool,
     access::AccessQuery,
     catalogue::{self, BackupRow, BackupStatus, Catalogue, Page},
-    drill,
+    drill, restores,
 };
 use serde_json::json;
 use sqlx::Row;
@@ -112,6 +112,43 @@ async fn an_expired_backup_is_shown_to_nobody_again() {
     apply(&mut catalogue, 2, &[Fact::BackupExpired(about(1)), completed(1)]).await;
     let rows = shown(&api).await;
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id(2)]);
+}
+
+/// Of an incremental `record_count` is what changed in the hour; what it shows is as much as the full before it and the
+/// incrementals up to it, at most.
+#[tokio::test]
+async fn what_a_backup_may_bring_is_counted_by_all_that_it_is_made_of() {
+    let database = Database::migrated().await;
+    let mut catalogue = catalogue(&database).await;
+    let backup = |number: u128, backup_type, second, count| {
+        let Fact::BackupCompleted(backup) = completed(number) else { unreachable!() };
+        let created_at = at(second);
+        Fact::BackupCompleted(BackupRecord {
+            backup_type,
+            created_at,
+            record_count: count,
+            ..backup
+        })
+    };
+    let facts = [
+        backup(1, BackupType::Incremental, 10, 1_000),
+        backup(2, BackupType::Full, 20, 40),
+        backup(3, BackupType::Incremental, 30, 5),
+        backup(4, BackupType::Incremental, 40, 0),
+        backup(5, BackupType::OnDemand, 45, 41),
+        backup(6, BackupType::Full, 50, 42),
+    ];
+    apply(&mut catalogue, 0, &facts).await;
+    let pool = database.role(DatabaseRole::Ingest);
+    let scope = about(1).scope;
+    for (number, count, messages_max) in
+        [(1, 1_000, 1_000), (2, 40, 40), (3, 5, 45), (4, 0, 45), (5, 41, 41), (6, 42, 42)]
+    {
+        let found = restores::restorable(&pool, &scope, id(number)).await.unwrap().unwrap();
+        assert_eq!((found.backup.record_count, found.messages_max), (Some(count), messages_max));
+    }
+    let found = restores::restorable_as_of(&pool, &scope, at(47)).await.unwrap().unwrap();
+    assert_eq!((found.backup.id, found.messages_max), (id(4), 45));
 }
 
 #[tokio::test]
