@@ -62,7 +62,7 @@ pub fn gap_name(length: HourLength, hour: Hour) -> String {
 }
 
 /// Whether a full of this name was written after a gap.
-pub(crate) fn is_after_gap(full: &str) -> bool {
+pub fn is_after_gap(full: &str) -> bool {
     full.ends_with(AFTER_GAP)
 }
 

@@ -55,9 +55,12 @@ impl Clock {
     pub(crate) fn now_by_log(&self, log_time: Timestamp) -> Timestamp {
         let now = self.now();
         let latest = log_time.plus_micros(AHEAD_OF_LOG_MAX);
-        // A log that has nothing yet says nothing, and nothing of it can be over.
-        if self.jumps.is_none() || log_time == Timestamp::EPOCH || latest >= now {
+        if self.jumps.is_none() || latest >= now {
             return now;
+        }
+        // A log that has nothing yet says nothing: of one that it was recovered from, nothing is over before it does.
+        if log_time == Timestamp::EPOCH {
+            return log_time;
         }
         tracing::warn!(
             %now, %log_time,
@@ -74,5 +77,24 @@ impl Clock {
     /// Whether its newest record is so old that it is to be asked.
     pub(crate) fn is_old(&self, log_time: Timestamp) -> bool {
         log_time > Timestamp::EPOCH && log_time.plus_micros(OLD) < self.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine whose clock is years ahead may come to a log that has nothing yet: what is archived of the log before is
+    /// not over.
+    #[test]
+    fn a_clock_that_is_ahead_says_nothing_of_a_log_that_says_nothing() {
+        let [log, now, day] =
+            ["2026-01-01T00:00:00Z", "2030-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
+                .map(|text| Timestamp::parse_rfc3339(text).unwrap());
+        let clock = Clock::new(move || now).bounded(QUIET);
+        assert_eq!(clock.now_by_log(Timestamp::EPOCH), Timestamp::EPOCH);
+        assert_eq!(clock.now_by_log(log), day);
+        assert_eq!(clock.now_by_log(now), now);
+        assert_eq!(Clock::new(move || now).now_by_log(Timestamp::EPOCH), now);
     }
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use crate::{error::ArchiverError, workers::blocking};
+use crate::{error::ArchiverError, expiry::LISTENS_WITHIN, workers::blocking};
 
 /// Scopes that a drill compares, if nobody says otherwise.
 pub const DRILL_SCOPES: u32 = 20;
@@ -75,18 +75,20 @@ pub async fn drill(
     pool: &Pool,
     scopes: u32,
     at: Timestamp,
-    said: Option<&mpsc::Sender<Drilling>>,
+    mut said: Option<&mpsc::Sender<Drilling>>,
 ) -> Result<DrillRecord, DrillError> {
     let mut record =
         DrillRecord { id: DrillId(Uuid::now_v7()), at, scopes: 0, failures: Vec::new() };
     for (scope, backup) in sample(pool, Uuid::new_v4(), scopes).await? {
         let problem = compare(archive, pool, &scope, backup).await?.err();
         record.scopes += 1;
-        if let Some(said) = said {
+        if let Some(to) = said {
             let (scope, problem) = (scope.to_string(), problem.clone());
             let drilled = DrilledScope { scope, backup_id: backup, problem };
-            // Who asked may have gone.
-            let _ = said.send(Drilling::Scope(drilled)).await;
+            // Who asked may have gone, or have stopped reading.
+            if to.send_timeout(Drilling::Scope(drilled), LISTENS_WITHIN).await.is_err() {
+                said = None;
+            }
         }
         record.failures.extend(problem.map(|problem| DrillFailure { scope, backup, problem }));
     }

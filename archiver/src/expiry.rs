@@ -43,6 +43,8 @@ use crate::{
 const AT_ONCE: usize = 16;
 /// How long the fold may take to be where the log ended.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(300);
+/// How long a line waits for who listens: they may have stopped reading without having gone.
+pub(crate) const LISTENS_WITHIN: Duration = Duration::from_secs(30);
 /// How often to look whether the fold is where the log ends.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -134,20 +136,29 @@ impl Told {
             }
             Fate::Stays { .. } => self.summary.stays += 1,
         }
-        let Some(to) = &self.to else { return };
+        if self.to.is_none() {
+            return;
+        }
         let ExpiredBackup { scope, id, backup_type, path, size_bytes, .. } = backup;
         let scope = scope.to_string();
         let overdue = Overdue { scope, id, backup_type, path, size_bytes, fate };
-        // Who asked may have gone; what is due is due.
-        let _ = to.send(Expiring::Overdue(overdue)).await;
+        self.say(Expiring::Overdue(overdue)).await;
+    }
+
+    /// Who asked may have gone, or have stopped reading: what is due is due, and nothing else of the upkeep waits for them.
+    pub(crate) async fn say(&mut self, line: Expiring) {
+        let Some(to) = &self.to else { return };
+        if to.send_timeout(line, LISTENS_WITHIN).await.is_err() {
+            self.to = None;
+        }
     }
 
     pub(crate) async fn tell_tombstones(&mut self, old: &OldTombstones) {
         let tombstones = old.parts.iter().map(|part| part.count).sum();
         self.summary.tombstones += tombstones;
-        let (Some(to), Some(last)) = (&self.to, old.parts.last()) else { return };
+        let Some(last) = old.parts.last() else { return };
         let (scope, up_to) = (old.scope.to_string(), last.up_to);
-        let _ = to.send(Expiring::Forgotten(Forgotten { scope, up_to, tombstones })).await;
+        self.say(Expiring::Forgotten(Forgotten { scope, up_to, tombstones })).await;
     }
 }
 

@@ -16,13 +16,13 @@ use crate::{
     cache::Cache,
     clock::Clock,
     drill::{DRILL_SCOPES, DrillError, Drilling, drill},
-    expiry::{Expiry, Forgotten, Overdue, Summary, Told},
+    expiry::{Expiry, Forgotten, LISTENS_WITHIN, Overdue, Summary, Told},
     measure::{DRILL_AGE, DRILL_OK},
     session::Session,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const EXPIRE_EVERY: Duration = Duration::from_secs(24 * 3_600);
+const EXPIRE_EVERY_HOURS: u32 = 24;
 /// How long to wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// How long to wait where there is nothing to compare yet.
@@ -39,6 +39,8 @@ pub struct Upkeep {
     /// The read model, if backups are to be compared with it.
     database: Option<Pool>,
     requests: Arc<Mutex<mpsc::Receiver<Request>>>,
+    /// Of its schedule.
+    hour: Duration,
 }
 
 /// Asks a running archiver for its upkeep.
@@ -67,7 +69,14 @@ impl Upkeep {
     /// role.
     pub fn new(clock: Clock, database: Option<Pool>) -> (Self, Operator) {
         let (sender, requests) = mpsc::channel(WAITING);
-        (Self { clock, database, requests: Arc::new(Mutex::new(requests)) }, Operator(sender))
+        let requests = Arc::new(Mutex::new(requests));
+        (Self { clock, database, requests, hour: HOUR }, Operator(sender))
+    }
+
+    /// By a schedule whose hours are so long, for tests: a day has 24 of them.
+    #[must_use]
+    pub fn with_hours_of(self, hour: Duration) -> Self {
+        Self { hour, ..self }
     }
 
     /// Works as long as what is returned lives.
@@ -84,7 +93,8 @@ impl Upkeep {
         let hours = session.config.archive_drill_hours;
         let worker = Worker {
             archive: session.archive.clone(),
-            drill_every: (hours > 0).then(|| HOUR * hours),
+            expire_every: self.hour * EXPIRE_EVERY_HOURS,
+            drill_every: (hours > 0).then(|| self.hour * hours),
             database: self.database.clone(),
             expiry,
             last_drill: None,
@@ -117,6 +127,7 @@ struct Worker {
     archive: Archive,
     database: Option<Pool>,
     expiry: Expiry,
+    expire_every: Duration,
     /// `None`: never.
     drill_every: Option<Duration>,
     /// When, and whether all agreed.
@@ -147,12 +158,12 @@ impl Worker {
     async fn serve(&mut self, request: Request) {
         match request {
             Request::Expire { dry_run, answer } => {
-                let last = match self.expiry.run(dry_run, &mut Told::to(answer.clone())).await {
+                let mut told = Told::to(answer);
+                let last = match self.expiry.run(dry_run, &mut told).await {
                     Ok(summary) => Expiring::Done(summary),
                     Err(error) => Expiring::Failed(error.to_string()),
                 };
-                // Who asked may have gone.
-                let _ = answer.send(last).await;
+                told.say(last).await;
             }
             Request::Drill { scopes, answer } => {
                 let last = match self.drill_now(scopes, Some(&answer)).await {
@@ -161,7 +172,8 @@ impl Worker {
                     }
                     Err(error) => Drilling::Failed(error.to_string()),
                 };
-                let _ = answer.send(last).await;
+                // Who asked may have gone, or have stopped reading.
+                let _ = answer.send_timeout(last, LISTENS_WITHIN).await;
             }
         }
     }
@@ -171,7 +183,7 @@ impl Worker {
         match self.expiry.run(false, &mut Told::default()).await {
             Ok(Summary { expired, bytes, stays, tombstones }) => {
                 tracing::info!(expired, bytes, stays, tombstones, "expired what is over its time");
-                EXPIRE_EVERY
+                self.expire_every
             }
             Err(error) => {
                 tracing::warn!(%error, "expiring stopped; trying again");

@@ -257,6 +257,8 @@ impl<'a> Work<'a> {
             let period = header.period.as_str();
             let shows = match header.kind {
                 Kind::Hour => length.hour_named(period).map(|hour| length.end(hour)),
+                // It shows the moment of the hour at which the state was taken up, as when it was written.
+                Kind::Full if path::is_after_gap(period) => None,
                 Kind::Full => path::full_time(length, period),
                 Kind::OnDemand | Kind::Compaction => None,
             };
