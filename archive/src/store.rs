@@ -152,8 +152,8 @@ impl Archive {
         }
     }
 
-    /// Uploads under a name of its content's, and copies it into place: no store creates a large object in
-    /// parts and only if none is there.
+    /// Uploads under a name of its content's, and copies it into place: what is put together of parts takes no
+    /// precondition.
     async fn upload_parts(
         &self,
         to: &Path,
