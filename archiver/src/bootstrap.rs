@@ -261,10 +261,13 @@ impl Loading<'_> {
             let mut lines = object.lines(&backup.path)?;
             let mut rest = true;
             while rest {
-                let mut batch = Vec::new();
-                while batch.len() < LOADED_AT_ONCE && rest {
+                let (mut batch, mut bytes) = (Vec::new(), 0);
+                while batch.len() < LOADED_AT_ONCE && bytes < LOADED_BYTES_AT_ONCE && rest {
                     match lines.next_line()? {
-                        Some(line) => batch.push(line),
+                        Some(line) => {
+                            bytes += line.len();
+                            batch.push(line);
+                        }
                         None => rest = false,
                     }
                 }

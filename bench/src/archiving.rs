@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::{Failure, server, step, table::Line};
 use hour::OneHour;
+pub(crate) use hour::Over;
 
 /// Messages of the log that is archived for the rates, and the scopes that have them.
 const MESSAGES: usize = 200_000;
@@ -60,7 +61,7 @@ pub(crate) async fn figures(directory: &Path, lines: &mut Vec<Line>) -> Result<(
     step("archiving");
     let filled = fill(directory.join("archived"), SCOPES, MESSAGES).await?;
     let limit = limit::measure(&open(&filled.directory).await?).await?;
-    let archived = archive_apart(&filled).await?;
+    let archived = archive_apart(&filled, Over::Hour).await?;
     let rate = |figure: f64| figure / archived.seconds;
     let line = |what: &str, figure, unit| Line::new("embedded", what, figure, unit);
     lines.push(
@@ -75,7 +76,7 @@ pub(crate) async fn figures(directory: &Path, lines: &mut Vec<Line>) -> Result<(
     for (scopes, messages) in [(MANY_SCOPES, MANY_SCOPES), (1, MANY_MESSAGES)] {
         step(&format!("archiving {messages} messages of {scopes} scopes"));
         let filled = fill(directory.join(format!("archived-{scopes}")), scopes, messages).await?;
-        let archived = archive_apart(&filled).await?;
+        let archived = archive_apart(&filled, Over::Day).await?;
         let what = format!("archiver's memory, {messages} in {scopes} scopes");
         lines.push(line(&what, archived.peak_mb, "MB").below(MEMORY_MAX_MB));
         std::fs::remove_dir_all(&filled.directory)?;
@@ -125,11 +126,12 @@ fn command(scope: usize, first: usize, messages: usize) -> Result<Command, Failu
 }
 
 /// Archives a log by this program in another process.
-async fn archive_apart(filled: &Filled) -> Result<Archived, Failure> {
+async fn archive_apart(filled: &Filled, over: Over) -> Result<Archived, Failure> {
     let output = tokio::process::Command::new(std::env::current_exe()?)
         .arg("--archive")
         .arg(&filled.directory)
         .args(["--archive-scopes", &filled.scopes.to_string()])
+        .args(["--archive-over", if over == Over::Day { "day" } else { "hour" }])
         .stderr(Stdio::inherit())
         .output()
         .await?;
@@ -139,10 +141,10 @@ async fn archive_apart(filled: &Filled) -> Result<Archived, Failure> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Archives the log there, each of whose scopes gets one backup; prints what it took.
-pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failure> {
+/// Archives the log there, each of whose scopes gets an incremental, and a full if a day is over; prints what it took.
+pub(crate) async fn archive(directory: &Path, scopes: usize, over: Over) -> Result<(), Failure> {
     const WITHIN: Duration = Duration::from_secs(3_600);
-    let log: Arc<dyn EventLog> = Arc::new(OneHour::of(open(directory).await?).await?);
+    let log: Arc<dyn EventLog> = Arc::new(OneHour::of(open(directory).await?, over).await?);
     let facts =
         eventlog::open_backups(&LogConfig::new(LogAddress::Embedded), &directory.join("facts"))
             .await?;
@@ -167,7 +169,7 @@ pub(crate) async fn archive(directory: &Path, scopes: usize) -> Result<(), Failu
     let began = Instant::now();
     let running = tokio::spawn(archiver.run(shutdown.clone()));
     // Completed and verified, each of them.
-    let wanted = 2 * scopes as u64;
+    let wanted = (2 * over.backups() * scopes) as u64;
     while facts.bounds(Partition::new(0)).await?.end.get() < wanted {
         if running.is_finished() || began.elapsed() > WITHIN {
             return Err("the archiver ended before it had archived".into());

@@ -90,6 +90,8 @@ struct Args {
     archive: Option<PathBuf>,
     #[arg(long, hide = true)]
     archive_scopes: Option<usize>,
+    #[arg(long, hide = true, default_value = "hour")]
+    archive_over: archiving::Over,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -138,7 +140,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Failure> {
     if let (Some(directory), Some(scopes)) = (&args.archive, args.archive_scopes) {
-        return archiving::archive(directory, scopes).await;
+        return archiving::archive(directory, scopes, args.archive_over).await;
     }
     let mut rounds = Vec::new();
     for _ in 0..args.rounds.max(1) {

@@ -15,7 +15,7 @@ use crate::{
 const USER: &str = "restorer";
 /// Pushes at once, and how many each does, of 100 messages.
 const AT_ONCE: usize = 8;
-const PUSHES: usize = 25;
+const PUSHES: usize = 125;
 const PUSH_MESSAGES: usize = 100;
 pub(crate) const RECORDS: usize = AT_ONCE * PUSHES * PUSH_MESSAGES;
 

@@ -1,4 +1,4 @@
-//! A log as if all of it had been appended in one hour of the past: it is sealed as one.
+//! A log as if all of it had been appended in one hour of the past: it is sealed as one, and may be the day's last.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,30 +13,57 @@ use crate::Failure;
 const TIME: Timestamp = Timestamp::from_micros(1_767_090_600_000_000);
 const HOUR_MICROS: i64 = 3_600_000_000;
 
+/// What is over once all was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Over {
+    Hour,
+    Day,
+}
+
+impl Over {
+    /// Backups that a scope has then: an incremental, and a full.
+    pub(super) const fn backups(self) -> usize {
+        match self {
+            Self::Hour => 1,
+            Self::Day => 2,
+        }
+    }
+
+    const fn later(self) -> Timestamp {
+        let hours = match self {
+            Self::Hour => 1,
+            Self::Day => 24,
+        };
+        TIME.plus_micros(hours * HOUR_MICROS)
+    }
+}
+
 pub(super) struct OneHour {
     log: Arc<dyn EventLog>,
     /// Where each partition's hour ends: what is appended later is of the next.
     ends: Vec<Offset>,
+    later: Timestamp,
 }
 
 impl OneHour {
-    pub(super) async fn of(log: Arc<dyn EventLog>) -> Result<Self, Failure> {
+    pub(super) async fn of(log: Arc<dyn EventLog>, over: Over) -> Result<Self, Failure> {
         let mut ends = Vec::new();
         for partition in 0..log.partitions() {
             ends.push(log.bounds(Partition::new(partition)).await?.end);
         }
-        Ok(Self { log, ends })
+        Ok(Self { log, ends, later: over.later() })
     }
 }
 
 struct Reader {
     reader: Box<dyn LogReader>,
     ends: Vec<Offset>,
+    later: Timestamp,
 }
 
-fn set_time(ends: &[Offset], record: &mut Record) {
+fn set_time(ends: &[Offset], later: Timestamp, record: &mut Record) {
     let end = ends.get(record.partition.get() as usize).copied().unwrap_or(Offset::ZERO);
-    record.append_time = if record.offset < end { TIME } else { TIME.plus_micros(HOUR_MICROS) };
+    record.append_time = if record.offset < end { TIME } else { later };
 }
 
 impl EventLog for OneHour {
@@ -61,14 +88,15 @@ impl EventLog for OneHour {
     }
 
     fn reader(&self, from: &[(Partition, Offset)]) -> Result<Box<dyn LogReader>, LogError> {
-        Ok(Box::new(Reader { reader: self.log.reader(from)?, ends: self.ends.clone() }))
+        let (reader, ends) = (self.log.reader(from)?, self.ends.clone());
+        Ok(Box::new(Reader { reader, ends, later: self.later }))
     }
 
     fn read_one(&self, place: Place) -> BoxFuture<'_, Result<Option<Record>, LogError>> {
         async move {
             let mut record = self.log.read_one(place).await?;
             if let Some(record) = &mut record {
-                set_time(&self.ends, record);
+                set_time(&self.ends, self.later, record);
             }
             Ok(record)
         }
@@ -88,7 +116,7 @@ impl LogReader for Reader {
     ) -> BoxFuture<'_, Result<Vec<Record>, LogError>> {
         async move {
             let mut records = self.reader.next(limit, wait).await?;
-            records.iter_mut().for_each(|record| set_time(&self.ends, record));
+            records.iter_mut().for_each(|record| set_time(&self.ends, self.later, record));
             Ok(records)
         }
         .boxed()
