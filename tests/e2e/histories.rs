@@ -32,7 +32,7 @@ pub(crate) struct Told {
     pub(crate) lines: Vec<Line>,
 }
 
-/// Git histories that nobody wrote: real repositories, made by git from a seed. They are other teams' than the corpus,
+/// Git histories that nobody wrote, in repositories that git makes from a seed. They are other teams' than the corpus,
 /// and need no network: a name, commits, authors, and what they work on.
 const MADE_UP: [(&str, usize, &[&str], [&str; 5]); 3] = [
     (
