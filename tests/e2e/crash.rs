@@ -4,9 +4,11 @@
 mod archiving;
 mod chaos;
 mod child;
+mod clock;
 mod demo_command;
 mod dev_command;
 mod device_commands;
+mod expire_command;
 mod hangs;
 pub(crate) mod load;
 mod ops_commands;

@@ -10,13 +10,13 @@ use archiver::{Archiver, Clock, Expiring, Operator, Summary, Upkeep};
 use model::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
-use service::ops::Readiness;
+use service::{auth::OrgRole, ops::Readiness};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backups::{back_up, completed, time},
-    client::{Device, USER, say},
+    client::{Device, USER, org, project, say, team},
     cluster::{ALL, Cluster, LogKind},
     equation::eventually,
     restores::{counts, restore, sealed, three},
@@ -75,9 +75,53 @@ impl Later {
     }
 }
 
-async fn listed(device: &Device, backup_type: &str) -> Vec<Value> {
-    let listed = device.get(&format!("{USER}/backups?type={backup_type}")).await.ok();
+async fn listed(device: &Device, scope: &str, backup_type: &str) -> Vec<Value> {
+    let listed = device.get(&format!("{scope}/backups?type={backup_type}")).await.ok();
     listed["backups"].as_array().unwrap().clone()
+}
+
+/// A scope of a kind, and how many days its fulls are kept.
+struct Kept {
+    path: String,
+    kind: &'static str,
+    name: &'static str,
+    /// In the archive.
+    folder: &'static str,
+    days: i64,
+}
+
+/// The founding table.
+fn each_kind() -> [Kept; 4] {
+    let kept = |path, kind, name, folder, days| Kept { path, kind, name, folder, days };
+    [
+        kept(USER.to_owned(), "user", "ann", "users/ann", 90),
+        kept(team("web"), "team", "web", "teams/web", 90),
+        kept(project("shop"), "project", "shop", "projects/shop", 90),
+        kept(org("acme"), "org", "acme", "org", 365),
+    ]
+}
+
+impl Kept {
+    /// WF-CS-008: its full in the catalogue, with all the founding metadata, and in the archive.
+    async fn becomes_a_full(&self, ann: &Device) {
+        let Self { path: scope, kind, name, folder, days } = self;
+        let full = eventually("a full", async || listed(ann, scope, "full").await.pop()).await;
+        let full = completed(ann, scope, full["id"].as_str().unwrap()).await;
+        assert_eq!((&full["tenant_id"], &full["scope_type"]), (&json!("acme"), &json!(kind)));
+        assert_eq!((&full["scope_id"], &full["backup_type"]), (&json!(name), &json!("full")));
+        let digest = ann.pull(scope, "").await.ok()["digest"].clone();
+        assert_eq!((&full["record_count"], &full["digest"]), (&json!(3), &digest));
+        assert_eq!((&full["cursor_first"], &full["cursor_last"]), (&json!(1), &json!(3)));
+        assert_eq!(time(&full["expires_at"]), time(&full["created_at"]).plus_micros(days * DAY));
+        let path = full["gcs_path"].as_str().unwrap();
+        assert!(path.contains(&format!("/tenants/acme/{folder}/full/2")), "{path}");
+        let content = format!("{scope}/backups/{}/content", full["id"].as_str().unwrap());
+        let bytes = ann.request(Method::GET, &content).send().await.unwrap().bytes().await.unwrap();
+        assert_eq!(json!(bytes.len()), full["size_bytes"]);
+        let sha256 = archive::object::Sha256Hex::of_bytes(&bytes).0;
+        assert_eq!(full["checksum"], format!("sha256:{sha256}"));
+        assert_eq!(std::fs::read(path.strip_prefix("file://").unwrap()).unwrap(), bytes);
+    }
 }
 
 async fn not_found(device: &Device, target: Value) {
@@ -89,36 +133,34 @@ async fn not_found(device: &Device, target: Value) {
     }
 }
 
-/// A day is 24 seconds: this waits for its end once, so both are one story, and on one log: what expires is the
-/// archive's affair.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wf_cs_008_a_day_becomes_a_full_and_what_has_expired_is_not_restored() {
+async fn wf_cs_008_a_day_becomes_fulls_and_what_has_expired_is_not_restored_on_the_embedded_log() {
+    wf_cs_008_a_day_becomes_fulls_and_what_has_expired_is_not_restored(LogKind::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wf_cs_008_a_day_becomes_fulls_and_what_has_expired_is_not_restored_on_kafka() {
+    wf_cs_008_a_day_becomes_fulls_and_what_has_expired_is_not_restored(LogKind::Kafka).await;
+}
+
+/// A day is 24 seconds: this waits for its end once, so both are one story.
+async fn wf_cs_008_a_day_becomes_fulls_and_what_has_expired_is_not_restored(kind: LogKind) {
     let hours = "--archive-hour-seconds=1";
-    let mut cluster = Cluster::start_archiving_with(LogKind::Embedded, &[hours]).await;
-    let ann = cluster.device("ann");
+    let mut cluster = Cluster::start_archiving_with(kind, &[hours]).await;
+    let ann = cluster.device_of("acme", "ann", OrgRole::Owner);
     // Not in the last hours of a day: their moments are the full's.
     let is_young = async || (now().as_micros() / 1_000_000 % 24 < 15).then_some(());
     eventually("a young day", is_young).await;
-    ann.push(USER, &three()).await.ok();
-    let before = ann.pull(USER, "").await.ok();
+    ann.create_team("web", &[]).await;
+    ann.create("/api/v1/projects/shop", &[]).await;
+    for scope in each_kind() {
+        ann.push(&scope.path, &three()).await.ok();
+    }
     let hour = sealed(&ann, USER).await;
-
-    // WF-CS-008: the full in the catalogue, with all the founding metadata.
-    let full = eventually("a full", async || listed(&ann, "full").await.pop()).await;
-    let full = completed(&ann, USER, full["id"].as_str().unwrap()).await;
-    assert_eq!((&full["tenant_id"], &full["scope_type"]), (&json!("acme"), &json!("user")));
-    assert_eq!((&full["scope_id"], &full["backup_type"]), (&json!("ann"), &json!("full")));
-    assert_eq!((&full["record_count"], &full["digest"]), (&json!(3), &before["digest"]));
-    assert_eq!((&full["cursor_first"], &full["cursor_last"]), (&json!(1), &json!(3)));
-    assert_eq!(time(&full["expires_at"]), time(&full["created_at"]).plus_micros(90 * DAY));
-    let path = full["gcs_path"].as_str().unwrap();
-    assert!(path.contains("/tenants/acme/users/ann/full/2"), "{path}");
-    let content = format!("{USER}/backups/{}/content", full["id"].as_str().unwrap());
-    let bytes = ann.request(Method::GET, &content).send().await.unwrap().bytes().await.unwrap();
-    assert_eq!(json!(bytes.len()), full["size_bytes"]);
-    let sha256 = archive::object::Sha256Hex::of_bytes(&bytes).0;
-    assert_eq!(full["checksum"], format!("sha256:{sha256}"));
-    assert_eq!(std::fs::read(path.strip_prefix("file://").unwrap()).unwrap(), bytes);
+    for scope in each_kind() {
+        scope.becomes_a_full(&ann).await;
+    }
+    let full = listed(&ann, USER, "full").await.remove(0);
 
     ann.push(USER, &[say("four")]).await.ok();
     let on_demand = back_up(&ann, USER).await;
@@ -138,7 +180,7 @@ async fn wf_cs_008_a_day_becomes_a_full_and_what_has_expired_is_not_restored() {
     eventually("the incremental is expired", async || {
         later.expire().await;
         let ids: Vec<Value> =
-            listed(&ann, "incremental").await.iter().map(|b| b["id"].clone()).collect();
+            listed(&ann, USER, "incremental").await.iter().map(|b| b["id"].clone()).collect();
         (!ids.contains(&hour["id"])).then_some(())
     })
     .await;

@@ -101,6 +101,7 @@ async fn the_founding_metrics_move() {
     let log = [
         format!("--log-dir={}", dir.path().join("log").display()),
         format!("--archive=file://{}", dir.path().join("archive").display()),
+        format!("--archive-cache={}", dir.path().join("archiver").display()),
     ];
     let flags = flags(database.url(), &log);
     let mut node = Child::serve("ingest,projector,archiver,api", &flags, dir.path()).await;

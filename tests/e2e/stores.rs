@@ -20,21 +20,21 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushes_and_pulls_go_on_without_the_archive_on_the_embedded_log() {
-    pushes_and_pulls_go_on_without_the_archive(LogKind::Embedded).await;
+    pushes_and_pulls_go_on_without_the_archive(LogKind::Embedded, 429).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushes_and_pulls_go_on_without_the_archive_on_kafka() {
-    pushes_and_pulls_go_on_without_the_archive(LogKind::Kafka).await;
+    pushes_and_pulls_go_on_without_the_archive(LogKind::Kafka, 503).await;
 }
 
-async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
+async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind, status: u16) {
     let front = Front::start(&dev::gcs::for_tests().await.unwrap()).await.unwrap();
     let bucket = front.make_bucket().await.unwrap();
     let archive = format!("--archive=gs://{bucket}/backups");
     let endpoint = format!("--archive-endpoint={}", front.url());
     let cluster = Cluster::start_archiving_to(kind, &[&archive, &endpoint]).await;
-    front.misbehave(|_| Some(Fault::Status(503)));
+    front.misbehave(move |_| Some(Fault::Status(status)));
     let ann = cluster.device("ann");
     let before = ask(&ann).await;
     let messages: Vec<String> = (0..20).map(|number| format!("message {number}")).collect();
@@ -45,7 +45,8 @@ async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
     assert_eq!(contents(&pulled), messages);
     let archiver = eventually("the archiver says why it waits", async || {
         let archiver = component(&cluster, "archiver").await;
-        archiver["reason"].as_str().unwrap_or_default().contains("503").then_some(archiver)
+        let reason = archiver["reason"].as_str().unwrap_or_default();
+        reason.contains(&status.to_string()).then_some(archiver)
     })
     .await;
     assert_eq!(archiver["ready"], json!(false));
@@ -69,8 +70,10 @@ async fn pushes_and_pulls_go_on_without_the_archive(kind: LogKind) {
     let reply = ann.request(Method::GET, &content).send().await.unwrap();
     assert_eq!(reply.status(), 200);
     assert_eq!(json!(reply.bytes().await.unwrap().len()), after["size_bytes"]);
-    front.misbehave(|_| Some(Fault::Status(500)));
-    assert_eq!(ann.get(&content).await.status, 503);
+    for refused in [500, 429] {
+        front.misbehave(move |_| Some(Fault::Status(refused)));
+        ann.get(&content).await.problem(503, "UNAVAILABLE");
+    }
     front.behave();
     cluster.finish().await;
 }

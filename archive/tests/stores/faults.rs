@@ -57,13 +57,13 @@ async fn an_upload_outlives_each_fault() {
     }
 }
 
-/// A large object takes five: begin, two parts, end, copy. A client tells these three kinds of faults apart.
+/// A large object takes five: begin, two parts, end, copy.
 #[tokio::test]
 async fn an_upload_in_parts_outlives_faults_of_each_of_its_requests() {
     let bucket = Bucket::new().await;
     let Bucket { front, archive, .. } = &bucket;
     let content = bytes(LARGE, 1);
-    for fault in [Fault::Status(503), Fault::AnswerLost, Fault::Garbled] {
+    for fault in FAULTS.into_iter().chain([Fault::AnswerCut]) {
         for n in 0..5 {
             let path = format!("a/{fault:?}-{n}");
             front.misbehave(nth(fault, n, writes));

@@ -51,6 +51,8 @@ pub(super) async fn run_with(args: &[&str], input: &str) -> Output {
 
 pub(crate) struct Child {
     args: Vec<String>,
+    /// What it is told beside that, when it is started the next time.
+    pub(super) environment: Vec<(&'static str, String)>,
     pub(crate) url: String,
     pub(crate) ops_url: String,
     /// All that it and its predecessors said.
@@ -74,9 +76,10 @@ impl Child {
         args.push(format!("--ops-listen=127.0.0.1:{ops}"));
         args.extend_from_slice(flags);
         let output = dir.join(format!("{}-{api}.log", roles.replace(',', "-")));
-        let process = spawn(&args, &output);
+        let environment = Vec::new();
+        let process = spawn(&args, &environment, &output);
         let (url, ops_url) = (format!("http://127.0.0.1:{api}"), format!("http://127.0.0.1:{ops}"));
-        Self { args, url, ops_url, output, process }
+        Self { args, environment, url, ops_url, output, process }
     }
 
     /// `dev` on the directory; ready when this returns.
@@ -86,9 +89,10 @@ impl Child {
         let mut args = vec!["dev".to_owned(), format!("--data-dir={}", data_dir.display())];
         args.extend(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"].map(str::to_owned));
         args.extend_from_slice(flags);
-        let process = spawn(&args, output);
-        let output = output.to_owned();
-        let mut child = Self { args, url: String::new(), ops_url: String::new(), output, process };
+        let (environment, output) = (Vec::new(), output.to_owned());
+        let process = spawn(&args, &environment, &output);
+        let [url, ops_url] = [String::new(), String::new()];
+        let mut child = Self { args, environment, url, ops_url, output, process };
         let found = eventually("dev's addresses", async || {
             let exited = child.process.try_wait().unwrap();
             assert!(exited.is_none(), "{exited:?}: {}", child.said());
@@ -132,7 +136,7 @@ impl Child {
 
     /// Starts it again, with the same arguments, without waiting.
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(&self.args, &self.output);
+        self.process = spawn(&self.args, &self.environment, &self.output);
     }
 
     pub(crate) async fn exit(&mut self) -> ExitStatus {
@@ -145,10 +149,10 @@ impl Child {
     }
 }
 
-fn spawn(args: &[String], output: &Path) -> tokio::process::Child {
+fn spawn(args: &[String], environment: &[(&str, String)], output: &Path) -> tokio::process::Child {
     let log = File::options().create(true).append(true).open(output).unwrap();
     let mut command = Command::new(binary());
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(args).envs(environment.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
     command.stdout(log.try_clone().unwrap()).stderr(log);
     command.spawn().unwrap()
 }
