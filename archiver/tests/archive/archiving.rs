@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::{
     bench::{Bench, open},
     commands::{command, create, push, remove_member, say, set_member},
+    held::{killed_at_each_change, left},
     random,
 };
 
@@ -92,11 +93,10 @@ async fn an_archiver_killed_anywhere_ends_with_the_same_bytes() {
     running.stop().await;
     let bench = Bench::new(2);
     a_day(&bench);
-    for millis in 0..30 {
-        let running = bench.start();
-        tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
-        running.kill().await;
-    }
+    let changes = killed_at_each_change(&bench, "cache", async || bench.sealed().await).await;
+    // With every number of manifests that there can be.
+    let all = undisturbed.paths("manifests").len();
+    assert_eq!(left(&changes, |name| name.starts_with("manifests/")), (0..=all).collect());
     let running = bench.start();
     bench.sealed().await;
     running.stop().await;

@@ -7,19 +7,17 @@ use std::{
 };
 
 use archive::{
-    history::Names,
-    manifest::{Header, ManifestReader},
     object::Sha256Hex,
-    table::{EventFiles, RecordVerdict},
     verify::{Sample, verify},
 };
 use eventlog::{EventLog, Record};
-use model::{CommandId, Partition};
+use model::CommandId;
 
 use crate::{
     archiving::{a_day, at, tick},
     bench::Bench,
     commands::{push, say},
+    verbatim::check_events,
 };
 
 const DAY: &str = "date=2025-12-30/hour=all/";
@@ -67,41 +65,6 @@ async fn run(bench: &Bench) {
 fn tables(objects: &BTreeMap<String, Sha256Hex>) -> Vec<&str> {
     let is_table = |path: &&String| path.ends_with(".parquet");
     objects.keys().filter(is_table).map(String::as_str).collect()
-}
-
-async fn hours(bench: &Bench, partition: Partition) -> Vec<Header> {
-    let names = Names::list(&bench.archive, bench.log.log_id(), partition).await.unwrap();
-    let mut hours = Vec::new();
-    for path in names.hours() {
-        let object = bench.archive.fetch(&path).await.unwrap();
-        hours.push(ManifestReader::new(object, &path).unwrap().header);
-    }
-    hours
-}
-
-/// Every record of every hour comes out as it is on the log, wherever it lies.
-async fn check_events(bench: &Bench) {
-    let mut files = EventFiles::new(&bench.archive);
-    let mut read = 0;
-    for partition in (0..bench.log.partitions()).map(Partition::new) {
-        for hour in hours(bench, partition).await {
-            let log = bench.log.all().into_iter().filter(|record| {
-                let offsets = hour.first_offset..hour.next_offset;
-                record.partition == partition && offsets.contains(&record.offset)
-            });
-            for (record, event) in log.zip(files.open(&hour).await.unwrap()) {
-                let event = event.unwrap();
-                assert_eq!((event.partition, event.offset), (record.partition, record.offset));
-                assert_eq!((event.key, event.value), (record.key, record.value));
-                assert_eq!(event.append_time, record.append_time);
-                assert_eq!(event.outcome.is_some(), event.verdict == Some(RecordVerdict::Accepted));
-                read += 1;
-            }
-            let rows = files.open(&hour).await.unwrap().count() as u64;
-            assert_eq!(rows, hour.next_offset.get() - hour.first_offset.get());
-        }
-    }
-    assert!(read > 5, "{read} records");
 }
 
 async fn problems(bench: &Bench) -> Vec<(String, String)> {

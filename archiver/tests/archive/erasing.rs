@@ -1,6 +1,6 @@
 //! What was erased is gone from the archive, and all else is as it was.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
 use archive::{
     Archive, history,
@@ -27,22 +27,22 @@ use crate::{
     verifying::{files, is_well_meanwhile},
 };
 
-const ANN: &str = "acme/user/ann";
+pub(crate) const ANN: &str = "acme/user/ann";
 const BOB: &str = "acme/user/bob";
 const SECRET: &str = "hunter2";
-const P: Partition = Partition::new(0);
+pub(crate) const P: Partition = Partition::new(0);
 
-fn secret(number: u32) -> serde_json::Value {
+pub(crate) fn secret(number: u32) -> serde_json::Value {
     json!({"type": "decision", "content": format!("{SECRET} {number}"), "metadata": {"note": format!("meta-{SECRET}")}})
 }
 
 /// Two days of secrets, backups of all kinds, an erasure on the third, and what comes after. The offset of the erasure.
-fn a_story(bench: &Bench) -> u64 {
+pub(crate) fn a_story(bench: &Bench) -> u64 {
     secrets(bench);
     an_erasure(bench)
 }
 
-fn secrets(bench: &Bench) {
+pub(crate) fn secrets(bench: &Bench) {
     let log = &bench.log;
     for (number, time) in
         [(0, "2025-12-30T10:00:00Z"), (1, "2025-12-30T11:00:00Z"), (2, "2025-12-31T09:00:00Z")]
@@ -55,7 +55,7 @@ fn secrets(bench: &Bench) {
     log.at(at("2026-01-01T09:00:00Z"), &push(ANN, "ann", &[secret(3)]));
 }
 
-fn an_erasure(bench: &Bench) -> u64 {
+pub(crate) fn an_erasure(bench: &Bench) -> u64 {
     let log = &bench.log;
     let day = "2026-01-01T";
     let on = |time: &str| at(&format!("{day}{time}Z"));
@@ -74,13 +74,13 @@ fn an_erasure(bench: &Bench) -> u64 {
 }
 
 /// Where it stands that nothing is left in a copy.
-fn mark(bench: &Bench, offset: u64, from: ErasedFrom) -> String {
+pub(crate) fn mark(bench: &Bench, offset: u64, from: ErasedFrom) -> String {
     let log = bench.log.log_id();
     format!("manifests/{log}/partition=0/erasures/{offset}/{}", from.as_str())
 }
 
 /// The objects that say the secret, whatever they are packed in.
-async fn tellers(archive: &Archive) -> BTreeSet<String> {
+pub(crate) async fn tellers(archive: &Archive) -> BTreeSet<String> {
     let mut tellers = BTreeSet::new();
     let folders =
         ["_schemas", "events", "manifests", "messages", "redactions", "segments", "tenants"];
@@ -115,14 +115,14 @@ async fn tellers(archive: &Archive) -> BTreeSet<String> {
     tellers
 }
 
-async fn is_well(archive: &Archive) -> Report {
+pub(crate) async fn is_well(archive: &Archive) -> Report {
     let report = verify(archive, Sample::ALL, |_, _| {}).await.unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.orphans, [""; 0]);
     report
 }
 
-async fn done(bench: &Bench, erased: u64) {
+pub(crate) async fn done(bench: &Bench, erased: u64) {
     bench
         .eventually("the erasure", async || {
             let log = bench.log.log_id();
@@ -261,6 +261,60 @@ async fn what_was_erased_is_in_no_object_any_more() {
     assert_eq!(expired.len(), made.len() - 1, "{made:?}");
     assert_eq!(copies, [ErasedFrom::Backups, ErasedFrom::Tables], "the log has all of it");
     check_replay(&bench, &bench.archive).await;
+}
+
+/// What an erasure wrote is missed, damaged or gone: what is to be done, what took a table's place, what is left of a full.
+#[tokio::test]
+async fn what_an_erasure_wrote_is_verified() {
+    let bench = Bench::new(1);
+    let erased = a_story(&bench);
+    let mut running = bench.start();
+    running.during(done(&bench, erased)).await;
+    running.during(bench.sealed()).await;
+    running.stop().await;
+    is_well(&bench.archive).await;
+    let request = mark(&bench, erased, ErasedFrom::Log).replace("/log", "/request.json");
+    let written: Vec<String> =
+        bench.paths("redactions").into_iter().chain([request.clone()]).collect();
+    let is_full = |name: &&String| name.ends_with(".jsonl.gz");
+    assert_eq!(written.iter().filter(is_full).count(), 1, "{written:?}");
+    assert!(written.len() > 3, "{written:?}");
+    // What was rewritten may have been compacted since: nobody needs to know any more.
+    let is_there = |record: &[u8]| {
+        let record: serde_json::Value = serde_json::from_slice(record).unwrap();
+        bench.folder.join(record["new"]["path"].as_str().unwrap()).exists()
+    };
+    let mut tables = 0;
+    for name in &written {
+        let path = bench.folder.join(name);
+        let whole = fs::read(&path).unwrap();
+        let problems = async || {
+            let report = verify(&bench.archive, Sample::ALL, |_, _| {}).await.unwrap();
+            report.problems.into_iter().map(|problem| problem.path).collect::<BTreeSet<_>>()
+        };
+        for damaged in [&whole[..whole.len() - 1], b""] {
+            fs::write(&path, damaged).unwrap();
+            assert!(problems().await.contains(name), "{name}");
+        }
+        fs::remove_file(&path).unwrap();
+        let missed = problems().await;
+        let is_missed = match is_full(&name) {
+            true => missed.contains(name),
+            // The hour in which it was asked for.
+            false if *name == request => {
+                missed.iter().any(|path| path.contains("hour/2026-01-01-10"))
+            }
+            false if !is_there(&whole) => true,
+            false => {
+                tables += 1;
+                missed.iter().any(|path| path.ends_with(".parquet"))
+            }
+        };
+        assert!(is_missed, "{name}: {missed:?}");
+        fs::write(&path, &whole).unwrap();
+    }
+    assert!(tables >= 4, "{tables}");
+    is_well(&bench.archive).await;
 }
 
 /// Nothing but what the archive has left goes into another cache: it goes on as one that has folded the log does.

@@ -26,6 +26,7 @@ use crate::{
     bench::{Bench, open},
     commands::{command, create, push, say},
     heard::{Counters, Warnings},
+    held::{killed_at_each_change, left},
     reading::proves,
     unreliable::{Cause, Fails, Operation, Unreliable},
 };
@@ -293,12 +294,13 @@ async fn an_expiry_killed_anywhere_ends_as_any_other() {
     let running = undisturbed.start();
     running.expire(false).await;
     running.stop().await;
-    let bench = a_day_that_is_over().await;
-    for millis in 0..40 {
-        let running = bench.start(); // which begins to expire
-        tokio::time::sleep(std::time::Duration::from_micros(millis * 500)).await;
-        running.kill().await;
-    }
+    let (bench, expected) = (a_day_that_is_over().await, undisturbed.names());
+    let (all, stay) = (backups(&bench).len(), backups(&undisturbed).len());
+    let is_done = async || bench.eventually("it is done", async || bench.names() == expected).await;
+    // Whoever starts begins to expire.
+    let changes = killed_at_each_change(&bench, "cache", is_done).await;
+    // With every number of backups that there can be.
+    assert_eq!(left(&changes, |name| name.starts_with("tenants/")), (stay..=all).collect());
     let running = bench.start();
     running.expire(false).await;
     running.stop().await;

@@ -20,6 +20,7 @@ use crate::{
     bench::{Bench, open},
     commands::{command, push, say},
     database::Database,
+    held::{killed_at_each_change, left},
     reading::proves,
     recovering::{archive_all, end, end_of_commands, partitions, tick},
     segments::report,
@@ -117,6 +118,18 @@ impl Setting {
         assert!(self.bench.check().await > 6);
         proves(&self.bench);
         report
+    }
+
+    /// Kills an archiver in the middle of what it reads of the rows.
+    async fn killed_while_it_reads(&self, table: &str) {
+        let (before, mut owner) = (self.bench.names(), self.database.owner().await);
+        let lock = format!("begin; lock table {table} in access exclusive mode");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut owner).await.unwrap();
+        let running = self.bench.start();
+        self.database.until_waiting(1).await;
+        running.kill().await;
+        sqlx::raw_sql("rollback").execute(&mut owner).await.unwrap();
+        assert_eq!(self.bench.names(), before);
     }
 
     /// The names of the fulls that follow gaps.
@@ -220,11 +233,20 @@ async fn no_state_is_composed_across_a_gap() {
 #[tokio::test]
 async fn an_archiver_killed_anywhere_after_a_gap_leaves_one_story() {
     let (setting, lost) = gap().await;
-    for millis in 0..40 {
-        let running = setting.bench.start();
-        tokio::time::sleep(std::time::Duration::from_millis(millis * 2)).await;
-        running.kill().await;
-    }
+    setting.killed_while_it_reads("members").await;
+    setting.killed_while_it_reads("messages").await;
+    setting.killed_while_it_reads("outcomes").await;
+    let is_done = async || {
+        setting.bench.sealed().await;
+        let fulls = || setting.fulls_after_gaps().len();
+        setting.bench.eventually("the fulls", async || fulls() == 2).await;
+    };
+    let changes = killed_at_each_change(&setting.bench, "cache", is_done).await;
+    // With every number of fulls and their manifests that there can be.
+    let is_after = |name: &&String| name.contains("-gap");
+    let all = setting.bench.names().iter().filter(is_after).count();
+    assert!(all > 5, "{all}");
+    assert_eq!(left(&changes, is_after), (0..=all).collect());
     setting.push("2025-12-31T05:30:00Z", 5);
     end(&setting.bench);
     archive_all(&setting.bench, "cache").await;

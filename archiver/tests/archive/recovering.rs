@@ -1,6 +1,6 @@
 //! A cache that is lost while the log no longer reaches back is made again from the archive.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use archive::{
     path,
@@ -20,9 +20,13 @@ use proptest::{
 
 use crate::{
     bench::{Bench, open},
-    commands::command,
+    commands::{command, push, say},
+    expiring::midnight,
+    held::{Place, killed_at, killed_at_each_change, never},
     random,
     segments::{SOON, all_uploaded, an_open_hour},
+    shown,
+    simulated_log::SimulatedLog,
 };
 
 const HOUR: i64 = 3_600_000_000;
@@ -122,23 +126,50 @@ async fn a_damaged_full_does_not_keep_a_cache_from_being_made_again() {
     assert_eq!(bench.differs_from(&undisturbed), [newest]);
 }
 
+/// Some users push in two hours of each of some days.
+fn play_days(bench: &Bench, days: Range<i64>) {
+    for (day, hour) in days.flat_map(|day| [(day, 9), (day, 10)]) {
+        for user in ["u0", "u1", "u2", "u3", "u4"] {
+            let push = push(&format!("acme/user/{user}"), user, &[say(&format!("{day} {hour}"))]);
+            bench.log.at(midnight(day).plus_micros(hour * HOUR), &push);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_archiver_killed_while_it_makes_its_cache_again_ends_with_the_same_bytes() {
-    let log = random_log(&mut TestRunner::deterministic());
     let bench = Bench::new(2);
-    let half = log.len() * 2 / 3;
-    play(&bench, &log[..half], 0, 3, 1);
+    play_days(&bench, 0..2);
     archive_all(&bench, "cache").await;
     for partition in partitions(&bench) {
         bench.log.cut(partition, bench.sealed_until(partition).await);
     }
-    play(&bench, &log, half, 3, 1);
+    play_days(&bench, 2..3);
     end(&bench);
-    for millis in 0..30 {
-        let running = bench.start_with("another cache", open(&bench.folder));
-        tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
-        running.kill().await;
+    // Wherever it reads what goes into the cache.
+    for (cache, folder) in [("second", "manifests"), ("third", "tenants"), ("fourth", "events")] {
+        let mut reads = 0;
+        loop {
+            let place = Place::Read(reads + 1);
+            let held = killed_at(&bench, cache, (place, folder), never()).await;
+            if held != Some(place) {
+                assert_eq!(held, Some(Place::BeforeChange), "it goes on with its cache");
+                break;
+            }
+            reads += 1;
+        }
+        assert!(reads > 2, "{reads} reads in {folder}");
     }
+    // And whenever it writes what comes next.
+    let is_sealed = async || {
+        for partition in partitions(&bench) {
+            let end = end_of_commands(&bench, partition);
+            let sealed = async || bench.sealed_until(partition).await >= end;
+            bench.eventually("all hours", sealed).await;
+        }
+    };
+    let changes = killed_at_each_change(&bench, "another cache", is_sealed).await;
+    assert!(changes.len() > 10, "{changes:?}");
     archive_all(&bench, "another cache").await;
     check_against_undisturbed(&bench, "").await;
 }
@@ -239,6 +270,29 @@ pub(crate) async fn recover(bench: &Bench, into: Arc<dyn EventLog>, facts: Arc<d
         last = Some(line);
     }
     assert!(matches!(last, Some(Recovering::Done(_))), "{last:?}");
+}
+
+/// Every scope of the lost log is in what the new one begins with, as it stood where the archive ends; and so it goes on.
+#[tokio::test]
+async fn a_recovered_log_begins_with_all_that_the_lost_one_came_to() {
+    let (mut runner, mut backups) = (TestRunner::deterministic(), 0);
+    for case in 0..4 {
+        let log = random_log(&mut runner);
+        let bench = Bench::new(2);
+        let (half, per_hour) = (log.len() * (case + 2) / 6, [3, 7][case % 2]);
+        play(&bench, &log[..half], 0, per_hour, 1);
+        archive_all(&bench, "cache").await;
+        let lost = (bench.log.log_id(), bench.log.all());
+        let new = SimulatedLog::with_id(LogId(uuid::Uuid::from_u128(8)), 2);
+        recover(&bench, new.clone(), bench.facts.clone()).await;
+        let bench = Bench { log: new, ..bench };
+        play(&bench, &log, half, per_hour, 1);
+        end(&bench);
+        archive_all(&bench, "another cache").await;
+        backups += shown::check_recovered(&bench.archive, lost, &bench.log).await;
+        assert_eq!(crate::segments::report(&bench).await.problems, []);
+    }
+    assert!(backups > 20, "{backups} backups");
 }
 
 /// Lost before its first hour was sealed, a log has said nowhere how many partitions it had: but no fewer than have something.

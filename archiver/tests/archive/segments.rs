@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use archive::{
@@ -26,6 +25,7 @@ use crate::{
     archiving::a_day,
     bench::{Bench, open},
     commands::{push, say},
+    held::{Place, killed_at, never},
     reading::proves,
     unreliable::{Cause, Fails, Operation, Unreliable, archive},
 };
@@ -167,11 +167,19 @@ async fn ticks_alone_make_no_segment() {
 async fn an_archiver_killed_anywhere_leaves_segments_that_are_the_log() {
     let bench =
         Bench { segments: SegmentConfig { archive_segment_bytes: 2_000, ..SOON }, ..Bench::new(2) };
-    for millis in 0..30 {
-        an_open_hour(&bench, millis * 20, 20);
-        let running = bench.start();
-        tokio::time::sleep(Duration::from_millis(millis as u64 * 2)).await;
-        running.kill().await;
+    let (mut parts, mut last) = (0.., 0);
+    for place in [Place::BeforeChange, Place::AfterChange].into_iter().cycle().take(30) {
+        an_open_hour(&bench, parts.next().unwrap() * 20, 20);
+        let held = killed_at(&bench, "cache", (place, "segments"), never()).await;
+        assert_eq!(held, Some(place));
+        let mut records = 0;
+        for partition in partitions(&bench) {
+            records += uploaded(&bench, partition).await.len();
+        }
+        // Each time some more, and never all.
+        assert_eq!(records > last, place == Place::AfterChange, "{records} after {last}");
+        assert!(records < bench.log.all().len(), "{records} are all");
+        last = records;
     }
     let running = bench.start();
     all_uploaded(&bench).await;
@@ -304,6 +312,44 @@ async fn damage_of_segments_is_named_and_leftovers_are_harmless() {
     // Without the first one, the next does not begin where it should.
     fs::remove_file(bench.folder.join(&names[0].path)).unwrap();
     assert_eq!(problems().await, [names[1].path.as_str()]);
+}
+
+/// As operating.md says: once the hour is sealed, an archiver that starts gives the segment up, and writes others.
+#[tokio::test]
+async fn a_damaged_segment_is_given_up_once_its_hour_is_sealed() {
+    let partition = Partition::new(0);
+    for wholly_sealed in [true, false] {
+        let bench = with_segments(1);
+        an_open_hour(&bench, 0, 20);
+        if !wholly_sealed {
+            tick(&bench, partition, "2025-12-30T11:00:00Z");
+        }
+        let log = bench.log.log_id();
+        let mut writer = SegmentWriter::new(bench.archive.scratch(), log, partition, Offset::ZERO);
+        logged(&bench, partition).iter().for_each(|record| writer.push(record).unwrap());
+        let path = path::segment(log, partition, Offset::ZERO);
+        bench.archive.create(&path, &mut writer.finish().unwrap()).await.unwrap();
+        let file = bench.folder.join(&path);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        tick(&bench, partition, "2025-12-30T11:00:01Z");
+        let running = bench.start();
+        bench.sealed().await;
+        running.stop().await;
+
+        an_open_hour(&bench, 20, 3);
+        let running = bench.start();
+        bench
+            .eventually("all after the hour is in others", async || {
+                let sealed = bench.sealed_until(partition).await;
+                let rest = logged(&bench, partition).into_iter();
+                let rest: Vec<_> = rest.filter(|r| r.offset.get() >= sealed).collect();
+                !file.exists() && uploaded(&bench, partition).await == rest
+            })
+            .await;
+        running.stop().await;
+        assert_eq!(report(&bench).await.problems, [], "{wholly_sealed}");
+    }
 }
 
 #[tokio::test]

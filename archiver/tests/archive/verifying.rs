@@ -8,13 +8,14 @@ use std::{
 };
 
 use archive::{
+    base::StoredEpoch,
     object::{LinesWriter, Object, Sha256Hex},
     path,
     verify::{Proven, Report, Sample, verify},
 };
 use archiver::Recovering;
 use eventlog::EventLog;
-use model::{Action, BackupId, LogId};
+use model::{Action, BackupId, Cursor, Epoch, FoldRevision, LogId};
 use serde_json::{Value, json};
 
 use crate::{
@@ -392,7 +393,7 @@ fn rewrite(bench: &Bench, name: &str, lines: &[Value]) {
 /// What a restore would come to is recomputed for every hour, not the newest alone: a manifest that was written wrongly,
 /// and that all after it go on from.
 #[tokio::test]
-async fn a_count_or_digest_that_was_written_wrongly_is_named_whatever_hour_it_is_of() {
+async fn a_total_that_was_written_wrongly_is_named_whatever_hour_it_is_of() {
     let bench = archived().await;
     for hour in ["2025-12-30-10", "2025-12-30-11", "2025-12-30-12"] {
         let before = files(&bench);
@@ -400,7 +401,7 @@ async fn a_count_or_digest_that_was_written_wrongly_is_named_whatever_hour_it_is
         let is_of = |line: &Value| line["backup"]["path"] == object;
         let hours = bench.paths("manifests").into_iter().filter(|name| name.contains("/hour/"));
         let name = hours.into_iter().find(|name| lines_of(&bench, name).iter().any(is_of)).unwrap();
-        for key in ["digest", "count"] {
+        for key in ["digest", "count", "bytes"] {
             let mut lines = lines_of(&bench, &name);
             let line = lines.iter_mut().find(|line| is_of(line)).unwrap();
             line[key] = other(&line[key]);
@@ -479,7 +480,7 @@ async fn a_manifest_that_says_something_else_is_named() {
                     wrongs.push((format!("line {place}: {key}"), wrong));
                 }
             }
-            for key in ["head", "count", "digest"].iter().filter(|_| !is_compaction) {
+            for key in ["head", "count", "bytes", "digest"].iter().filter(|_| !is_compaction) {
                 let mut wrong = lines.clone();
                 wrong[place][key] = other(&wrong[place][key]);
                 // Of a scope that only its members changed in, no backup says what it is; the chain does.
@@ -518,6 +519,25 @@ async fn a_manifest_that_says_something_else_is_named() {
     assert_eq!(missed, [""; 0]);
     assert!(tried.len() == 4 && tried.values().all(|tried| *tried > 10), "{tried:?}");
     assert_eq!(problems(&bench).await, [""; 0]);
+}
+
+/// An epoch has no hash; but it is of the epoch that its name says, or named.
+#[tokio::test]
+async fn an_epoch_that_cannot_be_read_is_named() {
+    let bench = archived().await;
+    let epoch = Epoch(uuid::Uuid::from_u128(5));
+    let (bases, keeps_unlisted) = (vec![(uuid::Uuid::from_u128(6), Cursor::ZERO)], false);
+    let fold_revision = FoldRevision::FIRST;
+    let stored = StoredEpoch { epoch, bases, keeps_unlisted, fold_revision };
+    stored.keep(&bench.archive, bench.log.log_id(), 2).await.unwrap();
+    assert_eq!(problems(&bench).await, [""; 0]);
+    let name = path::epoch(bench.log.log_id(), 2, epoch);
+    let whole = fs::read_to_string(bench.folder.join(&name)).unwrap();
+    let another = whole.replace(&epoch.to_string(), &uuid::Uuid::nil().to_string());
+    for damaged in [&whole[..whole.len() - 1], "", &another] {
+        fs::write(bench.folder.join(&name), damaged).unwrap();
+        assert_eq!(problems(&bench).await, [name.as_str()], "{damaged}");
+    }
 }
 
 /// The sample's promise: every object is read by one of the runs, so that a flipped bit in any is found by one of them.
