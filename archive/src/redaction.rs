@@ -82,6 +82,19 @@ pub async fn find(archive: &Archive, table: &TableFile) -> Result<Option<Redacti
     }
 }
 
+/// The erasures for which a table was rewritten, and what took its place.
+pub async fn erasures_of(
+    archive: &Archive,
+    table: &TableFile,
+) -> Result<Vec<CommandId>, ArchiveError> {
+    let (mut current, mut erasures) = (table.clone(), Vec::new());
+    while let Some(redaction) = find(archive, &current).await? {
+        erasures.push(redaction.erasure_id);
+        current = redaction.new;
+    }
+    Ok(erasures)
+}
+
 /// Deletes a table that another one took the place of: whoever wrote it once more did not know.
 pub async fn delete_replaced(archive: &Archive, table: &TableFile) -> Result<(), ArchiveError> {
     let (_, replaced) = current(archive, table).await?;

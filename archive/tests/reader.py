@@ -256,6 +256,8 @@ class Partition:
     def __init__(self):
         self.previous, self.next_offset, self.hours, self.gaps = None, 0, {}, {}
         self.states, self.heads = {}, {}
+        # Of each scope its newest full, and the one from before an erasure.
+        self.fulls, self.gone_on_from = {}, {}
 
 
 class Reader:
@@ -375,6 +377,10 @@ class Reader:
         for path, manifest in compactions.items():
             if manifest:
                 self.check(path, self.compaction, path, manifest, so_far)
+        for backup in so_far.gone_on_from.values():
+            left = f"redactions/{backup['sha256']}.jsonl.gz"
+            if backup["path"] not in self.stored and left not in self.left:
+                self.problems.append(f"{left}: it is missing")
         return so_far
 
     def manifest(self, path, kind, trailer="scopes"):
@@ -461,8 +467,12 @@ class Reader:
         starts_with_keys(line, SCOPE, "a scope")
         scope, backup = line["scope"], line["backup"]
         if line.get("erased", 0) > so_far.heads.get(scope, 0):
-            # Nothing from before is in it.
+            # Nothing from before is in it, but what is left of the full that a fold goes on from.
             so_far.states[scope] = State()
+            if line["erased"] not in self.requested(header, scope):
+                raise Wrong(f"no request says that {scope} was erased at {line['erased']}")
+            if scope in so_far.fulls:
+                so_far.gone_on_from[scope] = so_far.fulls[scope]
         state = so_far.states.setdefault(scope, State())
         before, so_far.heads[scope] = so_far.heads.get(scope, 0), line["head"]
         if backup is None:
@@ -479,6 +489,13 @@ class Reader:
         if state is not None:
             self.states += 1
             state.check(line)
+
+    def requested(self, header, scope):
+        """The cursors of the erasures of a scope that were asked for."""
+        folder = f"manifests/{header['log_id']}/partition={header['partition']}/erasures/"
+        requests = (path for path in self.stored if path.startswith(folder) and path.endswith("/request.json"))
+        requests = [json.loads(self.bytes_of(path)) for path in requests]
+        return [request["cursor"] for request in requests if request["scope"] == scope]
 
     def full(self, path, so_far, _):
         _, header, scopes = self.manifest(path, "full")
@@ -514,6 +531,8 @@ class Reader:
             rest = State()
             rest.apply([message_of(text) for text in lines_of(unpack(self.bytes_of(left)))])
             self.check(left, rest.check, line)
+        so_far.fulls[scope] = backup
+        so_far.gone_on_from.pop(scope, None)
         so_far.states[scope] = state = None if messages is None else State()
         so_far.heads[scope] = line["head"]
         if state is not None:

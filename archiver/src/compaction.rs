@@ -24,8 +24,7 @@ use model::{LogId, Partition};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    cache::Cache, erasing::TablesTurn, error::ArchiverError, events, session::Session,
-    workers::blocking,
+    cache::Cache, erasing::TablesTurn, error::ArchiverError, session::Session, workers::blocking,
 };
 
 /// How long after a failure it is tried again.
@@ -223,8 +222,7 @@ impl Compactor {
         }
         let mut erased = BTreeSet::new();
         for file in read {
-            let redaction = redaction::find(&self.archive, file).await?;
-            erased.extend(redaction.map(|redaction| redaction.erasure_id));
+            erased.extend(redaction::erasures_of(&self.archive, file).await?);
         }
         if erased.is_empty() {
             return Ok(());
@@ -279,9 +277,9 @@ impl Compactor {
             return Err(ArchiverError::Task("a day without hours is not compacted".to_owned()));
         };
         let to = path::compacted_events(self.length, day, partition);
-        header.events = self.finish(events, to).await?;
+        header.events = self.finish(events, path, to).await?;
         let to = path::compacted_messages(self.length, day, partition);
-        header.messages = self.finish(messages, to).await?;
+        header.messages = self.finish(messages, path, to).await?;
         let compaction = Compaction { header, hours: compacted };
         self.archive.create(path, &mut compaction.write(scratch)?).await?;
         Ok((compaction, read))
@@ -337,11 +335,23 @@ impl Compactor {
     async fn finish(
         &self,
         merger: Merger,
+        manifest: &str,
         path: String,
     ) -> Result<Option<TableFile>, ArchiverError> {
-        match blocking(move || Ok(merger.finish()?)).await? {
-            Some(file) => Ok(Some(events::upload(&self.archive, path, file).await?)),
-            None => Ok(None),
+        let Some((mut file, rows)) = blocking(move || Ok(merger.finish()?)).await? else {
+            return Ok(None);
+        };
+        match self.archive.create(&path, &mut file).await {
+            // A crash has left it, and an hour of it was rewritten since: nothing has read it, nor will.
+            Err(ArchiveError::OtherContent { .. })
+                if compaction::find(&self.archive, manifest).await?.is_none() =>
+            {
+                tracing::warn!(path, "a day's table that nothing lists is written anew");
+                self.archive.delete(&path).await?;
+                self.archive.create(&path, &mut file).await?;
+            }
+            created => created?,
         }
+        Ok(Some(TableFile { path, sha256: file.sha256, size_bytes: file.size_bytes, rows }))
     }
 }

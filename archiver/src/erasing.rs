@@ -433,17 +433,14 @@ impl Eraser {
             for (table, file) in [(Table::Events, &hour.events), (Table::Messages, &hour.messages)]
             {
                 let Some(file) = file else { continue };
-                match self.rewrite(erasure, before, table, file).await? {
-                    Rewritten::Yes => rewritten += 1,
-                    Rewritten::No => {}
-                    // It is in its day's by now.
-                    Rewritten::Gone => days.extend(
-                        self.length.hour_named(&hour.period).map(|hour| hour.day()).map(|day| {
-                            path::compaction_manifest(log, erasure.partition, self.length, day)
-                        }),
-                    ),
-                }
+                let done = self.rewrite(erasure, before, table, file).await?;
+                rewritten += u64::from(done == Rewritten::Yes);
             }
+            // It may be in its day's by now, be the hour's own gone or not yet.
+            let day = self.length.hour_named(&hour.period).map(|hour| hour.day());
+            days.extend(
+                day.map(|day| path::compaction_manifest(log, erasure.partition, self.length, day)),
+            );
         }
         for day in days {
             let Some(compaction) = compaction::find(&self.archive, &day).await? else { continue };

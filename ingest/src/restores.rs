@@ -122,7 +122,8 @@ fn restore_wait(ingest: &Ingest, headers: &http::HeaderMap) -> Duration {
 }
 
 /// A scope's own backup brings back what was there, and passes. Another's is a copy, as a push would be: of as
-/// many messages as it may have, and of how many bytes its reading tells; so many at least.
+/// many messages as it may have, and of how many bytes its reading tells: a few for each here, so that no copy is refused
+/// for bytes that it lacks.
 async fn check_room(ingest: &Ingest, access: AccessQuery, messages: u64) -> Result<(), Problem> {
     let added = Added { messages, bytes: messages.saturating_mul(MESSAGE_BYTES_MIN) };
     ingest.gate.room(access, added, None).await

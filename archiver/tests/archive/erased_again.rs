@@ -21,7 +21,7 @@ use model::{CommandId, Cursor, ErasedFrom, LogId, Offset, Timestamp};
 use uuid::Uuid;
 
 use crate::{
-    archiving::at,
+    archiving::{at, tick},
     bench::Bench,
     commands::push,
     erasing::{ANN, P, a_story, an_erasure, done, is_well, mark, secret, secrets, tellers},
@@ -115,16 +115,45 @@ async fn a_day_that_was_put_together_of_what_was_erased_is_erased_again() {
     write(&bench, &tables(&day), &before);
     let request = erasure::list(&bench.archive, bench.log.log_id(), P).await.unwrap().remove(0);
     let Erasure { erasure_id, scope, .. } = request.erasure;
-    let hour = day.files().next().unwrap().clone();
-    let (path, sha256) = (redaction::path_of(&hour), Sha256Hex::of_bytes(b"without it"));
-    let rewritten = TableFile { path, sha256, ..hour.clone() };
-    let redaction = Redaction::new(erasure_id, scope, hour, rewritten);
-    redaction.keep(&bench.archive).await.unwrap();
+    // First for another one's erasure, then for this one.
+    let mut hour = day.files().next().unwrap().clone();
+    for (id, content) in [(CommandId(Uuid::from_u128(5)), "one"), (erasure_id, "two")] {
+        let (path, sha256) = (redaction::path_of(&hour), Sha256Hex::of_bytes(content.as_bytes()));
+        let rewritten = TableFile { path, sha256, ..hour.clone() };
+        let redaction = Redaction::new(id, scope.clone(), hour, rewritten.clone());
+        redaction.keep(&bench.archive).await.unwrap();
+        hour = rewritten;
+    }
     assert_ne!(tellers(&bench.archive).await, BTreeSet::new());
     leave_an_hour(&bench);
     until_the_hour_is_gone(&bench).await;
     erased(&bench, offset).await;
     assert_eq!(tellers(&bench.archive).await, BTreeSet::new());
+}
+
+/// An archiver was stopped when it had written a day's tables and not its manifest; then what is in them was erased from the
+/// hours.
+#[tokio::test]
+async fn a_day_that_was_not_committed_is_written_anew() {
+    let (bench, _, before) = an_erased_day().await;
+    for table in ["events", "messages"] {
+        let [other, own] = ["2025-12-30", "2026-01-01"]
+            .map(|day| format!("{table}/date={day}/hour=all/partition=0.parquet"));
+        let file = bench.folder.join(own);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, &before[&other]).unwrap();
+    }
+    assert_ne!(tellers(&bench.archive).await, BTreeSet::new());
+    tick(&bench, at("2026-01-02T00:00:00Z"));
+    tick(&bench, at("2026-01-02T01:00:00Z"));
+    let day = LENGTH.hour_of(at("2026-01-01T10:00:00Z")).day();
+    let mut running = bench.start();
+    let compacted = path::compaction_manifest(bench.log.log_id(), P, LENGTH, day);
+    running.during(bench.written(&compacted)).await;
+    running.during(bench.sealed()).await;
+    running.stop().await;
+    assert_eq!(tellers(&bench.archive).await, BTreeSet::new());
+    is_well(&bench.archive).await;
 }
 
 /// An erasure that was not done when its log was lost: what its user has pushed since, on the log that goes on, stays. And one

@@ -21,7 +21,7 @@ use crate::{
     archiving::{at, tick},
     bench::{Bench, open},
     commands::{command, push, say},
-    reading::proves,
+    reading::{damaged, proves, remove},
     recovering::archive_all,
     unreliable::{Cause, Fails, Operation, Unreliable},
     verifying::{files, is_well_meanwhile},
@@ -314,6 +314,9 @@ async fn what_an_erasure_wrote_is_verified() {
         fs::write(&path, &whole).unwrap();
     }
     assert!(tables >= 4, "{tables}");
+    for name in written.iter().filter(|name| is_full(name) || **name == request) {
+        damaged(&bench, name, remove);
+    }
     is_well(&bench.archive).await;
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn proves(bench: &Bench) {
 }
 
 /// Damages an object in a copy of the archive, and says what the reader finds.
-fn damaged(bench: &Bench, path: &str, damage: impl Fn(&Path, Vec<u8>)) -> Vec<String> {
+pub(crate) fn damaged(bench: &Bench, path: &str, damage: impl Fn(&Path, Vec<u8>)) -> Vec<String> {
     let file = bench.folder.join(path);
     let whole = fs::read(&file).unwrap();
     damage(&file, whole.clone());
@@ -45,7 +45,7 @@ fn cut(file: &Path, bytes: Vec<u8>) {
     fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
 }
 
-fn remove(file: &Path, _: Vec<u8>) {
+pub(crate) fn remove(file: &Path, _: Vec<u8>) {
     fs::remove_file(file).unwrap();
 }
 

@@ -145,7 +145,9 @@ impl Archived {
             assert_eq!(log.lines().filter(names_it).count(), 1, "{log}");
             is_not_shown(ann, backup).await;
         }
-        assert_eq!(listed(ann, "incremental").await, [] as [Value; 0]);
+        // An hour may have ended since.
+        let left = listed(ann, "incremental").await;
+        assert!(left.iter().all(|backup| self.over.iter().all(|over| over["id"] != backup["id"])));
         for backup in [&self.full, &self.on_demand] {
             assert_eq!(&kept(ann, backup).await, backup);
         }
