@@ -31,8 +31,9 @@ use crate::{
     shown,
 };
 
-/// Messages that are lost and restored: a restore of them takes many chunks.
-const MESSAGES: usize = 2_000;
+/// Messages that are lost and restored: a restore of them takes so many chunks that a kill is in the middle of it, also where the
+/// projector, by whose word the test goes, is behind.
+const MESSAGES: usize = 6_000;
 /// Messages that a replace finds, and deletes.
 const NEW: usize = 300;
 const PUSHED_AT_ONCE: usize = 500;
