@@ -87,12 +87,8 @@ pub async fn erasures_of(
     archive: &Archive,
     table: &TableFile,
 ) -> Result<Vec<CommandId>, ArchiveError> {
-    let (mut current, mut erasures) = (table.clone(), Vec::new());
-    while let Some(redaction) = find(archive, &current).await? {
-        erasures.push(redaction.erasure_id);
-        current = redaction.new;
-    }
-    Ok(erasures)
+    let redactions = all_of(archive, table).await?;
+    Ok(redactions.into_iter().map(|redaction| redaction.erasure_id).collect())
 }
 
 /// Deletes a table that another one took the place of: whoever wrote it once more did not know.
@@ -109,11 +105,18 @@ pub async fn current(
     archive: &Archive,
     table: &TableFile,
 ) -> Result<(TableFile, Vec<TableFile>), ArchiveError> {
-    let (mut current, mut replaced) = (table.clone(), Vec::new());
-    while let Some(redaction) = find(archive, &current).await? {
-        replaced.push(std::mem::replace(&mut current, redaction.new));
+    let redactions = all_of(archive, table).await?;
+    let current = redactions.last().map_or(table, |last| &last.new).clone();
+    Ok((current, redactions.into_iter().map(|redaction| redaction.old).collect()))
+}
+
+/// The records of a table and of those that took its place, the first one first.
+async fn all_of(archive: &Archive, table: &TableFile) -> Result<Vec<Redaction>, ArchiveError> {
+    let mut redactions: Vec<Redaction> = Vec::new();
+    while let Some(next) = find(archive, redactions.last().map_or(table, |last| &last.new)).await? {
+        redactions.push(next);
     }
-    Ok((current, replaced))
+    Ok(redactions)
 }
 
 /// Fetches a table, or what took its place.

@@ -24,7 +24,9 @@ use crate::{
     archiving::{at, tick},
     bench::Bench,
     commands::push,
-    erasing::{ANN, P, a_story, an_erasure, done, is_well, mark, secret, secrets, tellers},
+    erasing::{
+        ANN, P, a_story, an_erasure, done, is_well, mark, secret, secrets, tellers, until_erased,
+    },
     other_logs::recover,
     recovering::archive_all,
     simulated_log::SimulatedLog,
@@ -32,13 +34,6 @@ use crate::{
 };
 
 const LENGTH: HourLength = HourLength::REAL;
-
-async fn erased(bench: &Bench, erased: u64) {
-    let mut running = bench.start();
-    running.during(done(bench, erased)).await;
-    running.during(bench.sealed()).await;
-    running.stop().await;
-}
 
 fn first_hour() -> Hour {
     LENGTH.hour_of(at("2025-12-30T10:00:00Z"))
@@ -83,7 +78,7 @@ async fn an_erased_day() -> (Bench, u64, BTreeMap<String, Vec<u8>>) {
     archive_all(&bench, "cache").await;
     let before = files(&bench);
     let offset = an_erasure(&bench);
-    erased(&bench, offset).await;
+    until_erased(&bench, offset).await;
     assert_eq!(tellers(&bench.archive).await, BTreeSet::new());
     (bench, offset, before)
 }
@@ -127,7 +122,7 @@ async fn a_day_that_was_put_together_of_what_was_erased_is_erased_again() {
     assert_ne!(tellers(&bench.archive).await, BTreeSet::new());
     leave_an_hour(&bench);
     until_the_hour_is_gone(&bench).await;
-    erased(&bench, offset).await;
+    until_erased(&bench, offset).await;
     assert_eq!(tellers(&bench.archive).await, BTreeSet::new());
 }
 
@@ -162,7 +157,7 @@ async fn a_day_that_was_not_committed_is_written_anew() {
 async fn an_erasure_reaches_no_log_that_goes_on_and_no_hour_that_is_open() {
     let bench = Bench::new(1);
     let offset = a_story(&bench);
-    erased(&bench, offset).await;
+    until_erased(&bench, offset).await;
     let log = SimulatedLog::with_id(LogId(Uuid::from_u128(8)), 1);
     let into: Arc<dyn EventLog> = log.clone();
     recover(&bench, &into, |line| matches!(line, Recovering::Done(_))).await;

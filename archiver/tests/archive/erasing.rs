@@ -134,6 +134,14 @@ pub(crate) async fn done(bench: &Bench, erased: u64) {
         .await;
 }
 
+/// Archives all of the log, until the erasure is done.
+pub(crate) async fn until_erased(bench: &Bench, erased: u64) {
+    let mut running = bench.start();
+    running.during(done(bench, erased)).await;
+    running.during(bench.sealed()).await;
+    running.stop().await;
+}
+
 /// Backups and tables go while they are verified.
 #[tokio::test]
 async fn what_is_erased_while_it_is_verified_is_no_problem() {
@@ -142,10 +150,7 @@ async fn what_is_erased_while_it_is_verified_is_no_problem() {
     archive_all(&bench, "cache").await;
     let before = files(&bench);
     let erased = an_erasure(&bench);
-    let mut running = bench.start();
-    running.during(done(&bench, erased)).await;
-    running.during(bench.sealed()).await;
-    running.stop().await;
+    until_erased(&bench, erased).await;
     let report = is_well_meanwhile(&bench, &before).await;
     assert!(report.redacted > 0 && report.expired > 0, "{report:?}");
 }
@@ -221,10 +226,7 @@ async fn check_replay(bench: &Bench, archive: &Archive) {
 async fn what_was_erased_is_in_no_object_any_more() {
     let bench = Bench::new(1);
     let erased = a_story(&bench);
-    let mut running = bench.start();
-    running.during(done(&bench, erased)).await;
-    running.during(bench.sealed()).await;
-    running.stop().await;
+    until_erased(&bench, erased).await;
 
     assert_eq!(tellers(&bench.archive).await, BTreeSet::new());
     let report = is_well(&bench.archive).await;
@@ -268,10 +270,7 @@ async fn what_was_erased_is_in_no_object_any_more() {
 async fn what_an_erasure_wrote_is_verified() {
     let bench = Bench::new(1);
     let erased = a_story(&bench);
-    let mut running = bench.start();
-    running.during(done(&bench, erased)).await;
-    running.during(bench.sealed()).await;
-    running.stop().await;
+    until_erased(&bench, erased).await;
     is_well(&bench.archive).await;
     let request = mark(&bench, erased, ErasedFrom::Log).replace("/log", "/request.json");
     let written: Vec<String> =
@@ -325,10 +324,7 @@ async fn what_an_erasure_wrote_is_verified() {
 async fn a_cache_is_made_again_from_what_is_left() {
     let bench = Bench::new(1);
     let erased = a_story(&bench);
-    let mut running = bench.start();
-    running.during(done(&bench, erased)).await;
-    running.during(bench.sealed()).await;
-    running.stop().await;
+    until_erased(&bench, erased).await;
     let until = bench.sealed_until(P).await;
     bench.log.cut(P, until);
     bench.log.at(at("2026-01-01T13:00:00Z"), &push(ANN, "ann", &[say("later"), say("after")]));

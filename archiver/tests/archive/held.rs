@@ -42,10 +42,13 @@ pub(crate) async fn killed_at(
     let mut running = bench.start_with(cache, archive);
     let mut held = None;
     let ends = async {
-        held = tokio::select! {
-            reached = reaches.wait_for(Option::is_some) => *reached.unwrap(),
-            () = done => None,
+        let ends = async {
+            tokio::select! {
+                reached = reaches.wait_for(Option::is_some) => *reached.unwrap(),
+                () = done => None,
+            }
         };
+        held = tokio::time::timeout(DEADLINE, ends).await.unwrap();
     };
     running.during(ends).await;
     running.kill().await;
@@ -75,7 +78,7 @@ pub(crate) async fn killed_at_each_change(
 
 /// Of whom it is sure that they come to the place.
 pub(crate) async fn never() {
-    tokio::time::sleep(DEADLINE).await;
+    std::future::pending().await
 }
 
 /// How many objects of a kind kills have left, each number once.
